@@ -1,0 +1,66 @@
+//! Events: what the programs tell user space, one record in the ring buffer each.
+
+use crate::Endpoint;
+
+/// Room for an IP header and a TCP header with all their options (60 bytes each), rounded up.
+pub const SYN_CAPACITY: usize = 128;
+
+/// What happened. Discriminants are the values in [`Event::kind`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum EventKind {
+    /// A captured connection's SYN is held; `packet` has its headers.
+    Held = 1,
+    /// The application gave up on a captured connection before it was established.
+    Abandoned = 2,
+    /// connect() refused by policy.
+    DeniedPolicy = 3,
+    /// connect() refused because the destination is unknown.
+    DeniedUnknown = 4,
+    /// A socket of a strict workload was blocked, or one of its packets dropped, by the guard.
+    Unaccounted = 5,
+    /// A strict workload's connection was refused because the daemon is not in its namespace.
+    NotEntered = 6,
+}
+
+impl EventKind {
+    /// The kind for a number read from the ring; `None` for one this version does not know.
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Held),
+            2 => Some(Self::Abandoned),
+            3 => Some(Self::DeniedPolicy),
+            4 => Some(Self::DeniedUnknown),
+            5 => Some(Self::Unaccounted),
+            6 => Some(Self::NotEntered),
+            _ => None,
+        }
+    }
+}
+
+/// One record of the ring.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Event {
+    /// An [`EventKind`].
+    pub kind: u32,
+    /// The workload's number.
+    pub workload: u32,
+    /// The socket's cookie (`SO_COOKIE`).
+    pub cookie: u64,
+    /// Cookie of the socket's network namespace.
+    pub netns: u64,
+    /// The directory's number of the destination, 0 when none.
+    pub destination: u32,
+    /// How many SYNs of this socket were announced before; 0 the first time.
+    pub announced: u32,
+    /// The destination that the application asked for.
+    pub original: Endpoint,
+    /// Bytes used in `packet`.
+    pub packet_len: u32,
+    /// The held SYN from its IP header on.
+    pub packet: [u8; SYN_CAPACITY],
+    /// Always zero.
+    pub reserved: [u32; 2],
+}

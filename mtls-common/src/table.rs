@@ -1,0 +1,114 @@
+//! Map values: what user space tells the programs.
+
+/// A network namespace that the daemon is in.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Namespace {
+    /// The workload that owns the whole namespace; 0 when it is shared by workloads found by cgroup.
+    pub workload: u32,
+    /// Port of the daemon's outbound listener on 127.0.0.1, host byte order; 0: none.
+    pub outbound_v4: u16,
+    /// Port of the daemon's outbound listener on ::1, host byte order; 0: none.
+    pub outbound_v6: u16,
+}
+
+/// Bits of [`Workload::flags`].
+pub mod workload_flags {
+    /// Fails closed: what the daemon does not carry does not leave.
+    pub const STRICT: u32 = 1;
+    /// Outbound connections to directory destinations are captured.
+    pub const CAPTURE: u32 = 1 << 1;
+    /// Destinations that the directory does not know are refused.
+    pub const DENY_UNKNOWN: u32 = 1 << 2;
+}
+
+/// A workload's settings.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Workload {
+    /// See [`workload_flags`].
+    pub flags: u32,
+    /// A [`PortMode`]: what an inbound connection must be on a port without an entry of its own.
+    pub default_mode: u32,
+    /// Cookie of the namespace that the workload owns alone, else 0.
+    pub netns: u64,
+    /// For a workload selected by cgroup *and* namespace: that namespace's cookie, else 0.
+    pub only_netns: u64,
+}
+
+/// What an inbound connection must be. Discriminants are the values in maps.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PortMode {
+    /// Goes to the daemon, which refuses anything but mutual TLS.
+    Strict = 1,
+    /// Goes to the daemon while it lives; plain connections are passed on.
+    Permissive = 2,
+    /// Left alone.
+    Disabled = 3,
+}
+
+impl PortMode {
+    /// The value stored in maps.
+    #[inline(always)]
+    #[must_use]
+    pub const fn raw(self) -> u32 {
+        self as u32
+    }
+}
+
+/// A destination of the directory as the programs see it.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Destination {
+    /// Its number in the directory, from 1; 0 for a port that is known and left alone.
+    pub id: u32,
+    /// The local workload that it is, 0 when it is elsewhere.
+    pub workload: u32,
+}
+
+/// Value of a verdict: connect() is refused.
+pub const VERDICT_DENY: u32 = 1;
+/// Value of a verdict: an exception to the verdict of port 0.
+pub const VERDICT_ALLOW: u32 = 2;
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident = $label:literal,)*) => {
+        /// Per-CPU counters, by index.
+        #[repr(u32)]
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub enum Counter {
+            $($(#[$doc])* $name,)*
+        }
+
+        impl Counter {
+            /// Every counter, in the order of their indexes.
+            pub const ALL: &'static [(Self, &'static str)] = &[$((Self::$name, $label),)*];
+        }
+    };
+}
+
+counters! {
+    /// Outbound connections handed to the daemon.
+    Captured = "captured",
+    /// Outbound connections of enrolled workloads left alone.
+    Untouched = "untouched",
+    /// connect() refused by policy.
+    DeniedPolicy = "denied_policy",
+    /// connect() refused because the destination is unknown.
+    DeniedUnknown = "denied_unknown",
+    /// connect() of a strict workload refused because the daemon is away.
+    DaemonAway = "daemon_away",
+    /// SYNs held.
+    Held = "held",
+    /// SYNs dropped unannounced because the event ring was full; the kernel sends them again.
+    RingFull = "ring_full",
+    /// Packets of a strict workload dropped because no captured connection accounts for them.
+    GuardDropped = "guard_dropped",
+    /// Inbound connections steered to the daemon.
+    Steered = "steered",
+    /// Inbound connections refused because the daemon is away and the port is strict.
+    SteerRefused = "steer_refused",
+    /// Inbound connections left alone.
+    InboundUntouched = "inbound_untouched",
+}
