@@ -1,0 +1,229 @@
+//! cgroup_skb/egress: holds the SYN of a captured connection until the daemon knows the peer's answer, and
+//! guards strict workloads: what no captured connection accounts for does not leave.
+
+use core::ffi::c_void;
+
+use aya_ebpf::EbpfContext;
+use aya_ebpf::helpers::generated::{
+    bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_sk_fullsock, bpf_skb_load_bytes,
+};
+use aya_ebpf::macros::cgroup_skb;
+use aya_ebpf::programs::SkBuffContext;
+use mtls_common::{
+    Counter, Endpoint, EventKind, LOOPBACK_IFINDEX, PortMode, SYN_CAPACITY, SocketKind, SocketState,
+    WorkloadPort, workload_flags,
+};
+
+use crate::address::{endpoint, from_v4, from_v6};
+use crate::listener::{is_accepted, is_alive};
+use crate::maps::{NAMESPACES, PORT_MODES, WORKLOADS, count};
+use crate::{event, features, storage};
+
+const PASS: i32 = 1;
+const DROP: i32 = 0;
+const IPPROTO_TCP: u8 = 6;
+/// Each look takes about 0.1 µs, and the ACK is on its way: it is seldom more than a few.
+const ACCEPTANCE_LOOKS: u32 = 256;
+const FLAG_FIN: u8 = 0x01;
+const FLAG_SYN: u8 = 0x02;
+const FLAG_ACK: u8 = 0x10;
+
+#[cgroup_skb(egress)]
+pub fn egress(ctx: SkBuffContext) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: context field, checked for null; a full socket or null comes back.
+    let sk = unsafe {
+        let sk = (*skb).__bindgen_anon_2.sk;
+        if sk.is_null() {
+            return PASS;
+        }
+        bpf_sk_fullsock(sk)
+    };
+    if sk.is_null() {
+        return PASS;
+    }
+    let sk = sk.cast::<c_void>();
+    // SAFETY: a full socket, not null.
+    let Some(state) = (unsafe { storage::get(sk) }) else {
+        return guard(&ctx, sk);
+    };
+    if state.kind == SocketKind::Captured.raw() {
+        return hold(&ctx, state);
+    }
+    if state.kind == SocketKind::Established.raw() {
+        return first_bytes(&ctx, state);
+    }
+    if state.kind == SocketKind::Blocked.raw() {
+        count(Counter::GuardDropped);
+        return DROP;
+    }
+    PASS
+}
+
+/// The TCP header of a packet that starts at its IP header.
+struct Tcp {
+    header_end: u32,
+    source: Endpoint,
+    destination: Endpoint,
+    flags: u8,
+    has_payload: bool,
+}
+
+/// `None` for anything but TCP, or with IPv6 extension headers.
+#[inline(always)]
+fn parse(ctx: &SkBuffContext) -> Option<Tcp> {
+    let first: u8 = ctx.load(0).ok()?;
+    let (offset, source, destination, length) = if first >> 4 == 4 {
+        if ctx.load::<u8>(9).ok()? != IPPROTO_TCP {
+            return None;
+        }
+        let source: u32 = ctx.load(12).ok()?;
+        let destination: u32 = ctx.load(16).ok()?;
+        (u32::from(first & 0xf) * 4, from_v4(source), from_v4(destination), ctx.len())
+    } else {
+        if ctx.load::<u8>(6).ok()? != IPPROTO_TCP {
+            return None;
+        }
+        let source: [u32; 4] = ctx.load(8).ok()?;
+        let destination: [u32; 4] = ctx.load(24).ok()?;
+        (40, from_v6(source), from_v6(destination), ctx.len())
+    };
+    let at = offset as usize;
+    let source_port: u16 = ctx.load(at).ok()?;
+    let destination_port: u16 = ctx.load(at + 2).ok()?;
+    let data_offset: u8 = ctx.load(at + 12).ok()?;
+    let flags: u8 = ctx.load(at + 13).ok()?;
+    let header_end = offset + u32::from(data_offset >> 4) * 4;
+    Some(Tcp {
+        header_end,
+        source: endpoint(source, u16::from_be(source_port)),
+        destination: endpoint(destination, u16::from_be(destination_port)),
+        flags,
+        has_payload: length > header_end,
+    })
+}
+
+#[inline(always)]
+fn hold(ctx: &SkBuffContext, state: &mut SocketState) -> i32 {
+    let Some(tcp) = parse(ctx) else {
+        return DROP;
+    };
+    if tcp.flags & (FLAG_SYN | FLAG_ACK) != FLAG_SYN {
+        return PASS; // the handshake's last ACK, or a RST: the daemon's listener is the other end
+    }
+    let skb = ctx.skb.skb;
+    if state.announced > 0 {
+        let v4 = tcp.destination.is_ipv4();
+        // SAFETY: cgroup_skb programs may look sockets up.
+        if !unsafe { is_alive(skb.cast(), v4, tcp.destination.port) } {
+            return PASS; // the daemon is gone: nothing listens at the rewritten address, RST is the answer
+        }
+    }
+    // SAFETY: cgroup_skb programs may ask for the socket cookie.
+    let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
+    let whose = event::Whose { workload: state.workload, netns: state.netns };
+    let Some(mut entry) = event::reserve(EventKind::Held, &whose, cookie, state.destination, &state.peer)
+    else {
+        return DROP; // unannounced: the kernel sends the SYN again in a second
+    };
+    let event = entry.as_mut_ptr();
+    // Opaque, or the compiler drops the check that the verifier needs to see. Before Linux 6.8 the verifier learns
+    // nothing from `length != 0`, to which the compiler turns `length >= 1`: so one is taken off and added again.
+    let last = core::hint::black_box(tcp.header_end.wrapping_sub(1));
+    if last >= SYN_CAPACITY as u32 {
+        entry.discard(0);
+        return DROP;
+    }
+    let length = last + 1;
+    // SAFETY: the reservation has room for SYN_CAPACITY bytes, and `length` is at most that.
+    let copied = unsafe {
+        (*event).announced = state.announced;
+        (*event).packet_len = length;
+        bpf_skb_load_bytes(skb.cast(), 0, (&raw mut (*event).packet).cast(), length)
+    };
+    if copied != 0 {
+        entry.discard(0);
+        return DROP;
+    }
+    entry.submit(0);
+    state.announced = state.announced.saturating_add(1);
+    count(Counter::Held);
+    DROP
+}
+
+/// Lets the first bytes go when the daemon's socket is there to take them.
+///
+/// The daemon's SYN was sent on another processor than the application runs on, so that these bytes can be
+/// looked up while the ACK before them replaces the request by the new socket. Before Linux 6.19 that lookup
+/// may find neither (`inet_ehash_insert`), and the listener answers with a RST.
+#[inline(always)]
+fn first_bytes(ctx: &SkBuffContext, state: &mut SocketState) -> i32 {
+    let Some(tcp) = parse(ctx) else {
+        return PASS;
+    };
+    if !tcp.has_payload && tcp.flags & FLAG_FIN == 0 {
+        return PASS;
+    }
+    state.kind = SocketKind::Flowing.raw();
+    for _ in 0..ACCEPTANCE_LOOKS {
+        // SAFETY: cgroup_skb programs may look sockets up.
+        if unsafe { is_accepted(ctx.skb.skb.cast(), &tcp.source, &tcp.destination) } {
+            break;
+        }
+    }
+    PASS
+}
+
+/// A socket that no hook has classified: opened before its workload was enrolled, or a raw socket.
+#[inline(always)]
+fn guard(ctx: &SkBuffContext, sk: *mut c_void) -> i32 {
+    if !features::has(features::SKB_NETNS_COOKIE) {
+        return PASS;
+    }
+    let skb = ctx.skb.skb;
+    // SAFETY: the feature says that this kernel allows the helper here.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    // SAFETY: copied at once.
+    let Some(namespace) = (unsafe { NAMESPACES.get(&netns) }).copied() else {
+        return PASS;
+    };
+    // SAFETY: context field.
+    if unsafe { (*skb).ifindex } == LOOPBACK_IFINDEX || namespace.workload == 0 {
+        return PASS;
+    }
+    // SAFETY: copied at once.
+    let Some(settings) = (unsafe { WORKLOADS.get(&namespace.workload) }).copied() else {
+        return PASS;
+    };
+    if settings.flags & workload_flags::STRICT == 0 {
+        return PASS;
+    }
+    let Some(tcp) = parse(ctx) else {
+        return PASS;
+    };
+    let opens = tcp.flags & (FLAG_SYN | FLAG_ACK) == FLAG_SYN;
+    if !opens && !tcp.has_payload {
+        return PASS;
+    }
+    let key = WorkloadPort { workload: namespace.workload, port: tcp.source.port, reserved: 0 };
+    // SAFETY: copied at once.
+    let mode = unsafe { PORT_MODES.get(&key) }.copied().unwrap_or(settings.default_mode);
+    if mode == PortMode::Disabled.raw() {
+        return PASS;
+    }
+    block(ctx, sk, &event::Whose { workload: namespace.workload, netns }, &tcp)
+}
+
+/// Drops, and remembers it on the socket so that the event is sent once.
+#[inline(always)]
+fn block(ctx: &SkBuffContext, sk: *mut c_void, whose: &event::Whose, tcp: &Tcp) -> i32 {
+    count(Counter::GuardDropped);
+    let mut state =
+        SocketState { kind: SocketKind::Blocked.raw(), workload: whose.workload, ..SocketState::default() };
+    // SAFETY: a full socket, not null.
+    let _ = unsafe { storage::get_or_create(sk, &mut state) };
+    // SAFETY: cgroup_skb programs may ask for the socket cookie.
+    let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
+    event::send(EventKind::Unaccounted, whose, cookie, 0, &tcp.destination);
+    DROP
+}

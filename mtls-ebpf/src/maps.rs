@@ -1,0 +1,109 @@
+//! The tables. All are pinned by name below the configured bpffs directory.
+
+use aya_ebpf::{
+    bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
+    macros::{btf_map, map},
+    maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
+};
+use mtls_common::{
+    AddressKey, Counter, DeliveryKey, Destination, DestinationPort, Endpoint, ListenerKey, Namespace,
+    SharedPort, SocketState, VerdictKey, Workload, WorkloadPort,
+};
+
+/// aya-ebpf's `SkStorage` has fixed flags; ours adds `BPF_F_CLONE`, so that what a listener of the daemon
+/// accepts is born as the daemon's own.
+#[repr(C)]
+pub struct SocketStorage {
+    r#type: *const [i32; BPF_MAP_TYPE_SK_STORAGE as usize],
+    key: *const i32,
+    value: *const SocketState,
+    max_entries: *const [i32; 0],
+    map_flags: *const [i32; (BPF_F_NO_PREALLOC | BPF_F_CLONE) as usize],
+}
+
+// SAFETY: the fields describe the map to the loader; they are never dereferenced.
+unsafe impl Sync for SocketStorage {}
+
+impl SocketStorage {
+    const fn new() -> Self {
+        use core::ptr::null;
+        Self { r#type: null(), key: null(), value: null(), max_entries: null(), map_flags: null() }
+    }
+}
+
+#[btf_map]
+pub static SOCKETS: SocketStorage = SocketStorage::new();
+
+/// Namespace cookie → namespace.
+#[map]
+pub static NAMESPACES: HashMap<u64, Namespace> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
+/// cgroup v2 ID → workload number.
+#[map]
+pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Index 0: bit N is set when a cgroup at depth N below the root is a workload's.
+#[map]
+pub static CGROUP_LEVELS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// Workload number → settings.
+#[map]
+pub static WORKLOADS: HashMap<u32, Workload> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Inbound mode of one port of one workload (`PortMode`).
+#[map]
+pub static PORT_MODES: HashMap<WorkloadPort, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Which workload owns a port of a shared namespace.
+#[map]
+pub static SHARED_PORTS: HashMap<SharedPort, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Destination addresses that are never captured (workload 0: of every workload).
+#[map]
+pub static EXCLUDED: LpmTrie<AddressKey, u32> = LpmTrie::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Destination ports that are never captured (workload 0: of every workload).
+#[map]
+pub static EXCLUDED_PORTS: HashMap<WorkloadPort, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Destination address → its set of directory entries.
+#[map]
+pub static ADDRESSES: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+
+/// A set's port (0: every port) → destination. Holds two generations of the largest directory, since a
+/// reload fills the new one before it drops the old.
+#[map]
+pub static DESTINATIONS: HashMap<DestinationPort, Destination> =
+    HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+
+/// Decisions that need no handshake (`VERDICT_DENY`, `VERDICT_ALLOW`).
+#[map]
+pub static DENIED: HashMap<VerdictKey, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// The daemon's inbound listeners.
+#[map]
+pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(8192, 0);
+
+/// Connections within a namespace that sk_lookup must let pass: the daemon's deliveries, with the client
+/// that the application shall see, and a workload talking to itself (port 0: no other client).
+#[map]
+pub static DELIVERIES: LruHashMap<DeliveryKey, Endpoint> = LruHashMap::with_max_entries(65536, 0);
+
+/// Cookie of a captured socket → the address that the wire shows for it, until it is established.
+#[map]
+pub static WIRE_ADDRESSES: LruHashMap<u64, Endpoint> = LruHashMap::with_max_entries(65536, 0);
+
+#[map]
+pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
+
+/// 1 MiB holds about 5,200 events.
+#[map]
+pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
+
+#[inline(always)]
+pub fn count(counter: Counter) {
+    if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {
+        // SAFETY: this CPU's own slot.
+        unsafe { *value += 1 };
+    }
+}
