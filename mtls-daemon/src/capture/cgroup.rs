@@ -1,0 +1,118 @@
+//! Where cgroup v2 is mounted, and which cgroup has which ID.
+
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+
+use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
+
+use super::error::CaptureError;
+
+/// The cgroup v2 mount point; on hybrid systems it is not /sys/fs/cgroup itself.
+///
+/// # Errors
+/// [`CaptureError::NoCgroup2`] when there is none.
+pub fn mount_point() -> Result<PathBuf, CaptureError> {
+    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    find_mount(&mounts).ok_or(CaptureError::NoCgroup2)
+}
+
+fn find_mount(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let mut fields = line.split(' ');
+        let (_, directory, kind) = (fields.next()?, fields.next()?, fields.next()?);
+        (kind == "cgroup2").then(|| PathBuf::from(directory))
+    })
+}
+
+/// The configured root, or the mount point; checked to be cgroup v2.
+///
+/// # Errors
+/// When there is no cgroup v2 there.
+pub fn root(configured: Option<&Path>) -> Result<PathBuf, CaptureError> {
+    let root = match configured {
+        Some(path) => path.to_owned(),
+        None => mount_point()?,
+    };
+    if is_cgroup2(&root) { Ok(root) } else { Err(CaptureError::NotACgroup(root)) }
+}
+
+fn is_cgroup2(path: &Path) -> bool {
+    statfs(path).is_ok_and(|stat| stat.filesystem_type() == CGROUP2_SUPER_MAGIC)
+}
+
+/// The daemon's own cgroup, if it is outside of `root`: programs on `root` do not see its sockets then.
+#[must_use]
+pub fn own_outside_of(root: &Path) -> Option<PathBuf> {
+    let mount = mount_point().ok()?;
+    let memberships = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = mount.join(own_path(&memberships)?);
+    (!own.starts_with(root)).then_some(own)
+}
+
+/// The cgroup v2 line of /proc/PID/cgroup is `0::/path` (cgroups(7)).
+fn own_path(memberships: &str) -> Option<&str> {
+    let path = memberships.lines().find_map(|line| line.strip_prefix("0::"))?;
+    Some(path.trim_start_matches('/'))
+}
+
+/// A cgroup as eBPF sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Cgroup {
+    /// What `bpf_get_current_ancestor_cgroup_id` returns: the inode of its directory.
+    pub id: u64,
+    /// How far below the root of the hierarchy; the root is 0.
+    pub level: u32,
+}
+
+/// Where a configured cgroup path leads: absolute below the mount, or relative to it (also with a leading `/`).
+#[must_use]
+pub fn directory(mount: &Path, configured: &Path) -> PathBuf {
+    let relative = configured.strip_prefix(mount).unwrap_or(configured);
+    mount.join(relative.strip_prefix("/").unwrap_or(relative))
+}
+
+/// Looks a configured cgroup path up; see [`directory`] for how it is written.
+/// `None` when it does not exist now.
+#[must_use]
+pub fn find(mount: &Path, configured: &Path) -> Option<Cgroup> {
+    let directory = directory(mount, configured);
+    let metadata = std::fs::metadata(&directory).ok()?;
+    if !metadata.is_dir() || !is_cgroup2(&directory) {
+        return None;
+    }
+    let level = u32::try_from(directory.strip_prefix(mount).ok()?.components().count()).ok()?;
+    Some(Cgroup { id: metadata.ino(), level })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_mount_is_found_where_it_is() {
+        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n\
+                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n";
+        assert_eq!(find_mount(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
+        assert_eq!(find_mount("proc /proc proc rw 0 0\n"), None);
+        assert_eq!(find_mount("garbage"), None);
+    }
+
+    #[test]
+    fn the_own_cgroup_is_the_line_of_version_2() {
+        assert_eq!(
+            own_path("8:pids:/x\n0::/system.slice/mtlsd.service\n"),
+            Some("system.slice/mtlsd.service")
+        );
+        assert_eq!(own_path("0::/\n"), Some(""));
+        assert_eq!(own_path("8:pids:/x\n"), None);
+        let mount = mount_point().unwrap();
+        assert_eq!(own_outside_of(&mount), None, "everything is below the root of the hierarchy");
+    }
+
+    #[test]
+    fn a_root_that_is_no_cgroup_is_refused_by_name() {
+        let error = root(Some(Path::new("/tmp"))).unwrap_err();
+        assert!(error.to_string().contains("/tmp"), "{error}");
+        assert!(find(Path::new("/tmp"), Path::new("/no-such-cgroup")).is_none());
+    }
+}

@@ -1,0 +1,212 @@
+//! Hearing from the programs: the ring of events, and their log.
+
+use std::net::SocketAddr;
+use std::time::Duration;
+
+use aya::Ebpf;
+use aya::maps::{MapData, RingBuf};
+use aya_log::EbpfLogger;
+use mtls_common::{Event, EventKind};
+use tokio::io::unix::AsyncFd;
+
+use super::address::socket_address;
+use super::error::CaptureError;
+use super::packet::HeldSyn;
+use crate::sys;
+
+/// What happened in the kernel.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaptureEvent {
+    /// The workload's number.
+    pub workload: u32,
+    /// The socket's cookie.
+    pub cookie: u64,
+    /// The namespace's cookie.
+    pub netns: u64,
+    /// The destination that the application asked for.
+    pub destination: SocketAddr,
+    /// What happened.
+    pub what: What,
+}
+
+/// The kinds of events.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum What {
+    /// A captured connection waits for an answer.
+    Held {
+        /// Its first packet.
+        syn: HeldSyn,
+        /// True when the kernel sent it again.
+        again: bool,
+    },
+    /// The application gave up waiting.
+    Abandoned,
+    /// Refused by policy at connect().
+    DeniedPolicy,
+    /// Refused because the directory does not know the destination.
+    DeniedUnknown,
+    /// The guard dropped what no captured connection accounts for.
+    Unaccounted,
+    /// The daemon is not in the namespace of a strict workload.
+    NotEntered,
+}
+
+/// The ring, read as it fills.
+pub struct EventStream {
+    ring: AsyncFd<RingBuf<MapData>>,
+}
+
+impl EventStream {
+    /// Opens the ring and throws away what was meant for an earlier daemon.
+    pub(super) fn open(mut ring: RingBuf<MapData>) -> Result<Self, CaptureError> {
+        while ring.next().is_some() {}
+        let ring = sys::poll::ring(ring).map_err(|source| CaptureError::NotPermitted {
+            what: "watch the ring of events".to_owned(),
+            source,
+        })?;
+        Ok(Self { ring })
+    }
+
+    /// Waits for events and hands over every one that is there.
+    ///
+    /// # Errors
+    /// When the descriptor can no longer be polled.
+    pub async fn next(&mut self, mut handle: impl FnMut(CaptureEvent)) -> std::io::Result<()> {
+        let mut ready = self.ring.readable_mut().await?;
+        let ring = ready.get_inner_mut();
+        while let Some(record) = ring.next() {
+            match parse(&record) {
+                Some(event) => handle(event),
+                None => {
+                    tracing::warn!(length = record.len(), "an eBPF event that cannot be read was dropped")
+                }
+            }
+        }
+        ready.clear_ready();
+        Ok(())
+    }
+}
+
+fn parse(record: &[u8]) -> Option<CaptureEvent> {
+    let event = read(record)?;
+    let what = match EventKind::from_raw(event.kind)? {
+        EventKind::Held => {
+            let length = usize::try_from(event.packet_len).ok()?;
+            What::Held { syn: HeldSyn::parse(event.packet.get(..length)?)?, again: event.announced > 0 }
+        }
+        EventKind::Abandoned => What::Abandoned,
+        EventKind::DeniedPolicy => What::DeniedPolicy,
+        EventKind::DeniedUnknown => What::DeniedUnknown,
+        EventKind::Unaccounted => What::Unaccounted,
+        EventKind::NotEntered => What::NotEntered,
+    };
+    Some(CaptureEvent {
+        workload: event.workload,
+        cookie: event.cookie,
+        netns: event.netns,
+        destination: socket_address(&event.original),
+        what,
+    })
+}
+
+/// Field by field, so that a record of another length is refused instead of read past its end.
+fn read(record: &[u8]) -> Option<Event> {
+    (record.len() == size_of::<Event>()).then_some(())?;
+    let mut at = 0;
+    let mut take = |length: usize| {
+        let bytes = record.get(at..at + length);
+        at += length;
+        bytes
+    };
+    let mut word = || take(4)?.try_into().ok().map(u32::from_ne_bytes);
+    let (kind, workload) = (word()?, word()?);
+    let mut long = || take(8)?.try_into().ok().map(u64::from_ne_bytes);
+    let (cookie, netns) = (long()?, long()?);
+    let mut word = || take(4)?.try_into().ok().map(u32::from_ne_bytes);
+    let (destination, announced) = (word()?, word()?);
+    let address = take(16)?.try_into().ok()?;
+    let port = u16::from_ne_bytes(take(2)?.try_into().ok()?);
+    take(2)?;
+    let packet_len = u32::from_ne_bytes(take(4)?.try_into().ok()?);
+    let packet = take(mtls_common::SYN_CAPACITY)?.try_into().ok()?;
+    Some(Event {
+        kind,
+        workload,
+        cookie,
+        netns,
+        destination,
+        announced,
+        original: mtls_common::Endpoint { address, port, reserved: 0 },
+        packet_len,
+        packet,
+        reserved: [0; 2],
+    })
+}
+
+/// Forwards the programs' own log to `tracing` (through the `log` facade).
+pub(super) fn forward_log(object: &mut Ebpf) {
+    let logger = match EbpfLogger::init(object) {
+        Ok(logger) => logger,
+        Err(error) => {
+            tracing::warn!(%error, "the eBPF programs' log cannot be read; going on without it");
+            return;
+        }
+    };
+    let mut logger = match sys::poll::log(logger) {
+        Ok(logger) => logger,
+        Err(error) => {
+            tracing::warn!(%error, "the eBPF programs' log cannot be watched; going on without it");
+            return;
+        }
+    };
+    tokio::spawn(async move {
+        while let Ok(mut ready) = logger.readable_mut().await {
+            ready.get_inner_mut().flush();
+            ready.clear_ready();
+            // A chatty log must not take a whole core.
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn record(kind: u32, packet: &[u8]) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(7u32.to_ne_bytes());
+        bytes.extend(8u64.to_ne_bytes());
+        bytes.extend(9u64.to_ne_bytes());
+        bytes.extend(3u32.to_ne_bytes());
+        bytes.extend(0u32.to_ne_bytes());
+        bytes.extend(std::net::Ipv4Addr::new(10, 0, 0, 2).to_ipv6_mapped().octets());
+        bytes.extend(80u16.to_ne_bytes());
+        bytes.extend([0; 2]);
+        bytes.extend(u32::try_from(packet.len()).unwrap().to_ne_bytes());
+        bytes.extend(packet);
+        bytes.resize(size_of::<Event>(), 0);
+        bytes
+    }
+
+    #[test]
+    fn a_record_is_read_as_the_programs_wrote_it() {
+        let event = parse(&record(EventKind::DeniedPolicy as u32, &[])).unwrap();
+        assert_eq!((event.workload, event.cookie, event.netns), (7, 8, 9));
+        assert_eq!(event.destination, "10.0.0.2:80".parse().unwrap());
+        assert_eq!(event.what, What::DeniedPolicy);
+    }
+
+    #[test]
+    fn short_long_unknown_and_overlong_records_are_refused() {
+        let good = record(EventKind::Abandoned as u32, &[]);
+        assert!(parse(&good[..good.len() - 1]).is_none());
+        assert!(parse(&[good.clone(), vec![0]].concat()).is_none());
+        assert!(parse(&record(99, &[])).is_none());
+        assert!(parse(&record(EventKind::Held as u32, &[0x45; 10])).is_none(), "no whole SYN");
+        let mut overlong = record(EventKind::Held as u32, &[]);
+        overlong[52..56].copy_from_slice(&u32::MAX.to_ne_bytes());
+        assert!(parse(&overlong).is_none());
+    }
+}

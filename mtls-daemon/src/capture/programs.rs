@@ -1,0 +1,308 @@
+//! Loading and attaching the programs, or taking over what an earlier daemon left pinned.
+
+use std::fs::File;
+use std::io;
+use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use aya::maps::MapError;
+use aya::programs::links::FdLink;
+use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, SkLookup};
+use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
+
+use super::cgroup;
+use super::error::CaptureError;
+use super::pins::Pins;
+use crate::sys;
+
+/// The object that `cargo xtask ebpf build` made; committed, so that users need no eBPF toolchain.
+const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
+
+/// Every table, in the object's spelling.
+pub const MAPS: [&str; 18] = [
+    "SOCKETS",
+    "NAMESPACES",
+    "CGROUPS",
+    "CGROUP_LEVELS",
+    "WORKLOADS",
+    "PORT_MODES",
+    "SHARED_PORTS",
+    "EXCLUDED",
+    "EXCLUDED_PORTS",
+    "ADDRESSES",
+    "DESTINATIONS",
+    "DENIED",
+    "LISTENERS",
+    "DELIVERIES",
+    "WIRE_ADDRESSES",
+    "COUNTERS",
+    "EVENTS",
+    "AYA_LOGS",
+];
+
+/// The programs on the cgroup root.
+pub const CGROUP_PROGRAMS: [&str; 8] = [
+    "connect4",
+    "connect6",
+    "getpeername4",
+    "getpeername6",
+    "getsockname4",
+    "getsockname6",
+    "tcp_events",
+    "egress",
+];
+
+const SOCK_OPS_PROGRAM: &str = "tcp_events";
+
+/// The program on each enrolled network namespace.
+pub const NETNS_PROGRAM: &str = "steer_inbound";
+
+/// What the kernel can do beyond the oldest one supported; bits as in `mtls-ebpf/src/features.rs`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Features(u32);
+
+impl Features {
+    /// From the newest kernels to the oldest: (bits, what is lost).
+    const TRIALS: [(u32, &'static str); 3] = [
+        (0b11, "nothing"),
+        (
+            0b101,
+            "the guard of sockets opened before enrolment (bpf_get_netns_cookie in cgroup_skb, Linux 6.15)",
+        ),
+        (0b00, "a choice of errno at connect(): every refusal there is EPERM (Linux 5.18); and that guard"),
+    ];
+
+    /// True when packets of sockets that no hook has seen can be attributed to a namespace.
+    #[must_use]
+    pub fn guards_unseen_sockets(self) -> bool {
+        self.0 & 0b10 != 0
+    }
+}
+
+/// How verbose the programs are (`aya_log`): off, info or debug.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EbpfLog {
+    /// Log statements are dead code.
+    Off,
+    /// Up to info.
+    Info,
+    /// Up to debug.
+    Debug,
+}
+
+impl EbpfLog {
+    fn level(self) -> u8 {
+        match self {
+            Self::Off => 0,
+            Self::Info => 3,
+            Self::Debug => 4,
+        }
+    }
+}
+
+/// Loads the object with every table pinned, or taken over from its pin.
+fn load(
+    pins: &Pins,
+    features: Features,
+    log: EbpfLog,
+    netns_cookie: u64,
+    verifier: VerifierLogLevel,
+) -> Result<Ebpf, CaptureError> {
+    let level = log.level();
+    let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(verifier);
+    loader.override_global("FEATURES", &features.0, true);
+    loader.override_global("NETNS_COOKIE", &netns_cookie, true);
+    loader.override_global("AYA_LOG_LEVEL", &level, true);
+    for name in MAPS {
+        loader.map_pin_path(name, pins.map(name));
+    }
+    loader.load(OBJECT).map_err(|error| match &error {
+        aya::EbpfError::MapError(MapError::CreateError { io_error, .. })
+            if io_error.kind() == io::ErrorKind::PermissionDenied =>
+        {
+            let source = io::Error::from(io::ErrorKind::PermissionDenied);
+            CaptureError::NotPermitted { what: "create eBPF maps".to_owned(), source }
+        }
+        _ => error.into(),
+    })
+}
+
+/// Loads the programs of the cgroup root with the best features that this kernel takes.
+///
+/// # Errors
+/// The kernel's refusal of the plainest set.
+pub fn load_cgroup_programs(pins: &Pins, log: EbpfLog) -> Result<(Ebpf, Features), CaptureError> {
+    Btf::from_sys_fs().map_err(aya::EbpfError::from)?;
+    let mut refused = None;
+    for (bits, lost) in Features::TRIALS {
+        let features = Features(bits);
+        // The words of a refused trial are read by nobody, and cost the kernel more than the trial.
+        let verifier = if bits == 0 { VerifierLogLevel::default() } else { VerifierLogLevel::STATS };
+        let mut object = load(pins, features, log, 0, verifier)?;
+        // The last ones use the newest helpers: a refusal comes at once.
+        match CGROUP_PROGRAMS.iter().rev().try_for_each(|name| load_program(&mut object, name)) {
+            Ok(()) => {
+                if bits != Features::TRIALS[0].0 {
+                    tracing::warn!(lost, "this kernel lacks features that mtlsd would use");
+                }
+                return Ok((object, features));
+            }
+            Err(error) => refused = Some(error),
+        }
+    }
+    Err(refused.unwrap_or(CaptureError::Missing("programs")))
+}
+
+fn load_program(object: &mut Ebpf, name: &'static str) -> Result<(), CaptureError> {
+    let program = object.program_mut(name).ok_or(CaptureError::Missing(name))?;
+    let loaded = match program {
+        Program::CgroupSockAddr(program) => program.load(),
+        Program::SockOps(program) => program.load(),
+        Program::CgroupSkb(program) => program.load(),
+        Program::SkLookup(program) => program.load(),
+        _ => return Err(CaptureError::Missing(name)),
+    };
+    loaded.map_err(program_error(name))
+}
+
+/// Attaches the loaded programs to the cgroup root. A link that is already pinned keeps its place and gets
+/// the new program in one step, so that there is no moment without one.
+///
+/// # Errors
+/// The kernel's refusal, by program.
+pub fn attach_cgroup_programs(pins: &Pins, object: &mut Ebpf, root: &Path) -> Result<(), CaptureError> {
+    let mut targets = vec![open_cgroup(root)?];
+    for name in CGROUP_PROGRAMS {
+        attach_one(pins, object, name, &targets)?;
+    }
+    // The daemon's deliveries are announced by this program, which must see the daemon's own sockets.
+    if let Some(own) = cgroup::own_outside_of(root) {
+        targets.push(open_cgroup(&own)?);
+        attach_one(pins, object, SOCK_OPS_PROGRAM, targets.get(1..).unwrap_or_default())?;
+    }
+    // Links on cgroups that are no longer ours.
+    for (name, target, path) in pins.all_links()? {
+        if name != NETNS_PROGRAM && !targets.iter().any(|(_, id)| *id == target) {
+            Pins::remove(&path)?;
+        }
+    }
+    Ok(())
+}
+
+fn open_cgroup(path: &Path) -> Result<(File, u64), CaptureError> {
+    let open = || {
+        let cgroup = File::open(path)?;
+        let id = cgroup.metadata()?.ino();
+        Ok((cgroup, id))
+    };
+    open().map_err(|source: io::Error| CaptureError::pin(path, source))
+}
+
+fn attach_one(
+    pins: &Pins,
+    object: &mut Ebpf,
+    name: &'static str,
+    targets: &[(File, u64)],
+) -> Result<(), CaptureError> {
+    let program = object.program_mut(name).ok_or(CaptureError::Missing(name))?;
+    for (cgroup, id) in targets {
+        let path = pins.link(name, *id);
+        if !adopt(&path, program, name)? {
+            let link = attach_to_cgroup(program, cgroup).map_err(program_error(name))?;
+            link.pin(&path).map_err(|error| CaptureError::pin(&path, io::Error::other(error)))?;
+        }
+    }
+    pin_program(pins, program, name)
+}
+
+fn pin_program(pins: &Pins, program: &mut Program, name: &'static str) -> Result<(), CaptureError> {
+    let path = pins.program(name);
+    Pins::remove(&path)?;
+    program.pin(&path).map_err(|error| CaptureError::pin(&path, io::Error::other(error)))
+}
+
+/// Puts the program behind the link pinned at `path`. `false` when there is none that still has a target.
+fn adopt(path: &Path, program: &Program, name: &'static str) -> Result<bool, CaptureError> {
+    let Ok(link) = sys::bpf::object_get(path) else {
+        Pins::remove(path)?;
+        return Ok(false);
+    };
+    let fd = program.fd().map_err(program_error(name))?;
+    if sys::bpf::link_update(link.as_fd(), fd.as_fd()).is_ok() {
+        return Ok(true);
+    }
+    Pins::remove(path)?;
+    Ok(false)
+}
+
+fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<FdLink, ProgramError> {
+    let not_a_link = |_| ProgramError::NotAttached;
+    match program {
+        Program::CgroupSockAddr(program) => {
+            let id = program.attach(cgroup, CgroupAttachMode::Single)?;
+            program.take_link(id)?.try_into().map_err(not_a_link)
+        }
+        Program::SockOps(program) => {
+            let id = program.attach(cgroup, CgroupAttachMode::Single)?;
+            program.take_link(id)?.try_into().map_err(not_a_link)
+        }
+        Program::CgroupSkb(program) => {
+            let id = program.attach(cgroup, CgroupSkbAttachType::Egress, CgroupAttachMode::Single)?;
+            program.take_link(id)?.try_into().map_err(not_a_link)
+        }
+        _ => Err(ProgramError::UnexpectedProgramType),
+    }
+}
+
+/// Attaches an instance of the sk_lookup program to a network namespace, or takes a pinned one over.
+///
+/// # Errors
+/// The kernel's refusal.
+pub fn attach_netns_program(
+    pins: &Pins,
+    features: Features,
+    log: EbpfLog,
+    netns: &impl AsFd,
+    cookie: u64,
+) -> Result<(), CaptureError> {
+    let mut object = load(pins, features, log, cookie, VerifierLogLevel::default())?;
+    load_program(&mut object, NETNS_PROGRAM)?;
+    let program = object.program_mut(NETNS_PROGRAM).ok_or(CaptureError::Missing(NETNS_PROGRAM))?;
+    let path = pins.link(NETNS_PROGRAM, cookie);
+    if adopt(&path, program, NETNS_PROGRAM)? {
+        return Ok(());
+    }
+    let program: &mut SkLookup = program.try_into().map_err(program_error(NETNS_PROGRAM))?;
+    let mut attach = || {
+        let id = program.attach(netns.as_fd())?;
+        program.take_link(id)
+    };
+    let link = FdLink::from(attach().map_err(program_error(NETNS_PROGRAM))?);
+    link.pin(&path).map_err(|error| CaptureError::pin(&path, io::Error::other(error)))?;
+    Ok(())
+}
+
+fn program_error(program: &'static str) -> impl Fn(ProgramError) -> CaptureError {
+    move |source| {
+        if let ProgramError::SyscallError(error) = &source
+            && error.io_error.kind() == io::ErrorKind::PermissionDenied
+        {
+            let source = io::Error::from(io::ErrorKind::PermissionDenied);
+            return CaptureError::NotPermitted {
+                what: format!("load or attach eBPF program {program}"),
+                source,
+            };
+        }
+        CaptureError::Program { program, source: Box::new(source) }
+    }
+}
+
+/// True when the link pinned at `path` still has something to be attached to.
+pub(super) fn is_attached(path: &Path) -> bool {
+    sys::bpf::link_is_attached(path)
+}
+
+#[cfg(test)]
+mod tests;

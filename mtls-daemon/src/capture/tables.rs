@@ -1,0 +1,243 @@
+//! The tables that the programs read, and bringing them from what they are to what they shall be.
+//!
+//! The order matters: at every moment an address that the directory knows must lead to a destination, or
+//! a connection would leave unencrypted in between. So new sets get new numbers, are filled first, then the
+//! addresses are turned to them, then the old sets go. Prefixes nest: longer ones are turned first and go last,
+//! so that a shorter one decides only on what it decides on before or after.
+
+use std::cmp::Reverse;
+use std::collections::HashMap;
+use std::hash::Hash;
+
+use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
+use aya::maps::{Array, HashMap as KernelMap, MapData, MapError};
+use aya::{Ebpf, Pod};
+use mtls_common::{
+    AddressKey, Destination, DestinationPort, Namespace, SharedPort, VERDICT_ALLOW, VERDICT_DENY, VerdictKey,
+    Workload, WorkloadPort,
+};
+
+use super::error::CaptureError;
+
+/// What the tables shall hold. Sets are numbered from 0 here; the kernel's numbers are chosen on applying.
+#[derive(Debug, Clone, Default)]
+pub struct Tables {
+    /// Settings by workload number.
+    pub workloads: HashMap<u32, Workload>,
+    /// Inbound modes of single ports.
+    pub port_modes: HashMap<WorkloadPort, u32>,
+    /// Workload numbers by cgroup ID.
+    pub cgroups: HashMap<u64, u32>,
+    /// Depths at which `cgroups` has entries, as bits.
+    pub cgroup_levels: u32,
+    /// Owners of ports in shared namespaces.
+    pub shared_ports: HashMap<SharedPort, u32>,
+    /// Destination prefixes never captured: (prefix length over workload and address, key).
+    pub excluded: HashMap<(u32, AddressKey), u32>,
+    /// Destination ports never captured.
+    pub excluded_ports: HashMap<WorkloadPort, u32>,
+    /// Directory prefixes (length over 128 bits, address) → set.
+    pub addresses: HashMap<(u32, [u8; 16]), u32>,
+    /// Destinations of the sets.
+    pub destinations: HashMap<DestinationPort, Destination>,
+    /// Connections that are refused at connect().
+    pub denied: HashMap<VerdictKey, u32>,
+}
+
+type Map<K, V> = KernelMap<MapData, K, V>;
+
+/// The kernel's tables, open for writing.
+pub struct KernelTables {
+    workloads: Map<u32, Workload>,
+    port_modes: Map<WorkloadPort, u32>,
+    cgroups: Map<u64, u32>,
+    cgroup_levels: Array<MapData, u32>,
+    namespaces: Map<u64, Namespace>,
+    shared_ports: Map<SharedPort, u32>,
+    excluded: LpmTrie<MapData, AddressKey, u32>,
+    excluded_ports: Map<WorkloadPort, u32>,
+    addresses: LpmTrie<MapData, [u8; 16], u32>,
+    destinations: Map<DestinationPort, Destination>,
+    denied: Map<VerdictKey, u32>,
+}
+
+/// Takes a map out of the object under its type.
+pub(super) fn take<T>(object: &mut Ebpf, name: &'static str) -> Result<T, CaptureError>
+where
+    T: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let map = object.take_map(name).ok_or(CaptureError::Missing(name))?;
+    T::try_from(map).map_err(CaptureError::map(name))
+}
+
+impl KernelTables {
+    pub(super) fn open(object: &mut Ebpf) -> Result<Self, CaptureError> {
+        Ok(Self {
+            workloads: take(object, "WORKLOADS")?,
+            port_modes: take(object, "PORT_MODES")?,
+            cgroups: take(object, "CGROUPS")?,
+            cgroup_levels: take(object, "CGROUP_LEVELS")?,
+            namespaces: take(object, "NAMESPACES")?,
+            shared_ports: take(object, "SHARED_PORTS")?,
+            excluded: take(object, "EXCLUDED")?,
+            excluded_ports: take(object, "EXCLUDED_PORTS")?,
+            addresses: take(object, "ADDRESSES")?,
+            destinations: take(object, "DESTINATIONS")?,
+            denied: take(object, "DENIED")?,
+        })
+    }
+
+    /// Brings every table but the namespaces to `wanted`.
+    ///
+    /// # Errors
+    /// The first table that cannot be written (`E2BIG`: it is full); what was written stays, and an
+    /// address that was known stays known.
+    pub fn apply(&mut self, wanted: &Tables) -> Result<(), CaptureError> {
+        let base = self.highest_set()?.wrapping_add(1);
+        upsert(&mut self.workloads, &wanted.workloads).map_err(CaptureError::map("WORKLOADS"))?;
+        upsert(&mut self.port_modes, &wanted.port_modes).map_err(CaptureError::map("PORT_MODES"))?;
+        upsert(&mut self.shared_ports, &wanted.shared_ports).map_err(CaptureError::map("SHARED_PORTS"))?;
+
+        // Destinations have other numbers now, which an old denial must not hit.
+        self.lift_denials(&wanted.denied).map_err(CaptureError::map("DENIED"))?;
+        let destinations: HashMap<_, _> = wanted
+            .destinations
+            .iter()
+            .map(|(key, value)| (DestinationPort { set: key.set.wrapping_add(base), ..*key }, *value))
+            .collect();
+        upsert(&mut self.destinations, &destinations).map_err(CaptureError::map("DESTINATIONS"))?;
+        let addresses: HashMap<_, _> =
+            wanted.addresses.iter().map(|(key, set)| (*key, set.wrapping_add(base))).collect();
+        replace_trie(&mut self.addresses, &addresses).map_err(CaptureError::map("ADDRESSES"))?;
+        remove_others(&mut self.destinations, &destinations).map_err(CaptureError::map("DESTINATIONS"))?;
+        replace(&mut self.denied, &wanted.denied).map_err(CaptureError::map("DENIED"))?;
+
+        replace(&mut self.cgroups, &wanted.cgroups).map_err(CaptureError::map("CGROUPS"))?;
+        self.cgroup_levels.set(0, wanted.cgroup_levels, 0).map_err(CaptureError::map("CGROUP_LEVELS"))?;
+        replace_trie(&mut self.excluded, &wanted.excluded).map_err(CaptureError::map("EXCLUDED"))?;
+        replace(&mut self.excluded_ports, &wanted.excluded_ports)
+            .map_err(CaptureError::map("EXCLUDED_PORTS"))?;
+
+        remove_others(&mut self.shared_ports, &wanted.shared_ports)
+            .map_err(CaptureError::map("SHARED_PORTS"))?;
+        remove_others(&mut self.port_modes, &wanted.port_modes).map_err(CaptureError::map("PORT_MODES"))?;
+        remove_others(&mut self.workloads, &wanted.workloads).map_err(CaptureError::map("WORKLOADS"))
+    }
+
+    /// Leaves only denials that both the old and the wanted verdicts have, with the exceptions of both.
+    fn lift_denials(&mut self, wanted: &HashMap<VerdictKey, u32>) -> Result<(), MapError> {
+        for (key, verdict) in wanted {
+            if *verdict == VERDICT_ALLOW {
+                self.denied.insert(*key, VERDICT_ALLOW, 0)?;
+            }
+        }
+        let not_denied = |key: &VerdictKey| wanted.get(key) != Some(&VERDICT_DENY);
+        let stale: Vec<VerdictKey> = self
+            .denied
+            .iter()
+            .filter_map(Result::ok)
+            .filter(|(key, verdict)| *verdict == VERDICT_DENY && not_denied(key))
+            .map(|(key, _)| key)
+            .collect();
+        stale.iter().try_for_each(|key| ignore_absent(self.denied.remove(key)))
+    }
+
+    fn highest_set(&self) -> Result<u32, CaptureError> {
+        let mut highest = 0;
+        for key in self.destinations.keys() {
+            highest = highest.max(key.map_err(CaptureError::map("DESTINATIONS"))?.set);
+        }
+        Ok(highest)
+    }
+
+    /// Enrols a namespace, or changes its entry.
+    ///
+    /// # Errors
+    /// When the table is full.
+    pub fn set_namespace(&mut self, cookie: u64, namespace: Namespace) -> Result<(), CaptureError> {
+        self.namespaces.insert(cookie, namespace, 0).map_err(CaptureError::map("NAMESPACES"))
+    }
+
+    /// Forgets a namespace; one that is not there is no error.
+    pub fn remove_namespace(&mut self, cookie: u64) {
+        let _ = self.namespaces.remove(&cookie);
+    }
+
+    /// The cookies of every enrolled namespace, also those of an earlier daemon.
+    #[must_use]
+    pub fn namespaces(&self) -> Vec<u64> {
+        self.namespaces.keys().filter_map(Result::ok).collect()
+    }
+}
+
+fn upsert<K: Pod + Eq + Hash, V: Pod + PartialEq>(
+    map: &mut Map<K, V>,
+    wanted: &HashMap<K, V>,
+) -> Result<(), MapError> {
+    for (key, value) in wanted {
+        if map.get(key, 0).ok().as_ref() != Some(value) {
+            map.insert(*key, *value, 0)?;
+        }
+    }
+    Ok(())
+}
+
+fn remove_others<K: Pod + Eq + Hash, V: Pod>(
+    map: &mut Map<K, V>,
+    wanted: &HashMap<K, V>,
+) -> Result<(), MapError> {
+    let stale: Vec<K> = map.keys().filter_map(Result::ok).filter(|key| !wanted.contains_key(key)).collect();
+    stale.iter().try_for_each(|key| ignore_absent(map.remove(key)))
+}
+
+fn replace<K: Pod + Eq + Hash, V: Pod + PartialEq>(
+    map: &mut Map<K, V>,
+    wanted: &HashMap<K, V>,
+) -> Result<(), MapError> {
+    upsert(map, wanted)?;
+    remove_others(map, wanted)
+}
+
+fn replace_trie<K: Pod + Eq + Hash>(
+    trie: &mut LpmTrie<MapData, K, u32>,
+    wanted: &HashMap<(u32, K), u32>,
+) -> Result<(), MapError> {
+    for (length, data) in in_order_of_turning(wanted) {
+        if let Some(value) = wanted.get(&(length, data)) {
+            trie.insert(&TrieKey::new(length, data), *value, 0)?;
+        }
+    }
+    let there = trie.keys().filter_map(Result::ok).map(|key| (key.prefix_len(), key.data()));
+    let stale = in_order_of_removal(there, wanted);
+    stale.iter().try_for_each(|(length, data)| ignore_absent(trie.remove(&TrieKey::new(*length, *data))))
+}
+
+/// Longest first: what a prefix decides on when it is turned is what it shall decide on, since all that is
+/// more specific is turned already.
+fn in_order_of_turning<K: Copy>(wanted: &HashMap<(u32, K), u32>) -> Vec<(u32, K)> {
+    let mut prefixes: Vec<_> = wanted.keys().copied().collect();
+    prefixes.sort_by_key(|(length, _)| Reverse(*length));
+    prefixes
+}
+
+/// What is not wanted, shortest first: an address falls from an old prefix through to a wanted one, not to
+/// another old one that never was its own.
+fn in_order_of_removal<K: Copy + Eq + Hash>(
+    there: impl Iterator<Item = (u32, K)>,
+    wanted: &HashMap<(u32, K), u32>,
+) -> Vec<(u32, K)> {
+    let mut stale: Vec<_> = there.filter(|prefix| !wanted.contains_key(prefix)).collect();
+    stale.sort_by_key(|(length, _)| *length);
+    stale
+}
+
+fn ignore_absent(result: Result<(), MapError>) -> Result<(), MapError> {
+    match result {
+        Err(MapError::KeyNotFound) => Ok(()),
+        Err(MapError::SyscallError(error)) if error.io_error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests;

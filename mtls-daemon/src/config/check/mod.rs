@@ -1,0 +1,305 @@
+//! From the raw document to the validated [`Config`]: every problem is found, not only the first.
+
+mod directory;
+mod node;
+mod policy;
+mod workload;
+
+pub use directory::MAX_PAIRS;
+pub use policy::MAX_COMBINATIONS;
+
+use std::collections::{BTreeSet, HashMap};
+use std::hash::Hash;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use crate::identity::{SpiffeId, TrustDomain};
+
+use super::at::{At, Given, Number, Spot};
+use super::error::{ConfigError, Fault, Place, Problem, Quoted};
+use super::raw::{Document, DropIn};
+use super::scalar;
+use super::types::{Config, Exclusions};
+
+/// A hostile document must not make a list of problems that is larger than itself.
+const MAX_KEPT: usize = 10_000;
+
+/// Where something stands: the index of its file, and the place in it.
+pub(crate) type FileSpot = (usize, Spot);
+
+/// Collects what is wrong while the documents are gone through.
+pub(super) struct Check {
+    /// Every file that a place may name.
+    files: Vec<PathBuf>,
+    /// Those that were read.
+    read: Vec<PathBuf>,
+    /// Index of the file at hand.
+    file: usize,
+    problems: Vec<(FileSpot, Fault)>,
+    not_kept: usize,
+    warnings: Vec<(FileSpot, Fault)>,
+}
+
+/// The place that means a whole file.
+pub(super) const WHOLE_FILE: Spot = Spot { line: 0, column: 0 };
+
+impl Check {
+    pub fn new() -> Self {
+        Self {
+            files: Vec::new(),
+            read: Vec::new(),
+            file: 0,
+            problems: Vec::new(),
+            not_kept: 0,
+            warnings: Vec::new(),
+        }
+    }
+
+    /// Goes on with another file, which is read.
+    pub fn enter(&mut self, path: &Path) -> usize {
+        self.read.push(path.to_owned());
+        self.name_file(path)
+    }
+
+    fn name_file(&mut self, path: &Path) -> usize {
+        self.file = self.files.len();
+        self.files.push(path.to_owned());
+        self.file
+    }
+
+    pub fn fault(&mut self, spot: Spot, fault: Fault) {
+        self.fault_at((self.file, spot), fault);
+    }
+
+    fn fault_at(&mut self, spot: FileSpot, fault: Fault) {
+        match self.problems.len() < MAX_KEPT {
+            true => self.problems.push((spot, fault)),
+            false => self.not_kept += 1,
+        }
+    }
+
+    pub fn warn(&mut self, spot: Spot, fault: Fault) {
+        if self.warnings.len() < ConfigError::MAX_PROBLEMS {
+            self.warnings.push(((self.file, spot), fault));
+        }
+    }
+
+    /// A warning about a file that is not read.
+    pub fn warn_about(&mut self, path: &Path, fault: Fault) {
+        let back = self.file;
+        self.name_file(path);
+        self.warn(WHOLE_FILE, fault);
+        self.file = back;
+    }
+
+    pub fn place(&self, (file, spot): FileSpot) -> Place {
+        let file = self.files.get(file).cloned().unwrap_or_default();
+        Place { file, line: spot.line, column: spot.column }
+    }
+
+    fn render(&self, mut list: Vec<(FileSpot, Fault)>) -> Vec<Problem> {
+        // Stable: problems of one place stay in the order in which they were found.
+        list.sort_by_key(|(spot, _)| *spot);
+        list.into_iter().map(|(spot, fault)| Problem { place: self.place(spot), fault }).collect()
+    }
+
+    /// Everything that was found wrong.
+    pub fn into_error(mut self) -> ConfigError {
+        let found = std::mem::take(&mut self.problems);
+        let mut problems = self.render(found);
+        let more = problems.len().saturating_sub(ConfigError::MAX_PROBLEMS) + self.not_kept;
+        problems.truncate(ConfigError::MAX_PROBLEMS);
+        ConfigError { problems, more }
+    }
+
+    /// The error, if anything was found wrong.
+    pub fn refuse_faults(self) -> Result<Self, ConfigError> {
+        if self.problems.is_empty() { Ok(self) } else { Err(self.into_error()) }
+    }
+
+    /// Parses a text, or notes why it cannot be.
+    pub fn text<T, E>(
+        &mut self,
+        at: &At<String>,
+        parse: impl FnOnce(&str) -> Result<T, E>,
+        fault: impl FnOnce(Quoted, E) -> Fault,
+    ) -> Option<T> {
+        parse(&at.value).map_err(|error| self.fault(at.spot, fault(Quoted::new(&at.value), error))).ok()
+    }
+
+    pub fn name(&mut self, at: &At<String>) -> Option<String> {
+        self.text(at, scalar::name, Fault::Name)
+    }
+
+    pub fn path(&mut self, at: &At<String>) -> Option<PathBuf> {
+        self.text(at, scalar::absolute_path, Fault::Path)
+    }
+
+    pub fn path_or(&mut self, given: &Given<String>, default: &str) -> PathBuf {
+        given.0.as_ref().and_then(|at| self.path(at)).unwrap_or_else(|| PathBuf::from(default))
+    }
+
+    pub fn spiffe_id(&mut self, at: &At<String>) -> Option<SpiffeId> {
+        self.text(at, str::parse, Fault::SpiffeId)
+    }
+
+    pub fn trust_domain(&mut self, at: &At<String>) -> Option<TrustDomain> {
+        self.text(at, str::parse, Fault::TrustDomain)
+    }
+
+    pub fn duration(&mut self, given: &Given<String>, min: Duration, max: Duration) -> Option<Duration> {
+        self.text(given.0.as_ref()?, |text| scalar::duration(text, min, max), Fault::Duration)
+    }
+
+    pub fn port(&mut self, at: &At<Number>) -> Option<u16> {
+        match u16::try_from(at.value.0) {
+            Ok(port) if port > 0 => Some(port),
+            _ => {
+                self.fault(at.spot, Fault::Port(at.value.0));
+                None
+            }
+        }
+    }
+
+    pub fn ports(&mut self, list: &[At<Number>]) -> BTreeSet<u16> {
+        let mut seen = Seen::new("port", "write it once");
+        let mut ports = BTreeSet::new();
+        for at in list {
+            if let Some(port) = self.port(at) {
+                seen.note(self, &port, &port.to_string(), at.spot);
+                ports.insert(port);
+            }
+        }
+        ports
+    }
+
+    pub fn number(&mut self, given: &Given<Number>, max: u32, default: u32) -> u32 {
+        self.number_within(given, 1, max, default)
+    }
+
+    pub fn number_within(&mut self, given: &Given<Number>, min: u32, max: u32, default: u32) -> u32 {
+        let Some(at) = &given.0 else { return default };
+        match u32::try_from(at.value.0) {
+            Ok(number) if (min..=max).contains(&number) => number,
+            _ => {
+                self.fault(at.spot, Fault::Range { value: at.value.0, min, max });
+                default
+            }
+        }
+    }
+
+    pub fn exclusions(&mut self, raw: &super::raw::Exclude) -> Exclusions {
+        let ports = self.ports(&raw.ports);
+        let mut seen = Seen::new("network", "write it once");
+        let mut cidrs = Vec::new();
+        for at in &raw.cidrs {
+            if let Some(network) = self.text(at, scalar::cidr, Fault::Cidr) {
+                seen.note(self, &network, &at.value, at.spot);
+                cidrs.push(network);
+            }
+        }
+        Exclusions { ports, cidrs }
+    }
+
+    /// A list of distinct values.
+    pub fn distinct<T: Eq + Hash + Clone, E>(
+        &mut self,
+        what: &'static str,
+        list: &[At<String>],
+        parse: impl Fn(&str) -> Result<T, E>,
+        fault: impl Fn(Quoted, E) -> Fault,
+    ) -> Vec<T> {
+        let mut seen = Seen::new(what, "write it once");
+        let mut values = Vec::new();
+        for at in list {
+            if let Some(value) = self.text(at, &parse, &fault) {
+                seen.note(self, &value, &at.value, at.spot);
+                values.push(value);
+            }
+        }
+        values
+    }
+}
+
+/// What has been seen of one kind, to point from the second to the first.
+pub(super) struct Seen<T> {
+    what: &'static str,
+    mend: &'static str,
+    first: HashMap<T, FileSpot>,
+}
+
+impl<T: Eq + Hash + Clone> Seen<T> {
+    pub fn new(what: &'static str, mend: &'static str) -> Self {
+        Self { what, mend, first: HashMap::new() }
+    }
+
+    /// Notes a value; the second of its kind is a fault.
+    pub fn note(&mut self, check: &mut Check, value: &T, text: &str, spot: Spot) {
+        match self.first.get(value) {
+            None => {
+                self.first.insert(value.clone(), (check.file, spot));
+            }
+            Some(first) => {
+                let first = check.place(*first);
+                let (what, mend) = (self.what, self.mend);
+                check.fault(spot, Fault::Duplicate { what, text: Quoted::new(text), first, mend });
+            }
+        }
+    }
+}
+
+/// One part of the configuration with the index of the file that it stands in.
+pub(super) type InFile<T> = Vec<(usize, At<T>)>;
+
+/// Checks everything. `drop_ins` come with the index that [`Check::enter`] gave to their files.
+pub(super) fn check(
+    mut check: Check,
+    mut main: Document,
+    drop_ins: Vec<(usize, DropIn)>,
+    drop_in_directories: Vec<PathBuf>,
+) -> Result<Config, ConfigError> {
+    let files = check.read.clone();
+    let mut workloads = tag(0, std::mem::take(&mut main.workloads));
+    let mut directory = tag(0, std::mem::take(&mut main.directory));
+    let mut policy = tag(0, std::mem::take(&mut main.policy));
+    for (file, drop_in) in drop_ins {
+        workloads.extend(tag(file, drop_in.workloads));
+        directory.extend(tag(file, drop_in.directory));
+        policy.extend(tag(file, drop_in.policy));
+    }
+
+    check.file = 0;
+    let node = node::check(&mut check, main);
+    let workloads = workload::check(&mut check, &node, workloads);
+    let directory = directory::check(&mut check, &node, &workloads, directory);
+    let policy = policy::check(&mut check, &workloads.list, policy);
+    let Some(trust_domain) = node.trust_domain else { return Err(check.into_error()) };
+    let mut check = check.refuse_faults()?;
+    let warnings = std::mem::take(&mut check.warnings);
+    Ok(Config {
+        trust_domain,
+        paths: node.paths,
+        cgroup_root: node.cgroup_root,
+        embedded_ca: node.embedded_ca,
+        trust: node.trust,
+        exclude: node.exclude,
+        tls: node.tls,
+        datapath: node.datapath,
+        limits: node.limits,
+        timeouts: node.timeouts,
+        access_log: node.access_log,
+        metrics: node.metrics,
+        log: node.log,
+        recorder: node.recorder,
+        workloads: workloads.list,
+        directory,
+        policy,
+        files,
+        drop_in_directories,
+        warnings: check.render(warnings),
+    })
+}
+
+fn tag<T>(file: usize, list: Vec<At<T>>) -> InFile<T> {
+    list.into_iter().map(|at| (file, at)).collect()
+}

@@ -1,0 +1,195 @@
+//! The part of the configuration that is about the node itself.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use crate::config::at::{At, AutoOr, Given, Spot};
+use crate::config::error::{Fault, Quoted};
+use crate::config::raw;
+use crate::config::types::{
+    AccessLog, DatapathChoice, EmbeddedCa, Exclusions, Limits, Log, Paths, PeerNames, Recorder, Timeouts,
+    Tls, TlsVersion, Trust, TrustBundleFile,
+};
+use crate::datapath::ktls::Suite;
+use crate::identity::TrustDomain;
+
+use super::{Check, Seen};
+
+const MILLISECOND: Duration = Duration::from_millis(1);
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const DAY: Duration = Duration::from_secs(86_400);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// Where metrics, health and readiness are served unless the file says otherwise.
+const DEFAULT_METRICS: SocketAddr =
+    SocketAddr::new(std::net::IpAddr::V4(std::net::Ipv4Addr::LOCALHOST), 9465);
+
+/// Everything but workloads, directory and policy.
+pub(super) struct Node {
+    /// `None`: it was refused, and follow-on errors would mislead.
+    pub trust_domain: Option<TrustDomain>,
+    pub paths: Paths,
+    pub cgroup_root: Option<PathBuf>,
+    pub embedded_ca: EmbeddedCa,
+    pub trust: Trust,
+    pub exclude: Exclusions,
+    pub tls: Tls,
+    pub datapath: DatapathChoice,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    pub access_log: AccessLog,
+    pub metrics: Option<SocketAddr>,
+    pub log: Log,
+    pub recorder: Recorder,
+}
+
+pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
+    let trust_domain = match &main.trust_domain.0 {
+        Some(at) => check.trust_domain(at),
+        None => {
+            check.fault(Spot::START, Fault::MissingKey("trust_domain"));
+            None
+        }
+    };
+    let paths = Paths {
+        runtime: check.path_or(&main.paths.runtime, "/run/mtlsd"),
+        state: check.path_or(&main.paths.state, "/var/lib/mtlsd"),
+        bpffs: check.path_or(&main.paths.bpffs, "/sys/fs/bpf/mtlsd"),
+    };
+    let ca = &main.identity.embedded_ca;
+    Node {
+        trust_domain,
+        cgroup_root: main.cgroup_root.0.as_ref().and_then(|at| check.path(at)),
+        embedded_ca: EmbeddedCa {
+            directory: ca
+                .directory
+                .0
+                .as_ref()
+                .and_then(|at| check.path(at))
+                .unwrap_or_else(|| paths.state.join("ca")),
+            lifetime: check.duration(&ca.lifetime, SECOND, YEAR).unwrap_or(HOUR),
+        },
+        trust: trust(check, main.trust),
+        exclude: check.exclusions(&main.exclude),
+        tls: tls(check, main.tls),
+        datapath: main.datapath.into_value().unwrap_or_default(),
+        limits: limits(check, &main.limits),
+        timeouts: timeouts(check, &main.timeouts),
+        access_log: access_log(check, main.access_log),
+        metrics: metrics(check, main.metrics),
+        log: Log {
+            level: main.log.level.into_value().unwrap_or_default(),
+            ebpf: main.log.ebpf.into_value().unwrap_or_default(),
+        },
+        recorder: Recorder { entries: check.number(&main.recorder.entries, 1_000_000, 4096) },
+        paths,
+    }
+}
+
+fn trust(check: &mut Check, raw: raw::Trust) -> Trust {
+    let mut seen = Seen::new("bundle", "write it once");
+    let mut bundles = Vec::new();
+    for at in raw.bundles {
+        let trust_domain = check.trust_domain(&at.value.trust_domain);
+        let file = check.path(&at.value.file);
+        if let (Some(trust_domain), Some(file)) = (trust_domain, file) {
+            seen.note(check, &(trust_domain.clone(), file.clone()), &at.value.file.value, at.spot);
+            bundles.push(TrustBundleFile { trust_domain, file });
+        }
+    }
+    let names = raw.peer_names;
+    let peer_names = PeerNames {
+        dns: names.dns.into_value().unwrap_or_default(),
+        common_name: names.common_name.into_value().unwrap_or_default(),
+    };
+    Trust { bundles, peer_names }
+}
+
+fn tls(check: &mut Check, raw: raw::Tls) -> Tls {
+    Tls {
+        min_version: match raw.min_version.into_value() {
+            Some(raw::MinVersion::V1_2) => TlsVersion::V1_2,
+            Some(raw::MinVersion::V1_3) | None => TlsVersion::V1_3,
+        },
+        cipher_suites: raw.cipher_suites.0.and_then(|at| cipher_suites(check, &at)),
+        records_per_key: check.number_within(
+            &raw.records_per_key,
+            Tls::MIN_RECORDS_PER_KEY,
+            Tls::MAX_RECORDS_PER_KEY,
+            Tls::MAX_RECORDS_PER_KEY,
+        ),
+    }
+}
+
+fn cipher_suites(check: &mut Check, at: &At<AutoOr<Vec<At<raw::CipherSuite>>>>) -> Option<Vec<Suite>> {
+    let list = match &at.value {
+        AutoOr::Word(word) if word == "auto" => return None,
+        AutoOr::Word(word) => {
+            let expected = AutoOr::<()>::EXPECTED.to_owned();
+            check.fault(at.spot, Fault::WrongType { found: Quoted::new(word), expected });
+            return None;
+        }
+        AutoOr::Given(list) => list,
+    };
+    if list.is_empty() {
+        check.fault(at.spot, Fault::EmptyList("write auto, or list at least one suite"));
+    }
+    let mut seen = Seen::new("cipher suite", "write it once");
+    let suites = list.iter().map(|at| {
+        let suite = match at.value {
+            raw::CipherSuite::Aes128Gcm => Suite::Aes128Gcm,
+            raw::CipherSuite::Aes256Gcm => Suite::Aes256Gcm,
+            raw::CipherSuite::ChaCha20Poly1305 => Suite::ChaCha20Poly1305,
+        };
+        seen.note(check, &suite, suite.name(), at.spot);
+        suite
+    });
+    Some(suites.collect())
+}
+
+// The upper bounds keep what is allocated from these numbers below a few hundred megabytes.
+fn limits(check: &mut Check, raw: &raw::Limits) -> Limits {
+    Limits {
+        connections: check.number(&raw.connections, 10_000_000, 100_000),
+        connections_per_workload: check.number(&raw.connections_per_workload, 10_000_000, 20_000),
+        handshakes: check.number(&raw.handshakes, 1_000_000, 1024),
+        chain_certificates: check.number(&raw.chain_certificates, 100, 10),
+        chain_bytes: check.number(&raw.chain_bytes, 1 << 20, 65_536),
+    }
+}
+
+fn timeouts(check: &mut Check, raw: &raw::Timeouts) -> Timeouts {
+    // `off` is a duration that only this key takes.
+    let idle_off = matches!(&raw.idle.0, Some(at) if at.value == "off");
+    Timeouts {
+        handshake: check.duration(&raw.handshake, MILLISECOND, HOUR).unwrap_or(10 * SECOND),
+        detect: check.duration(&raw.detect, MILLISECOND, HOUR).unwrap_or(300 * MILLISECOND),
+        idle: if idle_off { None } else { check.duration(&raw.idle, MILLISECOND, YEAR) },
+        drain: check.duration(&raw.drain, MILLISECOND, DAY).unwrap_or(10 * SECOND),
+    }
+}
+
+fn access_log(check: &mut Check, raw: Given<raw::AccessLog>) -> AccessLog {
+    match raw.into_value() {
+        None | Some(raw::AccessLog::Stdout) => AccessLog::Stdout,
+        Some(raw::AccessLog::Off) => AccessLog::Off,
+        Some(raw::AccessLog::File(at)) => check.path(&at).map_or(AccessLog::Off, AccessLog::File),
+    }
+}
+
+fn metrics(check: &mut Check, raw: Given<raw::Metrics>) -> Option<SocketAddr> {
+    match raw.into_value() {
+        None => Some(DEFAULT_METRICS),
+        Some(raw::Metrics::Off) => None,
+        Some(raw::Metrics::Listen(at)) => {
+            let address: SocketAddr = check.text(&at, str::parse, |text, _| Fault::SocketAddress(text))?;
+            // Port 0 would be another port at every start: nobody could scrape it.
+            if address.port() == 0 {
+                check.fault(at.spot, Fault::SocketAddress(Quoted::new(&at.value)));
+            }
+            Some(address)
+        }
+    }
+}

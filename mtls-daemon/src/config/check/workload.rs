@@ -1,0 +1,210 @@
+//! Workloads.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+
+use crate::config::at::{At, Entries, Spot};
+use crate::config::error::{Fault, Quoted};
+use crate::config::raw;
+use crate::config::scalar;
+use crate::config::types::{IdentityFiles, Mode, Selector, Workload};
+
+use super::node::Node;
+use super::{Check, FileSpot, InFile, Seen};
+
+/// The workloads, and where their addresses stand (for the directory, which must not repeat them).
+pub(super) struct Workloads {
+    pub list: Vec<Workload>,
+    pub addresses: Vec<(IpNet, FileSpot)>,
+}
+
+struct Unique {
+    names: Seen<String>,
+    netns: Seen<PathBuf>,
+    cgroups: Seen<PathBuf>,
+    /// Every cgroup, normalised, with the text and place of its selector.
+    cgroup_list: Vec<(PathBuf, String, FileSpot)>,
+}
+
+pub(super) fn check(check: &mut Check, node: &Node, raw: InFile<raw::Workload>) -> Workloads {
+    let mut unique = Unique {
+        names: Seen::new("workload name", "rename one"),
+        netns: Seen::new("network namespace", "select it for one workload only"),
+        cgroups: Seen::new("cgroup", "select it for one workload only"),
+        cgroup_list: Vec::new(),
+    };
+    let mut workloads = Workloads { list: Vec::new(), addresses: Vec::new() };
+    for (file, at) in raw {
+        check.file = file;
+        let addresses = addresses(check, &at.value.addresses, &mut workloads.addresses);
+        if let Some(workload) = workload(check, node, &mut unique, &at.value, addresses) {
+            workloads.list.push(workload);
+        }
+    }
+    nested_cgroups(check, unique.cgroup_list);
+    workloads
+}
+
+fn workload(
+    check: &mut Check,
+    node: &Node,
+    unique: &mut Unique,
+    raw: &raw::Workload,
+    addresses: Vec<IpAddr>,
+) -> Option<Workload> {
+    let name = check.name(&raw.name);
+    if let Some(name) = &name {
+        unique.names.note(check, name, name, raw.name.spot);
+    }
+    let select = selector(check, node, unique, &raw.select);
+    let identity = raw.identity.0.as_ref().map(|at| identity(check, &at.value));
+    let spiffe_id = match (&raw.spiffe_id.0, &name, &node.trust_domain) {
+        (Some(at), _, _) => {
+            let id = check.spiffe_id(at);
+            if let (Some(id), None, Some(own)) = (&id, &identity, &node.trust_domain)
+                && id.trust_domain() != own
+            {
+                let own = Quoted::new(own.as_str());
+                check.fault(at.spot, Fault::ForeignTrustDomain { id: Quoted::new(id.as_str()), own });
+            }
+            id
+        }
+        (None, Some(name), Some(own)) => format!("spiffe://{own}/{name}").parse().ok(),
+        (None, _, _) => None,
+    };
+    let dns_names = match (&raw.dns_names.0, &name) {
+        (Some(at), _) => check.distinct("DNS name", &at.value, scalar::dns_name, Fault::DnsName),
+        (None, name) => name.iter().cloned().collect(),
+    };
+    let listen_ports = raw.listen_ports.0.as_ref().map(|at| {
+        if raw.select.value.netns.0.is_some() && raw.select.value.cgroup.0.is_none() {
+            check.fault(at.spot, Fault::ListenPortsWithNetns);
+        }
+        check.ports(&at.value)
+    });
+    let ports = port_modes(check, &raw.ports);
+    let exclude = check.exclusions(&raw.exclude);
+    let max_connections =
+        check.number(&raw.limits.connections, 10_000_000, node.limits.connections_per_workload);
+    Some(Workload {
+        name: name?,
+        select: select?,
+        spiffe_id: spiffe_id?,
+        dns_names,
+        mode: raw.mode.0.as_ref().map(|at| at.value).unwrap_or_default(),
+        ports,
+        listen_ports: listen_ports.unwrap_or_default(),
+        exclude,
+        unknown_destinations: raw.unknown_destinations.0.as_ref().map(|at| at.value).unwrap_or_default(),
+        connect_hold: raw.connect_hold.0.as_ref().map(|at| at.value).unwrap_or_default(),
+        datapath: raw.datapath.0.as_ref().map_or(node.datapath, |at| at.value),
+        // An identity that was refused is `Some(None)`: the load fails, never falls back to the CA.
+        identity: match identity {
+            Some(files) => Some(files?),
+            None => None,
+        },
+        addresses,
+        max_connections,
+    })
+}
+
+fn selector(check: &mut Check, node: &Node, unique: &mut Unique, at: &At<raw::Select>) -> Option<Selector> {
+    let raw::Select { netns, cgroup } = &at.value;
+    if netns.0.is_none() && cgroup.0.is_none() {
+        check.fault(at.spot, Fault::EmptySelector);
+        return None;
+    }
+    let mut selector = Selector { netns: None, cgroup: None };
+    if let Some(at) = &netns.0
+        && let Some(path) = check.text(at, scalar::netns, Fault::Netns)
+    {
+        // Several workloads may share a namespace when each has a cgroup in it.
+        if cgroup.0.is_none() {
+            unique.netns.note(check, &path, &at.value, at.spot);
+        }
+        selector.netns = Some(path);
+    }
+    if let Some(at) = &cgroup.0
+        && let Some(path) =
+            check.text(at, |text| scalar::cgroup(text, node.cgroup_root.as_deref()), Fault::Cgroup)
+    {
+        unique.cgroups.note(check, &path, &at.value, at.spot);
+        unique.cgroup_list.push((path, at.value.clone(), (check.file, at.spot)));
+        selector.cgroup = Some(PathBuf::from(&at.value));
+    }
+    Some(selector)
+}
+
+/// Finds selectors of which one contains the other.
+fn nested_cgroups(check: &mut Check, mut list: Vec<(PathBuf, String, FileSpot)>) {
+    // Paths sort by segment, so that what lies inside a cgroup follows it directly.
+    list.sort();
+    let mut outer: Option<&(PathBuf, String, FileSpot)> = None;
+    for inner in &list {
+        match outer {
+            // Equal ones are duplicates, which are refused as such.
+            Some(outer) if inner.0 == outer.0 => {}
+            Some(outer) if inner.0.starts_with(&outer.0) => {
+                let (first, second) = if outer.2 < inner.2 { (outer, inner) } else { (inner, outer) };
+                let fault = Fault::NestedCgroup {
+                    text: Quoted::new(&second.1),
+                    other: Quoted::new(&first.1),
+                    first: check.place(first.2),
+                };
+                check.fault_at(second.2, fault);
+            }
+            _ => outer = Some(inner),
+        }
+    }
+}
+
+fn identity(check: &mut Check, raw: &raw::IdentityFiles) -> Option<IdentityFiles> {
+    let certificate = check.path(&raw.certificate);
+    let key = check.path(&raw.key);
+    let bundle = raw.bundle.0.as_ref().and_then(|at| check.path(at));
+    Some(IdentityFiles { certificate: certificate?, key: key?, bundle })
+}
+
+fn port_modes(check: &mut Check, raw: &Entries<Mode>) -> BTreeMap<u16, Mode> {
+    let mut seen = Seen::new("port", "give it one mode");
+    let mut modes = BTreeMap::new();
+    for (port, mode) in &raw.0 {
+        if let Some(number) = check.port(port) {
+            seen.note(check, &number, &number.to_string(), port.spot);
+            modes.insert(number, mode.value);
+        }
+    }
+    modes
+}
+
+fn addresses(check: &mut Check, raw: &[At<String>], known: &mut Vec<(IpNet, FileSpot)>) -> Vec<IpAddr> {
+    let mut addresses = Vec::new();
+    for at in raw {
+        let parse = |text: &str| text.parse::<IpAddr>();
+        let Some(address) = check.text(at, parse, |text, _| Fault::Address(text)) else { continue };
+        if let Some(network) = routable(check, IpNet::from(address), &at.value, at.spot) {
+            known.push((network, (check.file, at.spot)));
+            addresses.push(address);
+        }
+    }
+    addresses
+}
+
+/// Refuses a network that could never be somebody's.
+pub(super) fn routable(check: &mut Check, network: IpNet, text: &str, spot: Spot) -> Option<IpNet> {
+    if let IpNet::V6(v6) = network
+        && v6.prefix_len() >= 96
+        && v6.addr().to_ipv4_mapped().is_some()
+    {
+        check.fault(spot, Fault::Cidr(Quoted::new(text), scalar::CidrError::Mapped));
+        return None;
+    }
+    if scalar::never_captured(&network) {
+        check.fault(spot, Fault::NeverCaptured(Quoted::new(text)));
+        return None;
+    }
+    Some(network)
+}

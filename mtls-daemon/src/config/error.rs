@@ -1,0 +1,335 @@
+//! What is wrong with a configuration: where, what, and how to mend it.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use crate::identity::SpiffeIdError;
+
+use super::scalar::{CgroupError, CidrError, DnsNameError, DurationError, NameError, NetnsError, PathError};
+use super::types::SpiffeIdPrefixError;
+
+/// A place in a configuration file. Line and column count from 1, in characters.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Place {
+    /// The file.
+    pub file: PathBuf,
+    /// The line, from 1; 0: the whole file.
+    pub line: u64,
+    /// The column, from 1; 0: the whole file.
+    pub column: u64,
+}
+
+impl fmt::Display for Place {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.line {
+            0 => write!(f, "{}", self.file.display()),
+            line => write!(f, "{}:{line}:{}", self.file.display(), self.column),
+        }
+    }
+}
+
+/// One thing that is wrong; renders as `file:line:column: what; mend`.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{place}: {fault}")]
+pub struct Problem {
+    /// Where.
+    pub place: Place,
+    /// What, and the mend.
+    #[source]
+    pub fault: Fault,
+}
+
+/// Everything that is wrong with a configuration, in the order of the files; never empty.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub struct ConfigError {
+    /// The problems; at least one and at most [`ConfigError::MAX_PROBLEMS`].
+    pub problems: Vec<Problem>,
+    /// How many more there are.
+    pub more: usize,
+}
+
+impl ConfigError {
+    /// How many problems are listed; a hostile file must not make an endless message.
+    pub const MAX_PROBLEMS: usize = 100;
+}
+
+impl fmt::Display for ConfigError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            if index > 0 {
+                writeln!(f)?;
+            }
+            write!(f, "{problem}")?;
+        }
+        match self.more {
+            0 => Ok(()),
+            more => write!(f, "\nand {more} more"),
+        }
+    }
+}
+
+/// Offending text as it appears in a message: quoted, escaped and of bounded length.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Quoted(String);
+
+impl Quoted {
+    const MAX_CHARS: usize = 80;
+
+    pub(super) fn new(text: &str) -> Self {
+        let mut quoted = String::from("`");
+        for c in text.chars().take(Self::MAX_CHARS) {
+            // Control characters, also the invisible and direction-changing ones, would let a file write
+            // to the terminal of whoever reads the message.
+            match c {
+                '\'' | '"' => quoted.push(c),
+                c => quoted.extend(c.escape_debug()),
+            }
+        }
+        if text.chars().nth(Self::MAX_CHARS).is_some() {
+            quoted.push('…');
+        }
+        quoted.push('`');
+        Self(quoted)
+    }
+}
+
+impl fmt::Display for Quoted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl fmt::Debug for Quoted {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+/// What is wrong at a place. The message says the mend, too.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Fault {
+    // Files
+    /// The file or directory cannot be read.
+    #[error("cannot be read: {0}; check that it exists and that mtlsd may read it")]
+    Unreadable(String),
+    /// The files together are too large.
+    #[error(
+        "the configuration is larger than {} MiB with this file; split it over nodes",
+        super::read::MAX_BYTES >> 20
+    )]
+    FilesTooLarge,
+    /// Too many drop-ins.
+    #[error("there are more than {} drop-ins; merge some", super::read::MAX_DROP_INS)]
+    TooManyDropIns,
+    /// Warning: a file in a drop-in directory that is not `*.yaml`.
+    #[error("this file is not read, its name does not end with .yaml; rename it, or move it elsewhere")]
+    NotReadBySuffix,
+    /// Not UTF-8.
+    #[error("the file is not UTF-8 text; save it as UTF-8")]
+    NotUtf8,
+
+    // YAML
+    /// Not YAML at all.
+    #[error(
+        "this is not YAML: {0}; mend it here or just before, and put text with ': ', '#' or brackets in quotes"
+    )]
+    Syntax(String),
+    /// A second document in the file.
+    #[error("a second document (`---`) starts here; put it in a file of its own")]
+    SecondDocument,
+    /// `&anchor` or `*alias`.
+    #[error("anchors (`&`) and aliases (`*`) are not taken; write the value out, or quote the text")]
+    AnchorOrAlias,
+    /// `<<`.
+    #[error("the merge key `<<` is not taken; write the keys out")]
+    MergeKey,
+    /// `!tag`.
+    #[error("the tag on {0} is not taken; remove the `!…` before it")]
+    Tag(Quoted),
+    /// Nested too deeply, or too many values.
+    #[error("the document goes beyond a limit of the parser ({0}); make it smaller or flatter")]
+    DocumentTooLarge(String),
+    /// A key that is not known here.
+    #[error("the key {key} is not known here{}; known are: {}", near(nearest), known.join(", "))]
+    UnknownKey {
+        /// The key.
+        key: Quoted,
+        /// The known key that looks most like it.
+        nearest: Option<&'static str>,
+        /// Every known key.
+        known: Vec<&'static str>,
+    },
+    /// A word other than the ones that may stand here.
+    #[error("{word} may not stand here{}; write one of: {}", near(nearest), known.join(", "))]
+    UnknownWord {
+        /// The word.
+        word: Quoted,
+        /// The known word that looks most like it.
+        nearest: Option<&'static str>,
+        /// Every known word.
+        known: Vec<&'static str>,
+    },
+    /// A required key is not there.
+    #[error("the key `{0}` is missing; add it")]
+    MissingKey(&'static str),
+    /// A key stands twice in one mapping.
+    #[error("the key {0} stands twice in this mapping; remove one")]
+    DuplicateKey(Quoted),
+    /// A value of another type.
+    #[error("found {found} where {expected} is expected; change the value to {expected}")]
+    WrongType {
+        /// The value.
+        found: Quoted,
+        /// What may stand here.
+        expected: String,
+    },
+    /// Nothing, where there must be a value.
+    #[error("there is no value here; write {0}, or remove the key")]
+    NoValue(String),
+
+    // Single values
+    /// A name that is not well-formed.
+    #[error("the name {0} cannot be: {1}")]
+    Name(Quoted, NameError),
+    /// A DNS name that is not well-formed.
+    #[error("the DNS name {0} cannot be: {1}")]
+    DnsName(Quoted, DnsNameError),
+    /// A trust domain that is not well-formed.
+    #[error("the trust domain {0} cannot be: {1}")]
+    TrustDomain(Quoted, SpiffeIdError),
+    /// A SPIFFE ID that is not well-formed.
+    #[error("the SPIFFE ID {0} cannot be: {1}")]
+    SpiffeId(Quoted, SpiffeIdError),
+    /// A SPIFFE ID prefix that is not well-formed.
+    #[error("the prefix {0} cannot be: {1}")]
+    SpiffeIdPrefix(Quoted, SpiffeIdPrefixError),
+    /// A duration that is not well-formed or out of range.
+    #[error("the duration {0} cannot be: {1}")]
+    Duration(Quoted, DurationError),
+    /// A path that is not absolute and plain.
+    #[error("the path {0} cannot be: {1}")]
+    Path(Quoted, PathError),
+    /// Neither a network nor an address.
+    #[error("the network {0} cannot be: {1}")]
+    Cidr(Quoted, CidrError),
+    /// Not an IP address.
+    #[error("{0} is not an IP address; write one such as 10.0.0.2 or \"fd00::2\"")]
+    Address(Quoted),
+    /// Not an address and port.
+    #[error("{0} is not an address with a port; write one such as 127.0.0.1:9465 or \"[::1]:9465\"")]
+    SocketAddress(Quoted),
+    /// A port out of range.
+    #[error("the port {0} does not exist; write a number from 1 to 65535")]
+    Port(i128),
+    /// A number out of range.
+    #[error("{value} is out of range; write a number from {min} to {max}")]
+    Range {
+        /// The number.
+        value: i128,
+        /// The least.
+        min: u32,
+        /// The greatest.
+        max: u32,
+    },
+    /// A network namespace that cannot be named so.
+    #[error("the network namespace {0} cannot be: {1}")]
+    Netns(Quoted, NetnsError),
+    /// A cgroup that cannot be selected.
+    #[error("the cgroup {0} cannot be: {1}")]
+    Cgroup(Quoted, CgroupError),
+    /// A list with nothing in it where that would mean "nothing" or "everything", depending on the reader.
+    #[error("this list is empty; {0}")]
+    EmptyList(&'static str),
+
+    // Values that do not go together
+    /// The same thing twice.
+    #[error("the {what} {text} is taken already, at {first}; {mend}")]
+    Duplicate {
+        /// What kind of thing.
+        what: &'static str,
+        /// The thing.
+        text: Quoted,
+        /// Where it stands first.
+        first: Place,
+        /// What to do.
+        mend: &'static str,
+    },
+    /// Two cgroup selectors, one inside the other.
+    #[error(
+        "the cgroup {text} and the cgroup {other} at {first} lie one inside the other, so that a process would be \
+         two workloads; select cgroups that do not contain each other"
+    )]
+    NestedCgroup {
+        /// The cgroup.
+        text: Quoted,
+        /// The other one.
+        other: Quoted,
+        /// Where the other one stands.
+        first: Place,
+    },
+    /// `select: {}`.
+    #[error("the selector selects nothing; give `netns`, `cgroup`, or both")]
+    EmptySelector,
+    /// `listen_ports` of a workload that has a namespace to itself.
+    #[error(
+        "`listen_ports` is for a workload that shares its namespace (selected by cgroup), and this one has its \
+         netns to itself; remove `listen_ports`: every port of the namespace is captured"
+    )]
+    ListenPortsWithNetns,
+    /// The embedded CA cannot issue for another trust domain.
+    #[error(
+        "the embedded CA issues for the trust domain {own} only, and {id} is in another; change the ID, or give the \
+         workload `identity` files"
+    )]
+    ForeignTrustDomain {
+        /// The ID.
+        id: Quoted,
+        /// The trust domain of the node.
+        own: Quoted,
+    },
+    /// `from: {}`.
+    #[error("`from` names nobody; list who may connect, or remove `from` for anyone")]
+    EmptyFrom,
+    /// An address that is never captured.
+    #[error(
+        "{0} is loopback, link-local, multicast, broadcast or unspecified and is never captured; write the address that \
+         clients use"
+    )]
+    NeverCaptured(Quoted),
+
+    /// Addresses × ports, with what nested networks inherit, are too many.
+    #[error(
+        "with this entry the directory expands to more than {} pairs of address and port; write networks \
+         instead of single addresses, or leave out `ports`",
+        super::check::MAX_PAIRS
+    )]
+    DirectoryTooLarge,
+    /// Workloads × ports × peers of all rules are too many.
+    #[error(
+        "with this rule the policy expands to more than {} combinations of workload, port and peer; use prefixes, \
+         trust domains, or leave out `ports`",
+        super::check::MAX_COMBINATIONS
+    )]
+    PolicyTooLarge,
+
+    // Warnings
+    /// Warning: a rule for a workload that this node does not have.
+    #[error("this node has no workload {0}, so that the rule does not apply to it; check the name")]
+    UnknownWorkload(Quoted),
+    /// Warning: DNS names that are not looked at.
+    #[error(
+        "`dns_names` is not looked at while `trust.peer_names.dns` is false; set that, or remove the names"
+    )]
+    DnsNamesUnused,
+    /// Warning: no roots for a trust domain.
+    #[error(
+        "no roots are configured for the trust domain of {0}, so that no such server can be verified; add them to \
+         `trust.bundles`"
+    )]
+    NoRoots(Quoted),
+}
+
+fn near(nearest: &Option<&'static str>) -> String {
+    nearest.map(|word| format!(", did you mean `{word}`?")).unwrap_or_default()
+}

@@ -1,0 +1,135 @@
+//! Configuration: one YAML file plus drop-ins, parsed strictly into [`Config`].
+//!
+//! `read` (bounded, ordered) → `yaml` (text to raw documents) → `check` (everything that is wrong, with its place)
+//! → [`Config`], which holds what its types say.
+
+mod at;
+mod check;
+mod error;
+mod raw;
+mod read;
+mod scalar;
+mod schema;
+#[cfg(test)]
+mod tests;
+mod types;
+mod yaml;
+
+use std::io::ErrorKind;
+use std::path::{Path, PathBuf};
+
+use check::{Check, WHOLE_FILE};
+
+pub use error::{ConfigError, Fault, Place, Problem, Quoted};
+pub use read::{MAX_BYTES, MAX_DROP_INS, Source};
+pub use scalar::{CgroupError, CidrError, DnsNameError, DurationError, NameError, NetnsError, PathError};
+pub use schema::schema;
+pub use types::*;
+
+impl Config {
+    /// Reads the file and its drop-ins.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the files.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let mut check = Check::new();
+        let mut budget = MAX_BYTES;
+        check.enter(path);
+        let main = match read::read_file(path, &mut budget) {
+            Ok(text) => parse_document(&mut check, &text),
+            Err(fault) => {
+                check.fault(WHOLE_FILE, fault);
+                None
+            }
+        };
+        let Some(main) = main else { return Err(check.into_error()) };
+        let directories = drop_in_directories(&mut check, path, &main);
+        let mut drop_ins = Vec::new();
+        for file in drop_in_files(&mut check, &directories) {
+            let index = check.enter(&file);
+            match read::read_file(&file, &mut budget) {
+                Ok(text) => {
+                    drop_ins.extend(parse_document(&mut check, &text).map(|drop_in| (index, drop_in)))
+                }
+                Err(fault) => {
+                    let full = fault == Fault::FilesTooLarge;
+                    check.fault(WHOLE_FILE, fault);
+                    if full {
+                        break;
+                    }
+                }
+            }
+        }
+        let directories = directories.into_iter().map(|directory| directory.path).collect();
+        check::check(check, main, drop_ins, directories)
+    }
+
+    /// Parses a configuration that was read elsewhere; `include` is checked but nothing is read.
+    ///
+    /// # Errors
+    /// Everything that is wrong, in the order of the files.
+    pub fn parse(main: &Source, drop_ins: &[Source]) -> Result<Self, ConfigError> {
+        let mut check = Check::new();
+        check.enter(&main.path);
+        let document = parse_document(&mut check, &main.text);
+        let directories = match &document {
+            Some(document) => drop_in_directories(&mut check, &main.path, document),
+            None => Vec::new(),
+        };
+        let mut parsed = Vec::new();
+        for source in drop_ins {
+            let index = check.enter(&source.path);
+            parsed.extend(parse_document(&mut check, &source.text).map(|drop_in| (index, drop_in)));
+        }
+        let Some(document) = document else { return Err(check.into_error()) };
+        let directories = directories.into_iter().map(|directory| directory.path).collect();
+        check::check(check, document, parsed, directories)
+    }
+}
+
+fn parse_document<T: serde::de::DeserializeOwned>(check: &mut Check, text: &str) -> Option<T> {
+    yaml::parse(text).map_err(|(spot, fault)| check.fault(spot, fault)).ok()
+}
+
+struct DropInDirectory {
+    path: PathBuf,
+    /// Where it is named; `None`: the default one, which may be missing.
+    named_at: Option<at::Spot>,
+}
+
+fn drop_in_directories(check: &mut Check, main: &Path, document: &raw::Document) -> Vec<DropInDirectory> {
+    if document.include.is_empty() {
+        return vec![DropInDirectory { path: read::default_drop_in_directory(main), named_at: None }];
+    }
+    let mut seen = check::Seen::new("directory", "write it once");
+    let mut directories = Vec::new();
+    for at in &document.include {
+        if let Some(path) = check.path(at) {
+            seen.note(check, &path, &at.value, at.spot);
+            directories.push(DropInDirectory { path, named_at: Some(at.spot) });
+        }
+    }
+    directories
+}
+
+fn drop_in_files(check: &mut Check, directories: &[DropInDirectory]) -> Vec<PathBuf> {
+    let mut files = Vec::new();
+    for DropInDirectory { path, named_at } in directories {
+        let spot = named_at.unwrap_or(WHOLE_FILE);
+        match read::list_directory(path) {
+            Ok(listing) => {
+                files.extend(listing.files);
+                for ignored in listing.ignored {
+                    check.warn_about(&ignored, Fault::NotReadBySuffix);
+                }
+            }
+            Err(error) if named_at.is_none() && error.kind() == ErrorKind::NotFound => {}
+            Err(error) => check.fault(spot, Fault::Unreadable(format!("{}: {error}", path.display()))),
+        }
+    }
+    if files.len() > MAX_DROP_INS {
+        check.fault(WHOLE_FILE, Fault::TooManyDropIns);
+        files.clear();
+    }
+    files
+}

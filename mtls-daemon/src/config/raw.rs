@@ -1,0 +1,384 @@
+//! The document as it is written; the published JSON schema is made of these types, and their docs
+//! are its descriptions. What a value means is checked in the `check` modules.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::at::{At, AutoOr, Entries, Given, Number};
+use super::types::{Action, ConnectHold, DatapathChoice, EbpfLog, LogLevel, Mode, UnknownDestinations};
+
+type Texts = Vec<At<String>>;
+type Numbers = Vec<At<Number>>;
+
+/// The configuration of mtlsd on one node.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(title = "mtlsd configuration", extend("required" = ["trust_domain"]))]
+pub(super) struct Document {
+    /// The trust domain of this node's own identities, such as example.org. Required.
+    pub trust_domain: Given<String>,
+    /// Directories of drop-ins, absolute, instead of `<this file>.d`. Their `*.yaml` files are read in
+    /// the order of their names and may hold workloads, directory and policy.
+    pub include: Texts,
+    /// Directories that the daemon uses.
+    pub paths: Paths,
+    /// The cgroup v2 mount. Default: the one found in /proc/mounts.
+    pub cgroup_root: Given<String>,
+    /// Where identities come from.
+    pub identity: Identity,
+    /// Whom the node believes besides its own CA.
+    pub trust: Trust,
+    /// What is never captured. Link-local, loopback and multicast never are.
+    pub exclude: Exclude,
+    /// TLS parameters.
+    pub tls: Tls,
+    /// How bytes travel. Default auto.
+    pub datapath: Given<DatapathChoice>,
+    /// Bounds on memory and work.
+    pub limits: Limits,
+    /// Bounds on time: 300ms, 10s, 5m, 1h, 1h30m.
+    pub timeouts: Timeouts,
+    /// Where the access log goes: stdout (default), off, or { file: PATH }.
+    pub access_log: Given<AccessLog>,
+    /// Metrics, health and readiness: { listen: ADDRESS:PORT } (default 127.0.0.1:9465) or off.
+    pub metrics: Given<Metrics>,
+    /// The daemon's own log.
+    pub log: Log,
+    /// The flight recorder.
+    pub recorder: Recorder,
+    /// Workloads of this node.
+    pub workloads: Vec<At<Workload>>,
+    /// Destinations that are other nodes' workloads.
+    pub directory: Vec<At<DirectoryEntry>>,
+    /// Who may connect to local workloads: deny wins, then allow, then the mode's default (strict: deny,
+    /// permissive: allow).
+    pub policy: Vec<At<Rule>>,
+}
+
+/// A drop-in.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct DropIn {
+    pub workloads: Vec<At<Workload>>,
+    pub directory: Vec<At<DirectoryEntry>>,
+    pub policy: Vec<At<Rule>>,
+}
+
+/// Directories that the daemon uses, absolute.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Paths {
+    /// Sockets and the lock. Default /run/mtlsd.
+    pub runtime: Given<String>,
+    /// What outlives a reboot. Default /var/lib/mtlsd.
+    pub state: Given<String>,
+    /// Pinned eBPF programs, links and maps. Default /sys/fs/bpf/mtlsd.
+    pub bpffs: Given<String>,
+}
+
+/// Where identities come from.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Identity {
+    /// Issues for every workload that has no `identity` of its own.
+    pub embedded_ca: EmbeddedCa,
+}
+
+/// The CA inside the daemon.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct EmbeddedCa {
+    /// Holds its keys and certificates. Default `<paths.state>/ca`.
+    pub directory: Given<String>,
+    /// Lifetime of an issued certificate. Default 1h.
+    pub lifetime: Given<String>,
+}
+
+/// Whom the node believes besides its own CA.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Trust {
+    /// Additional roots, per trust domain.
+    pub bundles: Vec<At<Bundle>>,
+    /// Legacy peers without a URI SAN.
+    pub peer_names: PeerNames,
+}
+
+/// Roots of one trust domain.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Bundle {
+    /// The trust domain that these roots vouch for.
+    pub trust_domain: At<String>,
+    /// PEM file, absolute.
+    pub file: At<String>,
+}
+
+/// Names that stand for an identity when a certificate has no URI SAN.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct PeerNames {
+    /// Take the DNS SAN. Default false.
+    pub dns: Given<bool>,
+    /// Then take the common name. Default false.
+    pub common_name: Given<bool>,
+}
+
+/// What is never captured.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Exclude {
+    /// Destination ports, and own ports for inbound connections.
+    pub ports: Numbers,
+    /// Destination networks or addresses.
+    pub cidrs: Texts,
+}
+
+/// TLS parameters.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Tls {
+    /// The oldest version that is spoken. Default "1.3".
+    pub min_version: Given<MinVersion>,
+    /// Suites of TLS 1.3 in order of preference, or auto (default): what suits the kernel.
+    pub cipher_suites: Given<AutoOr<Vec<At<CipherSuite>>>>,
+    /// How many records one AES-GCM key may protect in the kernel (1024 to 16777216, the default). Then the key is
+    /// updated or, where the kernel cannot, the connection ended.
+    #[schemars(range(min = 1024, max = 16_777_216))]
+    pub records_per_key: Given<Number>,
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+pub(super) enum MinVersion {
+    /// RFC 5246.
+    #[serde(rename = "1.2")]
+    V1_2,
+    /// RFC 8446.
+    #[serde(rename = "1.3")]
+    V1_3,
+}
+
+/// A cipher suite of TLS 1.3.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+pub(super) enum CipherSuite {
+    /// AES-128-GCM.
+    #[serde(rename = "TLS_AES_128_GCM_SHA256")]
+    Aes128Gcm,
+    /// AES-256-GCM.
+    #[serde(rename = "TLS_AES_256_GCM_SHA384")]
+    Aes256Gcm,
+    /// ChaCha20-Poly1305, whose keys have no limit that matters.
+    #[serde(rename = "TLS_CHACHA20_POLY1305_SHA256")]
+    ChaCha20Poly1305,
+}
+
+/// Bounds on memory and work.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Limits {
+    /// Live connections of the node. Default 100000.
+    pub connections: Given<Number>,
+    /// Live connections of one workload. Default 20000.
+    pub connections_per_workload: Given<Number>,
+    /// Handshakes under way at once. Default 1024.
+    pub handshakes: Given<Number>,
+    /// Certificates in a peer's chain. Default 10.
+    pub chain_certificates: Given<Number>,
+    /// Bytes of a peer's chain. Default 65536.
+    pub chain_bytes: Given<Number>,
+}
+
+/// Bounds on time.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Timeouts {
+    /// For a whole handshake. Default 10s.
+    pub handshake: Given<String>,
+    /// How long a permissive port waits for the first byte before the client counts as plaintext. Default 300ms.
+    pub detect: Given<String>,
+    /// A connection without a byte for so long is ended. Default off.
+    pub idle: Given<String>,
+    /// How long live connections may finish at shutdown. Default 10s.
+    pub drain: Given<String>,
+}
+
+/// Where the access log goes.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum AccessLog {
+    /// Standard output.
+    Stdout,
+    /// Nowhere.
+    Off,
+    /// Appended to this file, absolute.
+    File(At<String>),
+}
+
+/// Metrics, health and readiness.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum Metrics {
+    /// Not served.
+    Off,
+    /// Served over HTTP on this address and port.
+    Listen(At<String>),
+}
+
+/// The daemon's own log.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Log {
+    /// Least severe level that is written. Default info.
+    pub level: Given<LogLevel>,
+    /// What the eBPF programs log. Default off.
+    pub ebpf: Given<EbpfLog>,
+}
+
+/// The flight recorder.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Recorder {
+    /// How many events it keeps. Default 4096.
+    pub entries: Given<Number>,
+}
+
+/// A workload of this node.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Workload {
+    /// Unique: a-z, 0-9, '-' and '.', at most 63 characters.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$"))]
+    pub name: At<String>,
+    /// How it is found: by network namespace, cgroup, or both.
+    pub select: At<Select>,
+    /// Who it is. Default spiffe://<trust_domain>/<name>.
+    #[serde(default)]
+    pub spiffe_id: Given<String>,
+    /// DNS SANs of its certificate. Default: its name.
+    #[serde(default)]
+    pub dns_names: Given<Texts>,
+    /// What an inbound connection must be. Default strict.
+    #[serde(default)]
+    pub mode: Given<Mode>,
+    /// Exceptions to `mode`, by own port.
+    #[serde(default)]
+    pub ports: Entries<Mode>,
+    /// Own ports of a workload that shares its network namespace; needed there for inbound capture.
+    #[serde(default)]
+    pub listen_ports: Given<Numbers>,
+    /// What is never captured, in addition to the global `exclude`.
+    #[serde(default)]
+    pub exclude: Exclude,
+    /// What happens to a connection to a destination outside the directory. Default passthrough.
+    #[serde(default)]
+    pub unknown_destinations: Given<UnknownDestinations>,
+    /// When the application's connect() completes. Default ready.
+    #[serde(default)]
+    pub connect_hold: Given<ConnectHold>,
+    /// How its bytes travel. Default: the top-level `datapath`.
+    #[serde(default)]
+    pub datapath: Given<DatapathChoice>,
+    /// Certificate files instead of the embedded CA; reloaded when they change.
+    #[serde(default)]
+    pub identity: Given<IdentityFiles>,
+    /// Its own addresses; they become directory entries.
+    #[serde(default)]
+    pub addresses: Texts,
+    /// Its share of the limits.
+    #[serde(default)]
+    pub limits: WorkloadLimits,
+}
+
+/// How a workload is found. At least one; all that are given must match.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
+pub(super) struct Select {
+    /// Network namespace: a name below /run/netns, or an absolute path.
+    pub netns: Given<String>,
+    /// cgroup: a path below the cgroup v2 mount, or an absolute path under it.
+    pub cgroup: Given<String>,
+}
+
+/// A certificate, its key and its roots: absolute paths to PEM files.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct IdentityFiles {
+    /// Leaf first, then intermediates.
+    pub certificate: At<String>,
+    /// The leaf's private key.
+    pub key: At<String>,
+    /// Roots of its trust domain; without it, those under `trust.bundles` are all.
+    #[serde(default)]
+    pub bundle: Given<String>,
+}
+
+/// A workload's share of the limits.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct WorkloadLimits {
+    /// Live connections. Default `limits.connections_per_workload`.
+    pub connections: Given<Number>,
+}
+
+/// A destination that is another node's workload.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct DirectoryEntry {
+    /// Unique: a-z, 0-9, '-' and '.', at most 63 characters.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$"))]
+    pub name: At<String>,
+    /// Addresses and networks.
+    #[schemars(length(min = 1))]
+    pub addresses: At<Texts>,
+    /// Its ports. Default: every port.
+    #[serde(default)]
+    pub ports: Given<Numbers>,
+    /// The server must be one of these.
+    #[schemars(length(min = 1))]
+    pub spiffe_ids: At<Texts>,
+    /// Or one of these, if `trust.peer_names.dns`.
+    #[serde(default)]
+    pub dns_names: Given<Texts>,
+}
+
+/// Who may connect to local workloads.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Rule {
+    /// Unique: a-z, 0-9, '-' and '.', at most 63 characters.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$"))]
+    pub name: At<String>,
+    /// What it says.
+    pub action: Action,
+    /// To whom. Default: every local workload and port.
+    #[serde(default)]
+    pub to: RuleTo,
+    /// From whom. Default: anyone, also an unauthenticated client of a permissive port.
+    #[serde(default)]
+    pub from: Given<RuleFrom>,
+}
+
+/// To whom a rule applies.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct RuleTo {
+    /// Names of local workloads. Default: any.
+    pub workloads: Given<Texts>,
+    /// Their ports. Default: any.
+    pub ports: Given<Numbers>,
+}
+
+/// From whom: any one match is enough.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1))]
+pub(super) struct RuleFrom {
+    /// Exact IDs.
+    pub spiffe_ids: Given<Texts>,
+    /// Every ID below these paths; each ends with '/'.
+    pub spiffe_id_prefixes: Given<Texts>,
+    /// Every ID of these trust domains.
+    pub trust_domains: Given<Texts>,
+}

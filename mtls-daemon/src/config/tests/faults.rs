@@ -1,0 +1,361 @@
+//! Each fault, with its place, its offending text and its mend.
+
+use super::super::*;
+use super::{parse, source};
+
+/// The rendered problems of a document that starts with `trust_domain: a` on line 1.
+fn problems(rest: &str) -> Vec<String> {
+    let error = parse(&format!("trust_domain: a\n{rest}")).expect_err(rest);
+    error.to_string().lines().map(str::to_owned).collect()
+}
+
+fn workload(fields: &str) -> String {
+    format!("workloads: [{{ name: w, select: {{ netns: w }}, {fields} }}]")
+}
+
+/// `F:line:column` of a marker in a document that comes after line 1.
+fn place_of(marker: char, rest: &str) -> String {
+    let before: String =
+        rest.chars().take_while(|c| *c != marker).filter(|c| !matches!(c, '§' | '¤')).collect();
+    let line = before.rsplit('\n').next().unwrap();
+    format!("F:{}:{}", before.matches('\n').count() + 2, line.chars().count() + 1)
+}
+
+/// Checks that a document has exactly one problem, at the mark §, whose message has these parts; in them, ¤ stands
+/// for the place of the mark ¤.
+fn one(marked: &str, parts: &[&str]) {
+    assert!(marked.contains('§'), "{marked}");
+    let rest = marked.replace(['§', '¤'], "");
+    let found = problems(&rest);
+    assert_eq!(found.len(), 1, "{rest}: {found:?}");
+    assert!(found[0].starts_with(&format!("{}: ", place_of('§', marked))), "{marked}: {found:?}");
+    for part in parts {
+        let part = part.replace('¤', &place_of('¤', marked));
+        assert!(found[0].contains(&part), "{rest}: {found:?} lacks {part:?}");
+    }
+}
+
+#[test]
+fn a_broken_document_is_refused_with_its_place() {
+    for (text, want) in [
+        ("", "F:1:1: the key `trust_domain` is missing; add it"),
+        ("trust_domain: A", "F:1:15: the trust domain `A` cannot be: its trust domain has the character 'A'"),
+        ("trust_domain:", "F:1:13: there is no value here; write text, or remove the key"),
+        ("trust_domain: &x a", "F:1:18: anchors (`&`) and aliases (`*`) are not taken"),
+        ("trust_domain: *x", "F:1:15: anchors (`&`) and aliases (`*`) are not taken"),
+        ("trust_domain: !x a", "F:1:18: the tag on `a` is not taken; remove the `!"),
+        ("trust_domain: [a]", "F:1:15: found `a list` where text is expected"),
+        ("trust_domain: \"a", "F:1:15: this is not YAML: unclosed quote; mend it here"),
+        ("trust_domain: a: b", "F:1:16: this is not YAML: mapping values are not allowed"),
+        ("trust_domain: a\u{7}", "F:1:15: this is not YAML: unexpected character"),
+        ("{", "F:1:1: this is not YAML: unclosed bracket"),
+        ("null", "F:1:1: there is no value here; write a mapping"),
+        ("- a", "F:1:1: found `a list` where a mapping (key: value) is expected"),
+        ("a: 1\n---\nb: 1", "F:1:1: the key `a` is not known here"),
+        ("trust_domain: a\n---\nx: 1", "F:3:1: a second document (`---`) starts here"),
+        ("<<: {}", "F:1:1: the merge key `<<` is not taken"),
+    ] {
+        let found = parse(text).expect_err(text).to_string();
+        assert!(found.starts_with(want), "{text:?}: {found}");
+    }
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_the_known_ones() {
+    one("§modes: 1", &["the key `modes` is not known here; known are: trust_domain, "]);
+    one(
+        &workload("§mod: strict"),
+        &["`mod` is not known here, did you mean `mode`?", "unknown_destinations"],
+    );
+    one("paths: { §stat: /x }", &["did you mean `state`?; known are: runtime, state, bpffs"]);
+    one("identity: { §embeded_ca: {} }", &["did you mean `embedded_ca`?"]);
+}
+
+#[test]
+fn a_missing_or_doubled_key_is_refused() {
+    one("workloads: [{ §name: w }]", &["the key `select` is missing; add it"]);
+    one("§trust_domain: b", &["the key `trust_domain` stands twice in this mapping; remove one"]);
+    one(&workload("ports: { 9000: strict, §9000: disabled }"), &["`9000` stands twice"]);
+    one(&workload("ports: { 9000: strict, §0x2328: disabled }"), &["`0x2328` stands twice"]);
+}
+
+#[test]
+fn a_wrong_type_is_refused_with_what_is_expected() {
+    one("workloads: §{}", &["found `a mapping` where a list is expected"]);
+    one("workloads:\n  §a: 1", &["found `a mapping` where a list is expected"]);
+    one("workloads§:", &["there is no value here; write a list, or remove the key"]);
+    one("exclude: { ports: [§'22'] }", &["found `'22'` where a whole number without quotes is expected"]);
+    one("exclude: { ports: [§1.5] }", &["found `1.5` where a whole number"]);
+    one("limits: { §connections: ~ }", &["there is no value here; write a whole number"]);
+    one("trust: { peer_names: { dns: §yes } }", &["found `yes` where true or false is expected"]);
+    one(
+        &workload("mode: §stric"),
+        &["`stric` may not stand here, did you mean `strict`?; write one of: strict"],
+    );
+    one("tls: { min_version: §'1.1' }", &["`1.1` may not stand here", "write one of: 1.2, 1.3"]);
+    one("tls: { cipher_suites: §fast }", &["found `fast` where auto or a list is expected"]);
+    one("tls: { §cipher_suites: ~ }", &["there is no value here; write auto or a list"]);
+    one(
+        "tls: { cipher_suites: [§TLS_AES_128_GCM_SHA265] }",
+        &["`TLS_AES_128_GCM_SHA265` may not stand here, did you mean `TLS_AES_128_GCM_SHA256`?"],
+    );
+    one("tls: { cipher_suites: §[] }", &["this list is empty; write auto, or list at least one suite"]);
+    one("datapath: §ktls", &["`ktls` may not stand here; write one of: auto, relay-userspace, relay-ktls"]);
+    one(&workload("datapath: §relay-ktl"), &["did you mean `relay-ktls`?"]);
+    one("access_log: { §fil: /x }", &["did you mean `file`?"]);
+    one("log: { level: §loud }", &["write one of: error, warn, info, debug, trace"]);
+}
+
+#[test]
+fn a_key_whose_lines_are_all_commented_out_does_not_mean_the_default() {
+    one("policy:\n- name: r\n  action: allow\n  from§:\n  #  spiffe_ids: [x]", &["there is no value here"]);
+    one("policy: [{ name: r, action: allow, from: §{} }]", &["`from` names nobody"]);
+    one("policy: [{ name: r, action: allow, from: §{ spiffe_ids: [] } }]", &["`from` names nobody"]);
+    one("policy: [{ name: r, action: deny, to: { workloads: §[] } }]", &["this list is empty"]);
+    one("policy: [{ name: r, action: deny, to: { ports: §[] } }]", &["this list is empty"]);
+    one(&workload("mode§:"), &["there is no value here; write one of: strict"]);
+}
+
+#[test]
+fn a_number_out_of_range_is_refused() {
+    let found = problems("exclude: { ports: [-1, 0, 65536, 1, 65535, 99999999999] }");
+    let ports: Vec<_> = found.iter().map(|line| line.split(';').next().unwrap()).collect();
+    let want = ["F:2:20: the port -1 does not exist", "F:2:24: the port 0 does not exist"];
+    assert_eq!(ports[..2], want);
+    assert_eq!(ports.len(), 4);
+    for key in ["connections", "connections_per_workload", "handshakes", "chain_certificates", "chain_bytes"]
+    {
+        one(&format!("limits: {{ {key}: §0 }}"), &["0 is out of range; write a number from 1 to "]);
+    }
+    for value in ["1023", "16777217", "-1"] {
+        let text = format!("tls: {{ records_per_key: §{value} }}");
+        one(&text, &[&format!("{value} is out of range; write a number from 1024 to 16777216")]);
+    }
+    one("recorder: { entries: §2000000 }", &["2000000 is out of range; write a number from 1 to 1000000"]);
+    one(&workload("limits: { connections: §0 }"), &["0 is out of range"]);
+    one(&workload("listen_ports: §[1]"), &["`listen_ports` is for a workload that shares its namespace"]);
+}
+
+#[test]
+fn a_duration_that_cannot_be_is_refused() {
+    one("timeouts: { handshake: §off }", &["`off` cannot be: it may not be off here"]);
+    one("timeouts: { drain: §5 }", &["`5` cannot be: it is not whole numbers with units; write it as 300ms"]);
+    one("timeouts: { detect: §0s }", &["it is out of range; write one from 1ms to 1h"]);
+    one("timeouts: { idle: §1x }", &["it is not whole numbers with units"]);
+    one("identity: { embedded_ca: { lifetime: §9000000h } }", &["write one from 1s to 365d"]);
+}
+
+#[test]
+fn a_text_that_cannot_be_is_refused() {
+    one("paths: { runtime: §run }", &["the path `run` cannot be: it is not absolute; start it with '/'"]);
+    one("cgroup_root: §/a/../b", &["it has a '..' segment"]);
+    one("include: [§conf.d]", &["the path `conf.d` cannot be"]);
+    one("exclude: { cidrs: [§10.0.0.1/8] }", &["it has bits set behind its length; write 10.0.0.0/8"]);
+    one("exclude: { cidrs: [§home] }", &["the network `home` cannot be: it is neither"]);
+    one("metrics: { listen: §localhost }", &["`localhost` is not an address with a port"]);
+    one("metrics: { listen: §'127.0.0.1:0' }", &["`127.0.0.1:0` is not an address with a port"]);
+    one("trust: { bundles: [{ trust_domain: §B, file: /b }] }", &["the trust domain `B` cannot be"]);
+    one("workloads: [{ name: §W, select: { netns: w } }]", &["the name `W` cannot be", "use a-z"]);
+    one("workloads: [{ name: w, select: §{} }]", &["the selector selects nothing; give `netns`"]);
+    one("workloads: [{ name: w, select: { netns: §a/b } }]", &["the network namespace `a/b` cannot be"]);
+    one("workloads: [{ name: w, select: { cgroup: §/ } }]", &["the cgroup `/` cannot be: it is the root"]);
+    one(&workload("spiffe_id: §web"), &["the SPIFFE ID `web` cannot be: it does not start with spiffe://"]);
+    one(&workload("spiffe_id: §'spiffe://b/w'"), &["the embedded CA issues for the trust domain `a` only"]);
+    one(&workload("dns_names: [§'*.x']"), &["the DNS name `*.x` cannot be", "no wildcard"]);
+    one(&workload("addresses: [§x]"), &["`x` is not an IP address"]);
+    one(&workload("addresses: [§127.0.0.1]"), &["`127.0.0.1` is loopback", "never captured"]);
+    one(&workload("addresses: [§255.255.255.255]"), &["broadcast", "never captured"]);
+    assert!(parse(&format!("trust_domain: a\n{}", workload("addresses: [240.0.0.1]"))).is_ok(), "unicast");
+    one(&workload("addresses: [§'::ffff:10.0.0.1']"), &["it is an IPv4 address inside IPv6"]);
+    one(&workload("identity: { certificate: /c, key: §k, bundle: /b }"), &["the path `k` cannot be"]);
+    let rule = |from: &str| format!("policy: [{{ name: r, action: allow, from: {{ {from} }} }}]");
+    one(
+        &rule("spiffe_id_prefixes: [§'spiffe://a/shop']"),
+        &[
+            "it does not end with '/'; write spiffe://a/shop/ for every ID below it, or list the ID in spiffe_ids",
+        ],
+    );
+    one(&rule("spiffe_id_prefixes: [§'spiffe://a//']"), &["its path has an empty segment"]);
+    one(&rule("trust_domains: [§A]"), &["the trust domain `A` cannot be"]);
+    one(&rule("spiffe_ids: [§x]"), &["the SPIFFE ID `x` cannot be"]);
+    let entry = |fields: &str| format!("directory: [{{ name: d, {fields} }}]");
+    one(&entry("addresses: §[], spiffe_ids: ['spiffe://a/d']"), &["list at least one address"]);
+    one(&entry("addresses: [10.0.0.1], spiffe_ids: §[]"), &["list at least one SPIFFE ID"]);
+    one(&entry("addresses: [10.0.0.1], spiffe_ids: ['spiffe://a/d'], ports: §[]"), &["this list is empty"]);
+    one(&entry("addresses: [§'fe80::/64'], spiffe_ids: ['spiffe://a/d']"), &["never captured"]);
+}
+
+#[test]
+fn a_network_of_everything_may_be_a_destination() {
+    let config = parse(
+        "trust_domain: a\ndirectory: [{ name: all, addresses: [0.0.0.0/0, '::/0'], spiffe_ids: ['spiffe://a/gw'] }]",
+    );
+    assert_eq!(config.unwrap().directory[0].addresses.len(), 2);
+}
+
+#[test]
+fn the_second_of_two_points_to_the_first() {
+    let two = |first: &str, second: &str| {
+        format!("workloads:\n- {{ name: w, {first} }}\n- {{ name: v, {second} }}\n")
+    };
+    one(
+        "workloads:\n- { name: ¤w, select: { netns: w } }\n- { name: §w, select: { netns: v } }",
+        &["the workload name `w` is taken already, at ¤; rename one"],
+    );
+    one(
+        &two("select: { netns: ¤x }", "select: { netns: §/var/run/netns/x }"),
+        &["the network namespace `/var/run/netns/x` is taken already, at ¤"],
+    );
+    one(
+        &two("select: { cgroup: ¤/k/x }", "select: { cgroup: §/sys/fs/cgroup/k//x/ }"),
+        &["the cgroup `/sys/fs/cgroup/k//x/` is taken already, at ¤"],
+    );
+    one(
+        &two("select: { cgroup: ¤k/x/y }", "select: { cgroup: §/k/x }"),
+        &["the cgroup `/k/x` and the cgroup `k/x/y` at ¤ lie one inside the other"],
+    );
+    one(
+        &two("select: { cgroup: ¤k/x }", "select: { cgroup: §k/x/y/z }"),
+        &["the cgroup `k/x/y/z` and the cgroup `k/x` at ¤ lie one inside the other"],
+    );
+    one(
+        &two("select: { netns: a }, addresses: [¤10.0.0.1]", "select: { netns: b }, addresses: [§10.0.0.1]"),
+        &["the address `10.0.0.1` is taken already, at ¤"],
+    );
+    one(
+        "policy: [{ name: ¤r, action: deny }, { name: §r, action: allow }]",
+        &["the rule name `r` is taken already, at ¤"],
+    );
+    one("exclude: { ports: [¤1, §1] }", &["the port `1` is taken already, at ¤; write it once"]);
+    one(
+        "exclude: { cidrs: [¤10.0.0.0/8, §10.0.0.0/8] }",
+        &["the network `10.0.0.0/8` is taken already, at ¤"],
+    );
+    one(
+        "tls: { cipher_suites: [¤TLS_AES_256_GCM_SHA384, §TLS_AES_256_GCM_SHA384] }",
+        &["the cipher suite `TLS_AES_256_GCM_SHA384` is taken already, at ¤; write it once"],
+    );
+    one("include: [¤/a, §/a/]", &["the directory `/a/` is taken already, at ¤"]);
+    let bundle = "{ trust_domain: b, file: /b }";
+    one(
+        &format!("trust: {{ bundles: [¤{bundle}, §{bundle}] }}"),
+        &["the bundle `/b` is taken already, at ¤"],
+    );
+    one(
+        &workload("ports: { ¤9000: strict, §\"9000\": disabled }"),
+        &["the port `9000` is taken already, at ¤; give it one mode"],
+    );
+    let id = "'spiffe://a/x'";
+    one(
+        &format!("directory: [{{ name: d, addresses: [10.0.0.1], spiffe_ids: [¤{id}, §{id}] }}]"),
+        &["the SPIFFE ID `spiffe://a/x` is taken already, at ¤"],
+    );
+    let entry =
+        |name: &str, address: &str| format!("{{ name: {name}, addresses: [{address}], spiffe_ids: [{id}] }}");
+    one(
+        &format!("directory: [{}, {}]", entry("¤d", "10.0.0.1"), entry("§d", "10.0.0.2")),
+        &["the directory name `d` is taken already, at ¤"],
+    );
+    // Siblings whose names merely start alike are not nested.
+    let text = two("select: { cgroup: k/x }", "select: { cgroup: k/x-y }");
+    parse(&format!("trust_domain: a\n{text}")).unwrap();
+}
+
+#[test]
+fn an_address_may_be_two_destinations_only_on_different_ports() {
+    let two = |first: &str, second: &str| {
+        format!(
+            "directory:\n- {{ name: x, spiffe_ids: ['spiffe://a/x'], addresses: [¤10.0.0.1], {first} }}\n\
+             - {{ name: y, spiffe_ids: ['spiffe://a/y'], addresses: [§10.0.0.1], {second} }}\n"
+        )
+    };
+    for (first, second) in [("ports: [1]", "ports: [2]"), ("ports: [1]", ""), ("", "ports: [1]")] {
+        let text = two(first, second).replace(['§', '¤'], "");
+        parse(&format!("trust_domain: a\n{text}")).unwrap();
+    }
+    for (first, second) in [("", ""), ("ports: [1, 2]", "ports: [2, 3]")] {
+        one(&two(first, second), &["the address `10.0.0.1` is taken already, at ¤; one address and port"]);
+    }
+    let workload = workload("addresses: [¤10.0.0.1]");
+    let entry = "directory: [{ name: x, spiffe_ids: ['spiffe://a/x'], addresses: [§10.0.0.1/32] }]";
+    one(&format!("{workload}\n{entry}"), &["the address `10.0.0.1/32` is taken already, at ¤"]);
+}
+
+#[test]
+fn every_problem_is_found_not_only_the_first() {
+    let text = "trust_domain: A\npaths: { state: x }\nlimits: { handshakes: 0 }\nworkloads:\n\
+                - { name: W, select: {}, dns_names: [A] }\npolicy:\n- { name: r, action: deny, to: { ports: [0] } }\n";
+    let error = parse(text).unwrap_err();
+    let places: Vec<_> =
+        error.problems.iter().map(|problem| (problem.place.line, problem.place.column)).collect();
+    assert_eq!(places, [(1, 15), (2, 17), (3, 23), (5, 11), (5, 22), (5, 38), (7, 42)], "{error}");
+    assert_eq!(error.more, 0);
+    let many = format!("exclude: {{ ports: [{}] }}", "0, ".repeat(500));
+    let error = parse(&format!("trust_domain: a\n{many}")).unwrap_err();
+    assert_eq!((error.problems.len(), error.more), (100, 400));
+    assert!(error.to_string().ends_with("\nand 400 more"));
+}
+
+#[test]
+fn problems_of_several_files_name_their_file() {
+    let main = source("main", "trust_domain: a\nworkloads: [{ name: w, select: { netns: w } }]");
+    let first = source("1.yaml", "workloads: [{ name: w, select: { netns: v } }]");
+    let second = source("2.yaml", "trust_domain: b");
+    let third = source("3.yaml", "policy: [{ name: R, action: deny }]");
+    let error = Config::parse(&main, &[first, second, third]).unwrap_err().to_string();
+    let lines: Vec<_> = error.lines().collect();
+    assert_eq!(lines[0], "1.yaml:1:21: the workload name `w` is taken already, at main:2:21; rename one");
+    assert_eq!(
+        lines[1],
+        "2.yaml:1:1: the key `trust_domain` is not known here; known are: workloads, directory, policy"
+    );
+    assert!(lines[2].starts_with("3.yaml:1:18: the name `R` cannot be"), "{error}");
+    assert_eq!(lines.len(), 3);
+}
+
+#[test]
+fn offending_text_cannot_write_to_the_terminal_or_flood_it() {
+    let found = problems("paths: { state: \"\\e[2J\\n\\u202e\" }");
+    assert_eq!(found.len(), 1);
+    assert!(found[0].contains(r"`\u{1b}[2J\n\u{202e}`"), "{found:?}");
+    let found = problems(&format!("paths: {{ state: {} }}", "x".repeat(100_000)));
+    assert!(found[0].len() < 300, "{}", found[0].len());
+    let found = problems(&format!("{}: 1", "k".repeat(900)));
+    assert!(found[0].len() < 500, "{}", found[0].len());
+}
+
+#[test]
+fn a_document_that_would_expand_is_refused() {
+    let ports: Vec<String> = (1..=2000).map(|port| port.to_string()).collect();
+    let ports = ports.join(", ");
+    let addresses = |count: usize| {
+        (0..count)
+            .map(|n| format!("10.{}.{}.{}", n >> 16, (n >> 8) & 255, n & 255))
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
+    let entry = |name: &str, addresses: &str, ports: &str| {
+        format!(
+            "- {{ name: {name}, spiffe_ids: ['spiffe://a/x'], addresses: [{addresses}], ports: [{ports}] }}\n"
+        )
+    };
+    let text = format!("directory:\n{}", entry("x", &addresses(1000), &ports));
+    one(
+        &text.replacen("- {", "- §{", 1),
+        &["the directory expands to more than 65536 pairs of address and port"],
+    );
+    // Small by itself, large by what the nested networks inherit.
+    let text =
+        format!("directory:\n{}{}", entry("x", "10.0.0.0/8", &ports), entry("y", &addresses(2000), "9999"));
+    let found = problems(&text);
+    assert!(found[0].contains("the directory expands to more than"), "{found:?}");
+    let names: Vec<String> = (0..1000).map(|n| format!("w{n}")).collect();
+    let text = format!(
+        "policy: [§{{ name: r, action: deny, to: {{ workloads: [{}], ports: [{ports}] }} }}]",
+        names.join(", ")
+    );
+    one(&text, &["the policy expands to more than 1000000 combinations"]);
+    let text = format!("exclude: {{ ports: [{}] }}", "1,".repeat(2_100_000));
+    let found = problems(&text);
+    assert!(found[0].contains("goes beyond a limit of the parser"), "{found:?}");
+}

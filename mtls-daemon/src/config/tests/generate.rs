@@ -1,0 +1,343 @@
+//! Random valid configurations, and the document that says the same.
+
+use std::collections::BTreeSet;
+use std::net::IpAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use proptest::collection::{btree_map, btree_set};
+use proptest::option;
+use proptest::prelude::*;
+use proptest::sample::{select, subsequence};
+use serde_json::{Value, json};
+
+use super::super::*;
+use crate::datapath::ktls::Suite;
+
+fn mode() -> impl Strategy<Value = Mode> + Clone {
+    select(vec![Mode::Strict, Mode::Permissive, Mode::Disabled])
+}
+
+fn ports() -> impl Strategy<Value = BTreeSet<u16>> + Clone {
+    btree_set(1..=u16::MAX, 0..4)
+}
+
+fn some_ports() -> impl Strategy<Value = BTreeSet<u16>> + Clone {
+    btree_set(1..=u16::MAX, 1..4)
+}
+
+fn millis(max: u64) -> impl Strategy<Value = Duration> {
+    (1..=max).prop_map(Duration::from_millis)
+}
+
+fn exclusions() -> impl Strategy<Value = Exclusions> {
+    let cidr = (any::<[u8; 4]>(), 0..=32_u8)
+        .prop_map(|(address, length)| ipnet::IpNet::new(address.into(), length).unwrap().trunc());
+    (ports(), btree_set(cidr, 0..3))
+        .prop_map(|(ports, cidrs)| Exclusions { ports, cidrs: cidrs.into_iter().collect() })
+}
+
+fn workload(index: usize) -> impl Strategy<Value = Workload> {
+    let octet = u8::try_from(index).unwrap();
+    let addresses: Vec<IpAddr> =
+        vec![[10, 0, octet, 1].into(), [0xfd00, 0, 0, 0, 0, 0, octet.into(), 1].into()];
+    (
+        (
+            "[a-z0-9][-a-z0-9.]{0,10}[a-z0-9]",
+            mode(),
+            btree_map(1..=u16::MAX, mode(), 0..4),
+            ports(),
+            exclusions(),
+        ),
+        (0..3_u8, any::<bool>(), 1..10_000_000_u32, 0..=addresses.len()),
+        select(vec![ConnectHold::Ready, ConnectHold::Handshake, ConnectHold::Off]),
+        select(vec![UnknownDestinations::Passthrough, UnknownDestinations::Deny]),
+        datapath(),
+    )
+        .prop_map(
+            move |(
+                (name, mode, ports, listen, exclude),
+                (kind, files, max, count),
+                hold,
+                unknown,
+                datapath,
+            )| {
+                Workload {
+                    name: format!("w{index}-{name}"),
+                    select: Selector {
+                        netns: (kind != 1).then(|| PathBuf::from(format!("/run/netns/n{index}"))),
+                        cgroup: (kind != 0).then(|| PathBuf::from(format!("k/c{index}"))),
+                    },
+                    spiffe_id: format!("spiffe://{}/w{index}", if files { "other" } else { "own" })
+                        .parse()
+                        .unwrap(),
+                    dns_names: vec![format!("w{index}.example")],
+                    mode,
+                    ports,
+                    listen_ports: if kind == 1 { listen } else { BTreeSet::new() },
+                    exclude,
+                    unknown_destinations: unknown,
+                    connect_hold: hold,
+                    datapath,
+                    identity: files.then(|| IdentityFiles {
+                        certificate: "/p/c".into(),
+                        key: "/p/k".into(),
+                        bundle: Some("/p/b".into()),
+                    }),
+                    addresses: addresses.iter().take(count).copied().collect(),
+                    max_connections: max,
+                }
+            },
+        )
+}
+
+fn entry(index: usize) -> impl Strategy<Value = DirectoryEntry> {
+    let octet = u8::try_from(index).unwrap();
+    (8..=32_u8, option::of(some_ports()), 1..4_usize).prop_map(move |(length, ports, ids)| DirectoryEntry {
+        name: format!("d{index}"),
+        addresses: vec![ipnet::IpNet::new([20 + octet, 1, 2, 3].into(), length).unwrap().trunc()],
+        ports,
+        spiffe_ids: (0..ids).map(|id| format!("spiffe://own/d{index}/{id}").parse().unwrap()).collect(),
+        dns_names: vec![format!("d{index}.example")],
+    })
+}
+
+fn rule(index: usize) -> impl Strategy<Value = Rule> {
+    let names = btree_set("[a-z]{1,8}", 1..3);
+    let from = (btree_set("[a-z]{1,5}", 0..3), btree_set("[a-z]{1,5}", 0..3), btree_set("[a-z]{1,5}", 1..3));
+    (any::<bool>(), option::of(names), option::of(some_ports()), option::of(from)).prop_map(
+        move |(deny, workloads, ports, from)| Rule {
+            name: format!("r{index}"),
+            action: if deny { Action::Deny } else { Action::Allow },
+            to: RuleTo { workloads, ports },
+            from: from.map(|(ids, prefixes, domains)| RuleFrom {
+                spiffe_ids: ids.iter().map(|id| format!("spiffe://own/{id}").parse().unwrap()).collect(),
+                spiffe_id_prefixes: prefixes
+                    .iter()
+                    .map(|p| format!("spiffe://own/{p}/").parse().unwrap())
+                    .collect(),
+                trust_domains: domains.iter().map(|domain| domain.parse().unwrap()).collect(),
+            }),
+        },
+    )
+}
+
+fn datapath() -> impl Strategy<Value = DatapathChoice> + Clone {
+    select(vec![DatapathChoice::Auto, DatapathChoice::RelayUserspace, DatapathChoice::RelayKtls])
+}
+
+/// Each list of suites that may be written.
+fn cipher_suites() -> impl Strategy<Value = Option<Vec<Suite>>> {
+    option::of(subsequence(Suite::ALL.to_vec(), 1..=Suite::ALL.len()).prop_shuffle())
+}
+
+fn list<T: std::fmt::Debug, S: Strategy<Value = T>>(
+    make: impl Fn(usize) -> S,
+) -> impl Strategy<Value = Vec<T>> {
+    (0..=4_usize).prop_flat_map(move |count| (0..count).map(&make).collect::<Vec<_>>())
+}
+
+/// Any valid configuration; `files`, `drop_in_directories` and `warnings` are empty.
+pub(super) fn config() -> impl Strategy<Value = Config> {
+    let node = (
+        (exclusions(), any::<[bool; 3]>(), option::of(1..=u16::MAX)),
+        (
+            1..10_000_000_u32,
+            1..10_000_000_u32,
+            1..1_000_000_u32,
+            1..=100_u32,
+            1..=1_u32 << 20,
+            1..1_000_000_u32,
+        ),
+        (millis(3_600_000), millis(3_600_000), option::of(millis(86_400_000)), millis(86_400_000)),
+        select(vec![AccessLog::Stdout, AccessLog::Off, AccessLog::File("/x/y".into())]),
+        select(vec![LogLevel::Error, LogLevel::Warn, LogLevel::Info, LogLevel::Debug, LogLevel::Trace]),
+        select(vec![EbpfLog::Off, EbpfLog::Info, EbpfLog::Debug]),
+        (datapath(), cipher_suites(), Tls::MIN_RECORDS_PER_KEY..=Tls::MAX_RECORDS_PER_KEY),
+    );
+    (node, list(workload), list(entry), list(rule)).prop_map(|(node, workloads, directory, policy)| {
+        let ((exclude, [dns, common_name, old], port), limits, timeouts, access_log, level, ebpf, tls) = node;
+        let (datapath, cipher_suites, records_per_key) = tls;
+        Config {
+            trust_domain: "own".parse().unwrap(),
+            paths: Paths { runtime: "/r".into(), state: "/s".into(), bpffs: "/b".into() },
+            cgroup_root: old.then(|| "/sys/fs/cgroup".into()),
+            embedded_ca: EmbeddedCa {
+                directory: "/ca".into(),
+                lifetime: timeouts.3 + Duration::from_secs(1),
+            },
+            trust: Trust {
+                bundles: vec![TrustBundleFile { trust_domain: "other".parse().unwrap(), file: "/o".into() }],
+                peer_names: PeerNames { dns, common_name },
+            },
+            exclude,
+            tls: Tls {
+                min_version: if old { TlsVersion::V1_2 } else { TlsVersion::V1_3 },
+                cipher_suites,
+                records_per_key,
+            },
+            datapath,
+            limits: Limits {
+                connections: limits.0,
+                connections_per_workload: limits.1,
+                handshakes: limits.2,
+                chain_certificates: limits.3,
+                chain_bytes: limits.4,
+            },
+            timeouts: Timeouts {
+                handshake: timeouts.0,
+                detect: timeouts.1,
+                idle: timeouts.2,
+                drain: timeouts.3,
+            },
+            access_log,
+            metrics: port.map(|port| ([127, 0, 0, 1], port).into()),
+            log: Log { level, ebpf },
+            recorder: Recorder { entries: limits.5 },
+            workloads,
+            directory,
+            policy,
+            files: Vec::new(),
+            drop_in_directories: Vec::new(),
+            warnings: Vec::new(),
+        }
+    })
+}
+
+/// Lower-case name of a variant, as it is written.
+fn word(value: impl std::fmt::Debug) -> Value {
+    json!(format!("{value:?}").to_lowercase())
+}
+
+fn kebab(datapath: DatapathChoice) -> Value {
+    json!(match datapath {
+        DatapathChoice::Auto => "auto",
+        DatapathChoice::RelayUserspace => "relay-userspace",
+        DatapathChoice::RelayKtls => "relay-ktls",
+    })
+}
+
+/// Leaves out the keys whose value is null.
+fn given(value: Value) -> Value {
+    let Value::Object(map) = value else { return value };
+    Value::Object(map.into_iter().filter(|(_, value)| !value.is_null()).collect())
+}
+
+fn strings<T: ToString>(list: impl IntoIterator<Item = T>) -> Value {
+    list.into_iter().map(|item| json!(item.to_string())).collect()
+}
+
+fn exclude(exclude: &Exclusions) -> Value {
+    json!({ "ports": exclude.ports, "cidrs": strings(&exclude.cidrs) })
+}
+
+/// The document that says the same.
+pub(super) fn document(config: &Config) -> Value {
+    let time = |duration: Duration| json!(super::super::scalar::show(duration));
+    let workloads: Vec<Value> = config
+        .workloads
+        .iter()
+        .map(|w| {
+            given(json!({
+                "name": w.name,
+                "select": given(json!({ "netns": w.select.netns, "cgroup": w.select.cgroup })),
+                "spiffe_id": w.spiffe_id,
+                "dns_names": w.dns_names,
+                "mode": word(w.mode),
+                "ports": w.ports.iter().map(|(port, mode)| (port.to_string(), word(mode))).collect::<Value>(),
+                "listen_ports": (!w.listen_ports.is_empty()).then_some(&w.listen_ports),
+                "exclude": exclude(&w.exclude),
+                "unknown_destinations": word(w.unknown_destinations),
+                "connect_hold": word(w.connect_hold),
+                "datapath": kebab(w.datapath),
+                "identity": w.identity.as_ref().map(|files| {
+                    let mut identity = json!({ "certificate": files.certificate, "key": files.key });
+                    if let Some(bundle) = &files.bundle {
+                        identity["bundle"] = json!(bundle);
+                    }
+                    identity
+                }),
+                "addresses": strings(&w.addresses),
+                "limits": { "connections": w.max_connections },
+            }))
+        })
+        .collect();
+    let directory: Vec<Value> = config
+        .directory
+        .iter()
+        .map(|d| {
+            given(json!({
+                "name": d.name,
+                "addresses": strings(&d.addresses),
+                "ports": d.ports,
+                "spiffe_ids": d.spiffe_ids,
+                "dns_names": d.dns_names,
+            }))
+        })
+        .collect();
+    let policy: Vec<Value> = config
+        .policy
+        .iter()
+        .map(|rule| {
+            let from = rule.from.as_ref().map(|from| {
+                json!({
+                    "spiffe_ids": from.spiffe_ids,
+                    "spiffe_id_prefixes": strings(&from.spiffe_id_prefixes),
+                    "trust_domains": from.trust_domains,
+                })
+            });
+            let to = given(json!({ "workloads": rule.to.workloads, "ports": rule.to.ports }));
+            given(json!({ "name": rule.name, "action": word(rule.action), "to": to, "from": from }))
+        })
+        .collect();
+    let (limits, timeouts) = (&config.limits, &config.timeouts);
+    given(json!({
+        "trust_domain": config.trust_domain,
+        "paths": { "runtime": config.paths.runtime, "state": config.paths.state, "bpffs": config.paths.bpffs },
+        "cgroup_root": config.cgroup_root,
+        "identity": { "embedded_ca": {
+            "directory": config.embedded_ca.directory,
+            "lifetime": time(config.embedded_ca.lifetime),
+        } },
+        "trust": {
+            "bundles": config.trust.bundles.iter()
+                .map(|bundle| json!({ "trust_domain": bundle.trust_domain, "file": bundle.file }))
+                .collect::<Value>(),
+            "peer_names": { "dns": config.trust.peer_names.dns, "common_name": config.trust.peer_names.common_name },
+        },
+        "exclude": exclude(&config.exclude),
+        "tls": {
+            "min_version": config.tls.min_version.to_string(),
+            "cipher_suites": config.tls.cipher_suites.as_ref().map_or_else(
+                || json!("auto"),
+                |suites| suites.iter().map(|suite| json!(suite.name())).collect::<Value>(),
+            ),
+            "records_per_key": config.tls.records_per_key,
+        },
+        "datapath": kebab(config.datapath),
+        "limits": {
+            "connections": limits.connections,
+            "connections_per_workload": limits.connections_per_workload,
+            "handshakes": limits.handshakes,
+            "chain_certificates": limits.chain_certificates,
+            "chain_bytes": limits.chain_bytes,
+        },
+        "timeouts": {
+            "handshake": time(timeouts.handshake),
+            "detect": time(timeouts.detect),
+            "idle": timeouts.idle.map_or_else(|| json!("off"), time),
+            "drain": time(timeouts.drain),
+        },
+        "access_log": match &config.access_log {
+            AccessLog::Stdout => json!("stdout"),
+            AccessLog::Off => json!("off"),
+            AccessLog::File(path) => json!({ "file": path }),
+        },
+        "metrics": config.metrics.map_or_else(|| json!("off"), |listen| json!({ "listen": listen })),
+        "log": { "level": word(config.log.level), "ebpf": word(config.log.ebpf) },
+        "recorder": { "entries": config.recorder.entries },
+        "workloads": workloads,
+        "directory": directory,
+        "policy": policy,
+    }))
+}

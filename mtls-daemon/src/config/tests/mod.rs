@@ -1,0 +1,166 @@
+mod faults;
+mod files;
+mod generate;
+mod properties;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use super::*;
+use crate::datapath::ktls::Suite;
+
+const EVERYTHING: &str = include_str!("../testdata/everything.yaml");
+
+fn source(path: &str, text: impl Into<String>) -> Source {
+    Source { path: PathBuf::from(path), text: text.into() }
+}
+
+fn parse(text: &str) -> Result<Config, ConfigError> {
+    Config::parse(&source("F", text), &[])
+}
+
+#[test]
+fn every_key_of_the_example_is_taken() {
+    let config = parse(EVERYTHING).unwrap();
+    assert_eq!(config.trust.bundles[0].trust_domain.as_str(), "partner.example");
+    assert_eq!(config.access_log, AccessLog::File("/var/log/mtlsd/access.jsonl".into()));
+    let web = config.workload("web").unwrap();
+    assert_eq!(web.select, Selector { netns: Some("/run/netns/web".into()), cgroup: None });
+    assert_eq!(web.mode_of_port(80), Mode::Strict);
+    assert_eq!(web.mode_of_port(9000), Mode::Permissive);
+    assert_eq!(web.mode_of_port(8080), Mode::Disabled);
+    assert_eq!(web.max_connections, 1000);
+    assert_eq!(web.identity.as_ref().unwrap().key, PathBuf::from("/p/tls.key"));
+    assert_eq!(config.workload("shared").unwrap().listen_ports, [5432].into());
+    assert_eq!(config.directory[0].addresses.len(), 3);
+    assert_eq!(
+        config.policy[0].from.as_ref().unwrap().spiffe_id_prefixes[0].as_str(),
+        "spiffe://example.org/shop/"
+    );
+    let suites = [Suite::Aes256Gcm, Suite::Aes128Gcm, Suite::ChaCha20Poly1305];
+    assert_eq!(config.tls.cipher_suites.as_deref(), Some(&suites[..]));
+    assert_eq!((config.datapath, web.datapath), (DatapathChoice::Auto, DatapathChoice::RelayKtls));
+    assert_eq!(config.files, [PathBuf::from("F")]);
+    assert_eq!(config.drop_in_directories, [PathBuf::from("F.d")]);
+}
+
+#[test]
+fn what_is_left_out_has_its_stated_default() {
+    let config = parse("trust_domain: a.example\nworkloads: [{ name: w, select: { cgroup: x } }]").unwrap();
+    assert_eq!(config.paths.runtime, PathBuf::from("/run/mtlsd"));
+    assert_eq!(config.paths.bpffs, PathBuf::from("/sys/fs/bpf/mtlsd"));
+    assert_eq!(config.embedded_ca.directory, PathBuf::from("/var/lib/mtlsd/ca"));
+    assert_eq!(config.embedded_ca.lifetime, Duration::from_secs(3600));
+    assert_eq!(config.cgroup_root, None);
+    assert_eq!(config.exclude, Exclusions::default());
+    let tls = Tls { min_version: TlsVersion::V1_3, cipher_suites: None, records_per_key: 16_777_216 };
+    assert_eq!(config.tls, tls);
+    assert_eq!(config.datapath, DatapathChoice::Auto);
+    assert_eq!(config.limits.handshakes, 1024);
+    assert_eq!(config.timeouts.handshake, Duration::from_secs(10));
+    assert_eq!(config.timeouts.detect, Duration::from_millis(300));
+    assert_eq!(config.timeouts.idle, None);
+    assert_eq!(config.access_log, AccessLog::Stdout);
+    assert_eq!(config.metrics, Some("127.0.0.1:9465".parse().unwrap()));
+    assert_eq!(config.log, Log { level: LogLevel::Info, ebpf: EbpfLog::Off });
+    assert_eq!(config.recorder.entries, 4096);
+    let w = config.workload("w").unwrap();
+    assert_eq!(w.spiffe_id.as_str(), "spiffe://a.example/w");
+    assert_eq!(w.dns_names, ["w"]);
+    assert_eq!((w.mode, w.connect_hold), (Mode::Strict, ConnectHold::Ready));
+    assert_eq!(w.unknown_destinations, UnknownDestinations::Passthrough);
+    assert_eq!(w.max_connections, 20_000);
+    assert_eq!(config.warnings, []);
+    let state =
+        parse("trust_domain: a\npaths: { state: /srv/x }\nlimits: { connections_per_workload: 7 }").unwrap();
+    assert_eq!(state.embedded_ca.directory, PathBuf::from("/srv/x/ca"));
+}
+
+#[test]
+fn switched_off_is_off() {
+    let config = parse("trust_domain: a\nmetrics: off\naccess_log: off\ntimeouts: { idle: off }").unwrap();
+    assert_eq!((config.metrics, config.access_log, config.timeouts.idle), (None, AccessLog::Off, None));
+    let config = parse(
+        "trust_domain: a\nmetrics: { listen: '[::1]:1' }\ntimeouts: { idle: 1h30m }\ntls: { min_version: 1.2 }",
+    );
+    let config = config.unwrap();
+    assert_eq!(config.metrics, Some("[::1]:1".parse().unwrap()));
+    assert_eq!(config.timeouts.idle, Some(Duration::from_secs(5400)));
+    assert_eq!(config.tls.min_version, TlsVersion::V1_2);
+}
+
+#[test]
+fn a_workload_has_the_nodes_datapath_unless_it_has_its_own() {
+    let config = parse(
+        "trust_domain: a\ndatapath: relay-userspace\nworkloads:\n- { name: w, select: { netns: w } }\n\
+         - { name: v, select: { netns: v }, datapath: relay-ktls }\n- { name: u, select: { netns: u }, datapath: auto }",
+    );
+    let config = config.unwrap();
+    let of = |name| config.workload(name).unwrap().datapath;
+    assert_eq!(config.datapath, DatapathChoice::RelayUserspace);
+    assert_eq!(of("w"), DatapathChoice::RelayUserspace);
+    assert_eq!((of("v"), of("u")), (DatapathChoice::RelayKtls, DatapathChoice::Auto));
+}
+
+#[test]
+fn cipher_suites_keep_their_order_and_only_aes_gcm_keys_have_a_limit() {
+    let config = parse(
+        "trust_domain: a\ntls:\n  records_per_key: 1024\n  cipher_suites: [TLS_CHACHA20_POLY1305_SHA256, TLS_AES_128_GCM_SHA256]",
+    );
+    let tls = config.unwrap().tls;
+    assert_eq!(tls.cipher_suites, Some(vec![Suite::ChaCha20Poly1305, Suite::Aes128Gcm]));
+    assert_eq!(tls.records_per_key(Suite::Aes128Gcm), Some(1024));
+    assert_eq!(tls.records_per_key(Suite::ChaCha20Poly1305), None);
+    let auto = parse("trust_domain: a\ntls: { cipher_suites: auto }").unwrap().tls;
+    assert_eq!(auto.cipher_suites, None);
+    assert_eq!(auto.records_per_key(Suite::Aes256Gcm), Some(1 << 24));
+}
+
+#[test]
+fn what_is_probably_not_meant_is_a_warning_with_its_place() {
+    let config = parse(EVERYTHING).unwrap();
+    let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    assert!(warnings[0].contains("`dns_names` is not looked at"), "{warnings:?}");
+    assert!(warnings[1].contains("no workload `db`"), "{warnings:?}");
+    let config = parse(
+        "trust_domain: a\ndirectory: [{ name: x, addresses: [10.0.0.1], spiffe_ids: ['spiffe://b/x'] }]",
+    );
+    assert_eq!(
+        config.unwrap().warnings[0].to_string(),
+        "F:2:59: no roots are configured for the trust domain of `spiffe://b/x`, so that no such server can be \
+         verified; add them to `trust.bundles`"
+    );
+}
+
+#[test]
+fn ten_thousand_rules_are_read_in_seconds() {
+    let mut text = String::from("trust_domain: a\npolicy:\n");
+    for n in 0..10_000 {
+        text += &format!(
+            "  - name: r{n}\n    action: allow\n    to: {{ workloads: [w{n}], ports: [80, 443] }}\n"
+        );
+        text += &format!("    from: {{ spiffe_ids: ['spiffe://a/x{n}', 'spiffe://a/y{n}'] }}\n");
+    }
+    let start = std::time::Instant::now();
+    assert_eq!(parse(&text).unwrap().policy.len(), 10_000);
+    // Generous: this machine is shared; quadratic work would take minutes.
+    assert!(start.elapsed() < Duration::from_secs(20), "{:?}", start.elapsed());
+    println!("10,000 rules: {:?}", start.elapsed());
+}
+
+#[test]
+fn a_directory_for_every_node_may_list_this_nodes_workloads_and_they_win() {
+    let with = |id: &str| {
+        parse(&format!(
+            "trust_domain: a\nworkloads: [ {{ name: web, select: {{ netns: web }}, addresses: [10.0.0.2] }} ]\n\
+             directory:\n- {{ name: web-everywhere, addresses: [10.0.0.2], spiffe_ids: [\"{id}\"] }}\n\
+             - {{ name: far, addresses: [10.0.0.2, 10.0.1.2], spiffe_ids: [\"spiffe://a/web\"] }}\n"
+        ))
+    };
+    let config = with("spiffe://a/web").unwrap();
+    let names: Vec<_> = config.directory.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["far"], "an entry of which nothing is left goes");
+    assert_eq!(config.directory[0].addresses, ["10.0.1.2/32".parse().unwrap()]);
+    let error = with("spiffe://a/other").unwrap_err().to_string();
+    assert!(error.contains("one address and port is one destination"), "{error}");
+}

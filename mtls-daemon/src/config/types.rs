@@ -1,0 +1,502 @@
+//! The validated configuration: what the rest of the daemon reads.
+//!
+//! A value of these types holds what its doc says; nothing downstream checks again.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use crate::datapath::ktls::Suite;
+use crate::identity::{SpiffeId, TrustDomain};
+
+use super::error::Problem;
+
+/// One node's whole configuration. Two equal values mean that a reload has nothing to do.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Config {
+    /// The trust domain of this node's own identities.
+    pub trust_domain: TrustDomain,
+    /// Directories that the daemon uses.
+    pub paths: Paths,
+    /// The cgroup v2 mount; `None`: find it in `/proc/mounts`.
+    pub cgroup_root: Option<PathBuf>,
+    /// The embedded CA, which issues for every workload without [`Workload::identity`].
+    pub embedded_ca: EmbeddedCa,
+    /// Whom the node believes besides its own CA.
+    pub trust: Trust,
+    /// What is never captured, for every workload.
+    pub exclude: Exclusions,
+    /// TLS parameters.
+    pub tls: Tls,
+    /// How bytes travel, for workloads that do not say so themselves.
+    pub datapath: DatapathChoice,
+    /// Bounds on memory and work.
+    pub limits: Limits,
+    /// Bounds on time.
+    pub timeouts: Timeouts,
+    /// Where the access log goes.
+    pub access_log: AccessLog,
+    /// Address of metrics, health and readiness; `None`: off.
+    pub metrics: Option<SocketAddr>,
+    /// The daemon's own log.
+    pub log: Log,
+    /// The flight recorder.
+    pub recorder: Recorder,
+    /// Workloads of this node, in the order of the files; names are unique.
+    pub workloads: Vec<Workload>,
+    /// Destinations that are other nodes' workloads; names are unique.
+    pub directory: Vec<DirectoryEntry>,
+    /// Who may connect to local workloads; names are unique.
+    pub policy: Vec<Rule>,
+    /// Every file that was read: the main file first, then the drop-ins in order.
+    pub files: Vec<PathBuf>,
+    /// Directories whose `*.yaml` files are read; watch these (the default one may not exist).
+    pub drop_in_directories: Vec<PathBuf>,
+    /// What is accepted but probably not meant; `mtlsd config check` prints it.
+    pub warnings: Vec<Problem>,
+}
+
+impl Config {
+    /// The workload of that name.
+    #[must_use]
+    pub fn workload(&self, name: &str) -> Option<&Workload> {
+        self.workloads.iter().find(|workload| workload.name == name)
+    }
+}
+
+/// Directories that the daemon uses; all absolute.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Paths {
+    /// Sockets and the lock; lost at reboot. Default `/run/mtlsd`.
+    pub runtime: PathBuf,
+    /// What outlives a reboot. Default `/var/lib/mtlsd`.
+    pub state: PathBuf,
+    /// Pinned programs, links and maps. Default `/sys/fs/bpf/mtlsd`.
+    pub bpffs: PathBuf,
+}
+
+/// The CA inside the daemon.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct EmbeddedCa {
+    /// Holds its keys and certificates. Default `<state>/ca`.
+    pub directory: PathBuf,
+    /// Lifetime of an issued certificate. Default 1 h.
+    pub lifetime: Duration,
+}
+
+/// Whom the node believes besides its own CA.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Trust {
+    /// Additional roots. A trust domain may have several files.
+    pub bundles: Vec<TrustBundleFile>,
+    /// Names that stand for an identity when a certificate has no URI SAN.
+    pub peer_names: PeerNames,
+}
+
+/// Roots of one trust domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TrustBundleFile {
+    /// IDs of this trust domain are believed under these roots, and no other.
+    pub trust_domain: TrustDomain,
+    /// PEM file, absolute.
+    pub file: PathBuf,
+}
+
+/// Legacy peers: which names stand for an identity when there is no URI SAN. Both default to false.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct PeerNames {
+    /// The DNS SAN.
+    pub dns: bool,
+    /// Then the common name of the subject.
+    pub common_name: bool,
+}
+
+/// What is never captured. Link-local, loopback and multicast never are and are not listed here.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Exclusions {
+    /// Destination ports (outbound) and own ports (inbound).
+    pub ports: BTreeSet<u16>,
+    /// Destination networks (outbound), in canonical form.
+    pub cidrs: Vec<IpNet>,
+}
+
+/// TLS parameters.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Tls {
+    /// The oldest version that is spoken. Default 1.3.
+    pub min_version: TlsVersion,
+    /// Suites of TLS 1.3 in order of preference, at least one and none twice; `None` (default): what suits the
+    /// kernel.
+    pub cipher_suites: Option<Vec<Suite>>,
+    /// How many records one AES-GCM key may protect in the kernel; from [`Tls::MIN_RECORDS_PER_KEY`] to the
+    /// default, [`Tls::MAX_RECORDS_PER_KEY`].
+    pub records_per_key: u32,
+}
+
+impl Tls {
+    /// The least that may be set: a handful of messages must get through between two updates.
+    pub const MIN_RECORDS_PER_KEY: u32 = 1024;
+    /// 2^24, as RFC 8446 (section 5.5) allows for AES-GCM, rounded down as rustls does.
+    pub const MAX_RECORDS_PER_KEY: u32 = 1 << 24;
+
+    /// How many records one key of this suite may protect; `None`: as many as there can be.
+    #[must_use]
+    pub fn records_per_key(&self, suite: Suite) -> Option<u64> {
+        suite.records_per_key().map(|most| most.min(self.records_per_key.into()))
+    }
+}
+
+/// A version of TLS.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum TlsVersion {
+    /// RFC 5246.
+    V1_2,
+    /// RFC 8446.
+    V1_3,
+}
+
+impl fmt::Display for TlsVersion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::V1_2 => "1.2",
+            Self::V1_3 => "1.3",
+        })
+    }
+}
+
+/// How bytes travel once a connection is authenticated.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum DatapathChoice {
+    /// The best that this kernel can do (default).
+    #[default]
+    Auto,
+    /// The daemon seals and opens the records.
+    RelayUserspace,
+    /// The kernel seals and opens the records; where it cannot, as relay-userspace.
+    RelayKtls,
+}
+
+/// Bounds on memory and work; none is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Live connections of the node. Default 100,000.
+    pub connections: u32,
+    /// Live connections of one workload, unless it has its own limit. Default 20,000.
+    pub connections_per_workload: u32,
+    /// Handshakes under way at once. Default 1,024.
+    pub handshakes: u32,
+    /// Certificates in a peer's chain. Default 10.
+    pub chain_certificates: u32,
+    /// Bytes of a peer's chain. Default 65,536.
+    pub chain_bytes: u32,
+}
+
+/// Bounds on time; none is zero.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Timeouts {
+    /// From accept (or connect) to the end of the handshake. Default 10 s.
+    pub handshake: Duration,
+    /// How long a permissive port waits for the first byte before the client counts as plaintext. Default 300 ms.
+    pub detect: Duration,
+    /// A connection without a byte for so long is ended; `None` (default): never.
+    pub idle: Option<Duration>,
+    /// How long live connections may finish at shutdown. Default 10 s.
+    pub drain: Duration,
+}
+
+/// Where the access log goes.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum AccessLog {
+    /// Standard output (default).
+    #[default]
+    Stdout,
+    /// Nowhere.
+    Off,
+    /// Appended to this file, absolute.
+    File(PathBuf),
+}
+
+/// The daemon's own log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Log {
+    /// Least severe level that is written. Default info.
+    pub level: LogLevel,
+    /// What the eBPF programs log. Default off.
+    pub ebpf: EbpfLog,
+}
+
+/// Severity of a log line.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum LogLevel {
+    /// Something failed.
+    Error,
+    /// Something is wrong, and the daemon carries on.
+    Warn,
+    /// What an operator wants to know.
+    #[default]
+    Info,
+    /// What a developer wants to know.
+    Debug,
+    /// Everything.
+    Trace,
+}
+
+/// What the eBPF programs log.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum EbpfLog {
+    /// Nothing (default).
+    #[default]
+    Off,
+    /// Decisions out of the ordinary.
+    Info,
+    /// Every decision; costly.
+    Debug,
+}
+
+/// The flight recorder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Recorder {
+    /// How many events it keeps. Default 4,096.
+    pub entries: u32,
+}
+
+/// A workload of this node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Workload {
+    /// Unique; `[a-z0-9]([-a-z0-9.]*[a-z0-9])?`, at most 63 bytes.
+    pub name: String,
+    /// How it is found.
+    pub select: Selector,
+    /// Who it is. In [`Config::trust_domain`] unless the workload has its own [`Workload::identity`].
+    pub spiffe_id: SpiffeId,
+    /// DNS SANs of its certificate. Default: its name.
+    pub dns_names: Vec<String>,
+    /// What an inbound connection must be.
+    pub mode: Mode,
+    /// Exceptions to `mode`, by own port. Read through [`Workload::mode_of_port`].
+    pub ports: BTreeMap<u16, Mode>,
+    /// Own ports of a workload that shares its namespace; empty there: no inbound capture.
+    pub listen_ports: BTreeSet<u16>,
+    /// What is never captured, in addition to [`Config::exclude`].
+    pub exclude: Exclusions,
+    /// What happens to a connection to a destination outside the directory.
+    pub unknown_destinations: UnknownDestinations,
+    /// When the application's connect() completes.
+    pub connect_hold: ConnectHold,
+    /// How its bytes travel. Default [`Config::datapath`].
+    pub datapath: DatapathChoice,
+    /// Certificate files; `None`: the embedded CA issues.
+    pub identity: Option<IdentityFiles>,
+    /// Its own addresses; each becomes a directory entry for every port.
+    pub addresses: Vec<IpAddr>,
+    /// Live connections. Default [`Limits::connections_per_workload`].
+    pub max_connections: u32,
+}
+
+impl Workload {
+    /// Nothing of it is looked after: neither the workload nor one of its ports.
+    #[must_use]
+    pub fn is_left_alone(&self) -> bool {
+        self.mode == Mode::Disabled && self.ports.values().all(|mode| *mode == Mode::Disabled)
+    }
+
+    /// What an inbound connection to this port must be.
+    #[must_use]
+    pub fn mode_of_port(&self, port: u16) -> Mode {
+        self.ports.get(&port).copied().unwrap_or(self.mode)
+    }
+}
+
+/// How a workload is found; at least one part is set, and every part that is set must match.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct Selector {
+    /// Network namespace file, absolute (`web` in the file is `/run/netns/web` here).
+    pub netns: Option<PathBuf>,
+    /// cgroup as written: below the cgroup v2 mount, or an absolute path under that mount.
+    pub cgroup: Option<PathBuf>,
+}
+
+/// What an inbound connection must be.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Mode {
+    /// Mutually authenticated TLS, or it is refused (default).
+    #[default]
+    Strict,
+    /// Mutually authenticated TLS, or plaintext that is passed on.
+    Permissive,
+    /// Not captured.
+    Disabled,
+}
+
+impl fmt::Display for Mode {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Strict => "strict",
+            Self::Permissive => "permissive",
+            Self::Disabled => "disabled",
+        })
+    }
+}
+
+/// What happens to a connection to a destination outside the directory.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UnknownDestinations {
+    /// It goes on untouched (default).
+    #[default]
+    Passthrough,
+    /// connect() fails.
+    Deny,
+}
+
+/// When the application's connect() completes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnectHold {
+    /// When the peer has said that it is ready: it accepts us and its application is there (default). A server
+    /// that is not mtlsd cannot say so; then as [`ConnectHold::Handshake`].
+    #[default]
+    Ready,
+    /// When our handshake with the peer is done.
+    Handshake,
+    /// At once.
+    Off,
+}
+
+/// A certificate, its key and its roots, each an absolute path to a PEM file.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct IdentityFiles {
+    /// Leaf first, then intermediates.
+    pub certificate: PathBuf,
+    /// The leaf's private key.
+    pub key: PathBuf,
+    /// Roots of its trust domain; `None`: only those under [`Trust::bundles`].
+    pub bundle: Option<PathBuf>,
+}
+
+/// A destination that is another node's workload.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DirectoryEntry {
+    /// Unique within the directory.
+    pub name: String,
+    /// Where it is; canonical networks, at least one.
+    pub addresses: Vec<IpNet>,
+    /// Its ports; `None`: every port.
+    pub ports: Option<BTreeSet<u16>>,
+    /// The server must be one of these; at least one.
+    pub spiffe_ids: Vec<SpiffeId>,
+    /// Or one of these, if [`PeerNames::dns`].
+    pub dns_names: Vec<String>,
+}
+
+/// Who may connect to local workloads.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rule {
+    /// Unique.
+    pub name: String,
+    /// What it says.
+    pub action: Action,
+    /// To whom.
+    pub to: RuleTo,
+    /// From whom; `None`: anyone, also an unauthenticated client.
+    pub from: Option<RuleFrom>,
+}
+
+/// What a rule says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    /// The connection may be, unless a deny rule matches.
+    Allow,
+    /// The connection may not be.
+    Deny,
+}
+
+/// To whom a rule applies: every part that is set must match.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleTo {
+    /// Names of local workloads; `None`: any.
+    pub workloads: Option<BTreeSet<String>>,
+    /// Their ports; `None`: any.
+    pub ports: Option<BTreeSet<u16>>,
+}
+
+/// From whom: any one match is enough; at least one is listed.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct RuleFrom {
+    /// Exact IDs.
+    pub spiffe_ids: Vec<SpiffeId>,
+    /// Every ID below these paths.
+    pub spiffe_id_prefixes: Vec<SpiffeIdPrefix>,
+    /// Every ID of these trust domains.
+    pub trust_domains: Vec<TrustDomain>,
+}
+
+/// A prefix of SPIFFE IDs in whole path segments: it ends with `/`.
+#[derive(Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct SpiffeIdPrefix {
+    text: String,
+    parent: SpiffeId,
+}
+
+/// Why a text is not a [`SpiffeIdPrefix`].
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum SpiffeIdPrefixError {
+    /// Without the end it would also match names that merely start alike.
+    #[error("it does not end with '/'; write {0}/ for every ID below it, or list the ID in spiffe_ids")]
+    NoSlash(String),
+    /// What stands before the `/` is not a SPIFFE ID.
+    #[error(transparent)]
+    SpiffeId(#[from] crate::identity::SpiffeIdError),
+}
+
+impl SpiffeIdPrefix {
+    /// The prefix as written, with its final `/`.
+    #[must_use]
+    pub fn as_str(&self) -> &str {
+        &self.text
+    }
+
+    /// The ID without the final `/`; this one itself does not match.
+    #[must_use]
+    pub fn parent(&self) -> &SpiffeId {
+        &self.parent
+    }
+
+    /// Whether the ID lies below this path.
+    #[must_use]
+    pub fn matches(&self, id: &SpiffeId) -> bool {
+        id.as_str().starts_with(&self.text)
+    }
+}
+
+impl std::str::FromStr for SpiffeIdPrefix {
+    type Err = SpiffeIdPrefixError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let parent = text.strip_suffix('/').ok_or_else(|| SpiffeIdPrefixError::NoSlash(text.to_owned()))?;
+        Ok(Self { text: text.to_owned(), parent: parent.parse()? })
+    }
+}
+
+impl fmt::Display for SpiffeIdPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+impl fmt::Debug for SpiffeIdPrefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "SpiffeIdPrefix({})", self.text)
+    }
+}

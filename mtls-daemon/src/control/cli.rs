@@ -1,0 +1,468 @@
+//! The command line: its definition, and the commands that ask a running daemon.
+
+use std::io::{self, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+use serde::Serialize;
+
+use super::client::{AdminClient, ClientError, Which};
+use super::render;
+use super::socket::DEFAULT_SOCKET;
+use crate::identity::{SpiffeId, TrustDomain};
+use crate::observe::connection::ConnectionId;
+
+/// Exit code: what was asked holds.
+pub const EXIT_HOLDS: u8 = 0;
+/// Exit code: it does not hold, or there is no answer.
+pub const EXIT_DOES_NOT_HOLD: u8 = 1;
+/// Exit code: the command line is wrong (clap's own).
+pub const EXIT_USAGE: u8 = 2;
+
+const DEFAULT_CONFIG: &str = "/etc/mtlsd/mtlsd.yaml";
+
+/// Transparent mutual TLS for unmodified workloads.
+#[derive(Debug, Parser)]
+#[command(
+    name = "mtlsd",
+    version,
+    after_help = "Exit codes: 0 it holds, 1 it does not hold or there is no answer, 2 the command line is wrong."
+)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Run the daemon
+    Run(ConfigFile),
+    /// Ask a running daemon.
+    #[command(flatten)]
+    Ask(Ask),
+    /// Look at a configuration without using it
+    #[command(subcommand)]
+    Config(ConfigCommand),
+    /// The embedded certificate authority, for demos and small sites
+    #[command(subcommand)]
+    Ca(CaCommand),
+    /// Remove everything that the daemon attached or pinned on this node
+    Uninstall(UninstallArgs),
+}
+
+/// Which configuration.
+#[derive(Debug, Clone, Args)]
+pub struct ConfigFile {
+    /// The configuration file; its drop-ins are in the directory of the same name with `.d`
+    #[arg(long, value_name = "FILE", default_value = DEFAULT_CONFIG)]
+    pub config: PathBuf,
+}
+
+/// How to answer.
+#[derive(Debug, Clone, Copy, Args)]
+pub struct Output {
+    /// Answer in JSON
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Arguments of `mtlsd uninstall`.
+#[derive(Debug, Args)]
+pub struct UninstallArgs {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigFile,
+    /// How to answer.
+    #[command(flatten)]
+    pub output: Output,
+}
+
+/// `mtlsd config …`
+#[derive(Debug, Subcommand)]
+pub enum ConfigCommand {
+    /// Say whether a configuration is valid, and warn of what does not exist now
+    Check {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// How to answer.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Print the JSON schema of the configuration
+    Schema,
+}
+
+/// `mtlsd ca …`
+#[derive(Debug, Subcommand)]
+pub enum CaCommand {
+    /// Make a root and an intermediate
+    Init {
+        /// Where the CA lives; must be empty
+        #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/mtlsd/ca")]
+        directory: PathBuf,
+        /// The trust domain that it vouches for, such as example.org
+        #[arg(long, value_name = "NAME")]
+        trust_domain: TrustDomain,
+        /// How to answer.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Issue a certificate: writes tls.crt, tls.key and ca.crt
+    Issue {
+        /// Where the CA lives
+        #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/mtlsd/ca")]
+        directory: PathBuf,
+        /// The SPIFFE ID of the certificate
+        #[arg(long, value_name = "ID")]
+        spiffe_id: SpiffeId,
+        /// A DNS name of the certificate; may be given several times
+        #[arg(long = "dns", value_name = "NAME")]
+        dns_names: Vec<String>,
+        /// How long it is valid: a number with s, m, h or d
+        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = lifetime)]
+        lifetime: Duration,
+        /// The directory to write to
+        #[arg(long, value_name = "DIRECTORY")]
+        out: PathBuf,
+        /// How to answer.
+        #[command(flatten)]
+        output: Output,
+    },
+}
+
+/// Where the daemon is and how to show its answer.
+#[derive(Debug, Args)]
+pub struct AskOptions {
+    /// How to answer.
+    #[command(flatten)]
+    pub output: Output,
+    /// The daemon's admin socket
+    #[arg(long, value_name = "PATH", default_value = DEFAULT_SOCKET)]
+    pub socket: PathBuf,
+}
+
+/// Questions to a running daemon.
+#[derive(Debug, Subcommand)]
+pub enum Ask {
+    /// Is the daemon ready, and what can it do on this node?
+    Status(AskOptions),
+    /// Which connections are live, and which were the last?
+    Connections {
+        /// Only those of this workload
+        #[arg(long, value_name = "NAME")]
+        workload: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "NUMBER", default_value_t = super::admin::DEFAULT_LIMIT)]
+        limit: usize,
+        /// Where and how.
+        #[command(flatten)]
+        options: AskOptions,
+    },
+    /// Which workloads are enrolled, with which identity?
+    Workloads(AskOptions),
+    /// What happened to a connection, why, and what to do about it?
+    Explain(ExplainArgs),
+    /// Is everything captured that should be?
+    Verify(AskOptions),
+    /// Load the configuration anew: all of it, or none
+    Reload(AskOptions),
+}
+
+/// Arguments of `mtlsd explain`.
+#[derive(Debug, Args)]
+pub struct ExplainArgs {
+    /// The connection, as `mtlsd connections` and the access log show it
+    #[arg(required_unless_present_any = ["from", "last_refused"], conflicts_with_all = ["from", "to", "last_refused"])]
+    pub id: Option<ConnectionId>,
+    /// The last one from here: a SPIFFE ID, a workload or an address
+    #[arg(long, value_name = "WHO", requires = "to", conflicts_with = "last_refused")]
+    pub from: Option<String>,
+    /// The last one to there: a SPIFFE ID, a workload, or an address with or without port
+    #[arg(long, value_name = "WHO", requires = "from")]
+    pub to: Option<String>,
+    /// The last one that was refused
+    #[arg(long)]
+    pub last_refused: bool,
+    /// Where and how.
+    #[command(flatten)]
+    pub options: AskOptions,
+}
+
+impl ExplainArgs {
+    fn which(&self) -> Which {
+        match (self.id, &self.from, &self.to) {
+            (Some(id), _, _) => Which::Id(id),
+            (None, Some(from), Some(to)) => Which::Between { from: from.clone(), to: to.clone() },
+            // clap lets nothing else through.
+            _ => Which::LastRefused,
+        }
+    }
+}
+
+/// Why a question could not be put or its answer not be shown.
+#[derive(Debug, thiserror::Error)]
+pub enum AskError {
+    /// No answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The answer could not be written.
+    #[error("cannot write the answer: {0}")]
+    Output(#[from] io::Error),
+    /// The answer could not be made into JSON.
+    #[error("cannot write the answer as JSON: {0}")]
+    Json(#[from] serde_json::Error),
+}
+
+impl Ask {
+    fn options(&self) -> &AskOptions {
+        match self {
+            Self::Status(options)
+            | Self::Workloads(options)
+            | Self::Verify(options)
+            | Self::Reload(options) => options,
+            Self::Connections { options, .. } => options,
+            Self::Explain(arguments) => &arguments.options,
+        }
+    }
+
+    /// Asks the daemon and writes its answer; the exit code says whether what was asked holds: `status` that
+    /// the daemon is ready, `verify` that every check holds, `reload` that the configuration is in force, and the
+    /// others that there is an answer.
+    ///
+    /// # Errors
+    /// When there is no answer; the exit code is then [`EXIT_DOES_NOT_HOLD`].
+    pub async fn run(&self, out: &mut impl Write) -> Result<u8, AskError> {
+        let options = self.options();
+        let client = AdminClient::new(&options.socket);
+        let json = options.output.json;
+        let holds = match self {
+            Self::Status(_) => {
+                let status = client.status().await?;
+                show(out, json, &status, render::status)?;
+                status.ready()
+            }
+            Self::Connections { workload, limit, .. } => {
+                let records = client.connections(workload.as_deref(), *limit).await?;
+                show(out, json, &records, |records| render::connections(records))?;
+                true
+            }
+            Self::Workloads(_) => {
+                show(out, json, &client.workloads().await?, |workloads| render::workloads(workloads))?;
+                true
+            }
+            Self::Explain(arguments) => {
+                show(out, json, &client.explain(&arguments.which()).await?, render::explanation)?;
+                true
+            }
+            Self::Verify(_) => {
+                let report = client.verify().await?;
+                show(out, json, &report, render::verify)?;
+                report.holds()
+            }
+            Self::Reload(_) => {
+                let report = client.reload().await?;
+                show(out, json, &report, render::reload)?;
+                report.applied
+            }
+        };
+        Ok(if holds { EXIT_HOLDS } else { EXIT_DOES_NOT_HOLD })
+    }
+}
+
+fn show<T: Serialize>(
+    out: &mut impl Write,
+    json: bool,
+    answer: &T,
+    render: impl Fn(&T) -> String,
+) -> Result<(), AskError> {
+    let text = if json { serde_json::to_string_pretty(answer)? + "\n" } else { render(answer) };
+    match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
+        // `mtlsd connections | head` has seen enough.
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+        written => Ok(written?),
+    }
+}
+
+fn lifetime(text: &str) -> Result<Duration, String> {
+    let mend =
+        || format!("{text:?} is not a duration; write a whole number above 0 with s, m, h or d, such as 1h");
+    let unit = text.chars().last().ok_or_else(mend)?;
+    let seconds: u64 = match unit {
+        's' => 1,
+        'm' => 60,
+        'h' => 3600,
+        'd' => 86_400,
+        _ => return Err(mend()),
+    };
+    let number = text.strip_suffix(unit).filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
+    let number: u64 = number.and_then(|n| n.parse().ok()).ok_or_else(mend)?;
+    number.checked_mul(seconds).filter(|s| *s > 0).map(Duration::from_secs).ok_or_else(mend)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use clap::{CommandFactory, error::ErrorKind};
+
+    use super::super::admin::tests::serve;
+    use super::*;
+
+    fn parse(arguments: &str) -> Result<Command, clap::Error> {
+        Cli::try_parse_from(arguments.split_whitespace()).map(|cli| cli.command)
+    }
+
+    async fn ask(arguments: &str, socket: &Path) -> (Result<u8, AskError>, String) {
+        let Ok(Command::Ask(ask)) = parse(&format!("mtlsd {arguments} --socket {}", socket.display())) else {
+            panic!("{arguments} is not a question")
+        };
+        let mut out = Vec::new();
+        let code = ask.run(&mut out).await;
+        (code, String::from_utf8(out).unwrap())
+    }
+
+    #[test]
+    fn the_definition_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_daemon_parses() {
+        for line in [
+            "mtlsd run --config /x.yaml",
+            "mtlsd run",
+            "mtlsd status --json --socket /x",
+            "mtlsd connections --workload web --limit 5",
+            "mtlsd workloads",
+            "mtlsd explain 00000000000000ab",
+            "mtlsd explain --from web --to 10.0.0.1:80 --json",
+            "mtlsd explain --last-refused",
+            "mtlsd verify",
+            "mtlsd reload",
+            "mtlsd config check --config /x.yaml --json",
+            "mtlsd config schema",
+            "mtlsd ca init --trust-domain example.org",
+            "mtlsd ca issue --spiffe-id spiffe://example.org/a --dns a --dns b --lifetime 30m --out /x",
+            "mtlsd uninstall --config /x.yaml",
+        ] {
+            assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
+        }
+        let Ok(Command::Ask(Ask::Status(options))) = parse("mtlsd status") else { panic!("not status") };
+        assert_eq!(options.socket, Path::new("/run/mtlsd/admin.sock"));
+    }
+
+    #[test]
+    fn wrong_usage_is_refused_with_the_usage_code() {
+        for line in [
+            "mtlsd",
+            "mtlsd frobnicate",
+            "mtlsd explain",
+            "mtlsd explain xyz",
+            "mtlsd explain --from web",
+            "mtlsd explain --to web",
+            "mtlsd explain 00000000000000ab --last-refused",
+            "mtlsd explain 00000000000000ab --from a --to b",
+            "mtlsd explain --last-refused --from a --to b",
+            "mtlsd connections --limit -1",
+            "mtlsd ca init",
+            "mtlsd ca init --trust-domain Example",
+            "mtlsd ca issue --spiffe-id http://x --out /x",
+            "mtlsd ca issue --spiffe-id spiffe://a/b --out /x --lifetime 1y",
+        ] {
+            let error = parse(line).unwrap_err();
+            let code = u8::try_from(error.exit_code()).unwrap();
+            assert_eq!(code, EXIT_USAGE, "{line}: {error}");
+            assert_ne!(error.kind(), ErrorKind::DisplayHelp);
+        }
+    }
+
+    #[test]
+    fn lifetimes_have_a_unit_and_are_bounded() {
+        assert_eq!(lifetime("90s"), Ok(Duration::from_secs(90)));
+        assert_eq!(lifetime("2d"), Ok(Duration::from_secs(172_800)));
+        for bad in [
+            "",
+            "h",
+            "0h",
+            "1",
+            "1 h",
+            "+1h",
+            "-1h",
+            "1.5h",
+            "1é",
+            "99999999999999999999d",
+            "18446744073709551615d",
+        ] {
+            assert!(lifetime(bad).unwrap_err().contains("such as 1h"), "{bad}");
+        }
+    }
+
+    #[tokio::test]
+    async fn what_holds_exits_with_0_and_what_does_not_with_1() {
+        let (good, bad) = (serve(true), serve(false));
+        for (line, good_code, bad_code) in [
+            ("status", 0, 1),
+            ("connections", 0, 0),
+            ("workloads", 0, 0),
+            ("explain --last-refused", 0, 0),
+            ("verify", 0, 1),
+            ("reload", 0, 1),
+        ] {
+            assert_eq!(ask(line, &good.path).await.0.unwrap(), good_code, "{line}");
+            assert_eq!(ask(line, &bad.path).await.0.unwrap(), bad_code, "{line}");
+        }
+    }
+
+    #[tokio::test]
+    async fn each_answer_comes_as_text_and_as_json() {
+        let served = serve(true);
+        for (line, text, pointer) in [
+            ("status", "Ready.", "/connections/live"),
+            ("connections --workload db", "policy_denied", "/0/id"),
+            ("workloads", "enrolled", "/0/spiffe_id"),
+            ("explain 0000000000000001", "Nothing needs mending.", "/sentences/0"),
+            ("explain --from 10.0.0.2 --to db", "It is open", "/connection/event"),
+            ("verify", "All 1 checks hold.", "/checks/0/ok"),
+            ("reload", "generation 2", "/applied"),
+        ] {
+            let (_, human) = ask(line, &served.path).await;
+            assert!(human.contains(text), "{line}: {human}");
+            let (_, json) = ask(&format!("{line} --json"), &served.path).await;
+            let value: serde_json::Value = serde_json::from_str(&json).unwrap();
+            assert!(value.pointer(pointer).is_some(), "{line}: {json}");
+        }
+    }
+
+    #[tokio::test]
+    async fn without_a_daemon_or_a_match_there_is_an_error_with_a_mend() {
+        let (none, _) = ask("status", Path::new("/nonexistent/admin.sock")).await;
+        assert!(none.unwrap_err().to_string().contains("mtlsd run"));
+        let served = serve(true);
+        let (unknown, out) = ask("explain 00000000000000ff", &served.path).await;
+        assert!(unknown.unwrap_err().to_string().contains("mtlsd connections"));
+        assert!(out.is_empty());
+    }
+
+    #[tokio::test]
+    async fn a_closed_pipe_is_not_an_error_but_a_full_disk_is() {
+        struct Failing(io::ErrorKind);
+        impl Write for Failing {
+            fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+                Err(self.0.into())
+            }
+            fn flush(&mut self) -> io::Result<()> {
+                Ok(())
+            }
+        }
+        let served = serve(true);
+        let line = format!("mtlsd workloads --socket {}", served.path.display());
+        let Ok(Command::Ask(ask)) = parse(&line) else { panic!("not a question") };
+        assert_eq!(ask.run(&mut Failing(io::ErrorKind::BrokenPipe)).await.unwrap(), EXIT_HOLDS);
+        let full = ask.run(&mut Failing(io::ErrorKind::StorageFull)).await;
+        assert!(matches!(full, Err(AskError::Output(_))));
+    }
+}

@@ -1,0 +1,15 @@
+//! How people and their tools talk to the daemon: the admin socket, the command line, metrics over HTTP.
+
+pub mod admin;
+pub mod cli;
+pub mod client;
+pub mod http;
+pub mod render;
+pub mod socket;
+pub mod view;
+
+pub use admin::serve_admin;
+pub use cli::{Cli, Command};
+pub use http::{HttpServer, Readiness};
+pub use socket::AdminSocket;
+pub use view::{DaemonView, ReloadReport, Status, VerifyReport, WorkloadStatus};

@@ -1,0 +1,220 @@
+//! What the daemon answers on its admin socket. The daemon implements [`DaemonView`]; the types are the JSON.
+
+use std::future::Future;
+use std::path::PathBuf;
+
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+
+use crate::observe::connection::CertificateInfo;
+use crate::observe::recorder::Recorder;
+
+/// What the admin API may ask of the daemon.
+pub trait DaemonView: Send + Sync + 'static {
+    /// The daemon as a whole.
+    fn status(&self) -> Status;
+
+    /// Every configured workload, by name.
+    fn workloads(&self) -> Vec<WorkloadStatus>;
+
+    /// The flight recorder; `connections` and `explain` are answered from it.
+    fn recorder(&self) -> &Recorder;
+
+    /// Checks now whether everything that should be captured is.
+    fn verify(&self) -> impl Future<Output = VerifyReport> + Send;
+
+    /// Loads the configuration anew: all of it, or none.
+    fn reload(&self) -> impl Future<Output = ReloadReport> + Send;
+}
+
+/// The daemon as a whole (`GET /v1/status`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    /// Version of the daemon.
+    pub version: String,
+    /// Its process id.
+    pub pid: u32,
+    /// Its trust domain.
+    pub trust_domain: String,
+    /// When it started.
+    #[serde(with = "time::serde::rfc3339")]
+    pub started: OffsetDateTime,
+    /// Why it is not ready, one sentence each; empty when it is ready.
+    pub not_ready: Vec<String>,
+    /// The configuration in force.
+    pub config: ConfigStatus,
+    /// Sums over all workloads.
+    pub connections: ConnectionSums,
+    /// What this kernel and this configuration make possible, or not.
+    pub abilities: Vec<Ability>,
+}
+
+impl Status {
+    /// Whether the daemon does everything it was configured to do.
+    #[must_use]
+    pub fn ready(&self) -> bool {
+        self.not_ready.is_empty()
+    }
+}
+
+/// The configuration in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigStatus {
+    /// The main file.
+    pub file: PathBuf,
+    /// Counts up with each configuration that was put in force.
+    pub generation: u64,
+    /// When it was put in force.
+    #[serde(with = "time::serde::rfc3339")]
+    pub loaded: OffsetDateTime,
+    /// Why the last attempt to replace it was refused; null if it was not.
+    pub last_refusal: Option<String>,
+}
+
+/// Sums of connections.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionSums {
+    /// Open now.
+    pub live: u64,
+    /// Established since the daemon started.
+    pub opened: u64,
+    /// Refused since the daemon started.
+    pub refused: u64,
+    /// Accepted in plaintext by permissive ports since the daemon started.
+    pub plaintext: u64,
+}
+
+/// Something that the daemon can do on this node, or why it cannot.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Ability {
+    /// Such as `relay-ktls` or `capture`.
+    pub name: String,
+    /// Whether it is in use.
+    pub available: bool,
+    /// Since when, on what, or why not.
+    pub detail: String,
+    /// Of `relay-ktls` only: what the kernel was found to do.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ktls: Option<KtlsStatus>,
+}
+
+/// What the kernel's TLS can do: all of it was tried on this kernel.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KtlsStatus {
+    /// Whether connections can be `relay-ktls`.
+    pub available: bool,
+    /// IANA names of the suites that work.
+    pub suites: Vec<String>,
+    /// Suites that do not, each with its reason.
+    pub missing: Vec<String>,
+    /// Whether keys can be changed on a live connection.
+    pub rekey: bool,
+    /// Why not; null when they can, or nothing is available.
+    pub why_no_rekey: Option<String>,
+    /// What the kernel does wrongly, and what mtlsd does about it.
+    pub defects: Vec<KtlsDefect>,
+    /// Why it is not available, with the mend; null when it is.
+    pub why_not: Option<String>,
+}
+
+/// Something that the kernel does wrongly.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KtlsDefect {
+    /// What is wrong.
+    pub what: String,
+    /// What mtlsd does about it.
+    pub remedy: String,
+}
+
+/// Whether a workload is being looked after.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum WorkloadState {
+    /// Captured, with a valid identity.
+    Enrolled,
+    /// Its namespace or cgroup does not exist now.
+    Absent,
+    /// It exists, but something stands in the way; see `detail`.
+    Failed,
+    /// Mode `disabled`: left alone.
+    Disabled,
+}
+
+impl WorkloadState {
+    /// The text shown to people.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Enrolled => "enrolled",
+            Self::Absent => "absent",
+            Self::Failed => "failed",
+            Self::Disabled => "disabled",
+        }
+    }
+}
+
+/// One workload (`GET /v1/workloads`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WorkloadStatus {
+    /// Its name.
+    pub name: String,
+    /// Its SPIFFE ID.
+    pub spiffe_id: String,
+    /// `strict`, `permissive` or `disabled`.
+    pub mode: String,
+    /// How it is found, such as `netns web`.
+    pub selector: String,
+    /// Whether it is being looked after.
+    pub state: WorkloadState,
+    /// What stands in the way, with the mend; empty when nothing does.
+    pub detail: String,
+    /// Where its identity comes from, such as `embedded CA`.
+    pub identity_source: String,
+    /// The certificate in use; null when there is none.
+    pub certificate: Option<CertificateInfo>,
+    /// What the identity source last failed with; null when it works.
+    pub identity_error: Option<String>,
+    /// Its connections.
+    pub connections: ConnectionSums,
+}
+
+/// Whether everything that should be captured is (`GET /v1/verify`).
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifyReport {
+    /// Every check that was made.
+    pub checks: Vec<Check>,
+}
+
+impl VerifyReport {
+    /// Whether every check holds. Having checked nothing is not success.
+    #[must_use]
+    pub fn holds(&self) -> bool {
+        !self.checks.is_empty() && self.checks.iter().all(|check| check.ok)
+    }
+}
+
+/// One thing that was checked.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Check {
+    /// What was checked, such as `connect4 attached`.
+    pub name: String,
+    /// For which workload; null for the node.
+    pub workload: Option<String>,
+    /// Whether it holds.
+    pub ok: bool,
+    /// What was found.
+    pub detail: String,
+    /// What to do; empty when it holds.
+    pub mend: String,
+}
+
+/// What an attempt to load the configuration anew came to (`POST /v1/reload`).
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReloadReport {
+    /// Whether the new configuration is in force; if not, the last good one still is.
+    pub applied: bool,
+    /// The generation in force.
+    pub generation: u64,
+    /// What changed, or why it was refused, with file and line.
+    pub messages: Vec<String>,
+}

@@ -1,0 +1,80 @@
+//! What both pumps do with the two sockets of a connection.
+
+use std::io;
+use std::net::Shutdown;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::SockRef;
+use tokio::net::TcpStream;
+
+use super::buffer::Buffer;
+use crate::observe::observer::Observed;
+
+/// Whatever ends this process or task, nobody must take it for a clean end: until both directions have ended,
+/// closing means RST.
+pub fn reset_unless_ended(socket: &TcpStream) {
+    let _ = SockRef::from(socket).set_linger(Some(Duration::ZERO));
+    let _ = socket.set_nodelay(true);
+}
+
+/// From now on closing means FIN again.
+pub fn close_politely(sockets: &[&TcpStream]) {
+    for socket in sockets {
+        let _ = SockRef::from(*socket).set_linger(None);
+    }
+}
+
+/// What a socket that reports an error has to say.
+pub fn error_of(socket: &TcpStream) -> io::Error {
+    socket.take_error().ok().flatten().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+}
+
+/// Writes some of what waits in `buffer`.
+///
+/// # Errors
+/// The socket's.
+pub fn write(socket: &TcpStream, buffer: &mut Buffer, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+    loop {
+        ready!(socket.poll_write_ready(cx))?;
+        match socket.try_write(buffer.waiting()) {
+            Ok(0) => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+            Ok(written) => {
+                buffer.consume(written);
+                return Poll::Ready(Ok(()));
+            }
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+}
+
+/// Sends FIN. A socket that is no longer connected needs none.
+///
+/// # Errors
+/// The socket's.
+pub fn end(socket: &TcpStream) -> io::Result<()> {
+    match SockRef::from(socket).shutdown(Shutdown::Write) {
+        Err(error) if error.kind() != io::ErrorKind::NotConnected => Err(error),
+        _ => Ok(()),
+    }
+}
+
+/// Ends when no byte was moved for `limit`. Wakes once per `limit`, not per byte.
+pub async fn idle_for(limit: Duration, observed: &Observed) {
+    let mut before = observed.connection().bytes();
+    loop {
+        tokio::time::sleep(limit).await;
+        let now = observed.connection().bytes();
+        if now == before {
+            return;
+        }
+        before = now;
+    }
+}
+
+/// A length as the counters have it.
+#[must_use]
+pub fn count(length: usize) -> u64 {
+    u64::try_from(length).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,9 @@
+//! How bytes travel once both ends are known. A datapath reads snapshots, never a source.
+
+pub mod buffer;
+pub mod ends;
+pub mod error;
+pub mod ktls;
+pub mod relay;
+
+pub use error::PumpError;

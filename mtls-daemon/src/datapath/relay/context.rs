@@ -1,0 +1,143 @@
+//! What every connection of the relay needs.
+
+use std::borrow::Cow;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+
+use super::admission::Admission;
+use crate::capture::Capture;
+use crate::config::{DatapathChoice, Tls, Workload};
+use crate::datapath::ktls::{Abilities, Suite, Terms, Unavailable};
+use crate::handshake::{Agreed, Verdict};
+use crate::observe::connection::{CertificateInfo, TlsInfo};
+use crate::observe::observer::{Observed, Observer};
+use crate::snapshot::Snapshot;
+
+/// The relay's surroundings.
+pub struct Relay {
+    /// The eBPF side.
+    pub capture: Arc<Capture>,
+    /// Where connections are reported.
+    pub observer: Arc<Observer>,
+    /// The view to decide on.
+    pub snapshot: ArcSwap<Snapshot>,
+    /// Limits.
+    pub admission: ArcSwap<Admission>,
+    /// What the kernel's TLS can do, or why it cannot be used; it may become usable later.
+    pub ktls: ArcSwap<KernelTls>,
+}
+
+/// What the probe found.
+pub type KernelTls = Result<Arc<Abilities>, Unavailable>;
+
+impl Relay {
+    /// May connections of this workload move into the kernel at all?
+    #[must_use]
+    pub fn may_offload(&self, settings: &Workload) -> bool {
+        settings.datapath != DatapathChoice::RelayUserspace && self.ktls.load().is_ok()
+    }
+
+    /// On what terms may the records of this workload's connection move into the kernel? `suite`: what the
+    /// handshake agreed; `None` for TLS 1.2.
+    ///
+    /// # Errors
+    /// Why the connection stays `relay-userspace`, for the log and `mtlsd explain`.
+    pub fn offload(
+        &self,
+        settings: &Workload,
+        tls: &Tls,
+        suite: Option<Suite>,
+    ) -> Result<Terms, Cow<'static, str>> {
+        let (suite, rekey) = offload(&self.ktls.load(), settings.datapath, suite)?;
+        Ok(Terms { suite, rekey, records_per_key: tls.records_per_key(suite) })
+    }
+}
+
+fn offload(
+    ktls: &KernelTls,
+    datapath: DatapathChoice,
+    suite: Option<Suite>,
+) -> Result<(Suite, bool), Cow<'static, str>> {
+    if datapath == DatapathChoice::RelayUserspace {
+        return Err("datapath: relay-userspace is configured".into());
+    }
+    let abilities = ktls.as_ref().map_err(|why| format!("no relay-ktls: {why}"))?;
+    let suite = suite.ok_or("TLS 1.2 was agreed; relay-ktls needs TLS 1.3")?;
+    if !abilities.can(suite) {
+        let why = abilities.missing.iter().find(|missing| missing.suite == suite);
+        let why = why.map_or_else(|| suite.name().to_owned(), ToString::to_string);
+        return Err(format!("this kernel's kTLS cannot do the agreed suite {why}").into());
+    }
+    Ok((suite, abilities.rekey))
+}
+
+/// Notes who the peer is, or at least claims to be, and what was agreed.
+pub fn note_handshake(observed: &Observed, agreed: Option<&Agreed>, verdict: &Verdict) {
+    let claim = verdict.claim();
+    observed.connection().learn(|learned| {
+        learned.tls = agreed.map(|agreed| TlsInfo {
+            version: agreed.version.clone(),
+            suite: agreed.suite.clone(),
+            group: agreed.group.clone(),
+        });
+        if let Some(claim) = claim {
+            learned.peer_certificate = Some(certificate_info(&claim.serial, claim.not_after));
+            learned.peer_identity = claim.name;
+            learned.peer_proven = verdict.peer().is_some();
+        }
+    });
+}
+
+/// A certificate as the log shows it.
+#[must_use]
+pub fn certificate_info(serial: &str, not_after: SystemTime) -> CertificateInfo {
+    CertificateInfo { serial: serial.to_owned(), not_after: not_after.into() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::ktls::Missing;
+
+    fn able() -> KernelTls {
+        Ok(Arc::new(Abilities {
+            suites: vec![Suite::Aes128Gcm, Suite::Aes256Gcm],
+            missing: vec![Missing { suite: Suite::ChaCha20Poly1305, why: "no such cipher".to_owned() }],
+            rekey: true,
+            why_no_rekey: None,
+            defects: vec![],
+        }))
+    }
+
+    #[test]
+    fn what_the_kernel_can_do_is_offloaded_whether_auto_or_asked_for() {
+        for datapath in [DatapathChoice::Auto, DatapathChoice::RelayKtls] {
+            let agreed = offload(&able(), datapath, Some(Suite::Aes256Gcm)).unwrap();
+            assert_eq!(agreed, (Suite::Aes256Gcm, true));
+        }
+    }
+
+    #[test]
+    fn what_is_not_offloaded_has_its_reason() {
+        let none: KernelTls = Err(Unavailable::NoModule { may_load: true });
+        let (auto, asked) = (DatapathChoice::Auto, DatapathChoice::RelayKtls);
+        for (ktls, datapath, suite, part) in [
+            (
+                &able(),
+                DatapathChoice::RelayUserspace,
+                Some(Suite::Aes256Gcm),
+                "relay-userspace is configured",
+            ),
+            (&none, DatapathChoice::RelayUserspace, None, "relay-userspace is configured"),
+            (&none, auto, Some(Suite::Aes256Gcm), "no relay-ktls: this kernel has no kTLS"),
+            (&none, asked, Some(Suite::Aes256Gcm), "modprobe tls"),
+            (&able(), auto, None, "TLS 1.2 was agreed"),
+            (&able(), asked, Some(Suite::ChaCha20Poly1305), "TLS_CHACHA20_POLY1305_SHA256: no such cipher"),
+        ] {
+            let why = offload(ktls, datapath, suite).unwrap_err();
+            assert!(why.contains(part), "{why} lacks {part}");
+        }
+    }
+}

@@ -1,0 +1,380 @@
+//! A steered SYN: see who is there, verify and authorise, and only then deliver to the application.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime};
+
+use tokio::net::TcpStream;
+
+use super::admission::HandshakePermit;
+use super::carrier::Carrier;
+use super::context::{Relay, note_handshake};
+use super::dial;
+use super::hello::{Hello, read_hello};
+use super::outbound::{refusal_of, reset};
+use super::place::Place;
+use super::pump::{Codec, Pump};
+use super::session::{Session, SessionError, end_politely};
+use crate::config::{Mode, Timeouts};
+use crate::datapath::PumpError;
+use crate::datapath::buffer::Buffer;
+use crate::datapath::ktls::Suite;
+use crate::handshake::{Authorise, Preface, Records, Verdict};
+use crate::identity::PeerName;
+use crate::observe::connection::{Datapath, Direction, Ending, LiveConnection};
+use crate::observe::observer::{Captured, Observed};
+use crate::observe::{Reason, Refusal};
+use crate::policy::Query;
+use crate::snapshot::{Snapshot, WorkloadState};
+
+/// Carries one inbound connection from its first byte to its end.
+pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, from: SocketAddr) {
+    let Ok(to) = stream.local_addr() else {
+        return;
+    };
+    let snapshot = relay.snapshot.load_full();
+    let owner = place.owners.load().of(to.port());
+    let Some(workload) = owner.and_then(|number| snapshot.workloads.get(&number)).map(Arc::clone) else {
+        reset(&stream);
+        return;
+    };
+    let observed = relay.observer.begin(
+        &workload.metrics,
+        Captured {
+            direction: Direction::Inbound,
+            local_identity: Some(Arc::clone(&workload.spiffe_id)),
+            source: from,
+            destination: to,
+        },
+    );
+    let permit = relay.admission.load().connection(
+        snapshot.config.limits.connections,
+        &workload.live,
+        workload.settings.max_connections,
+    );
+    let _permit = match permit {
+        Ok(permit) => permit,
+        Err(refusal) => {
+            reset(&stream);
+            observed.end(Ending::Refused(refusal));
+            return;
+        }
+    };
+    let gate = Gate {
+        mode: workload.settings.mode_of_port(to.port()),
+        port: to.port(),
+        snapshot: Arc::clone(&snapshot),
+        workload: Arc::clone(&workload),
+        connection: observed.shared(),
+    };
+    let reception = Reception {
+        relay: &relay,
+        place: &place,
+        snapshot: &snapshot,
+        workload: &workload,
+        observed: &observed,
+        gate,
+        from,
+        to,
+    };
+    let mut stopped = workload.stopped.clone();
+    let ending = tokio::select! {
+        ending = reception.carry(stream) => ending,
+        _ = stopped.wait_for(|stopped| *stopped) => Ending::Cut(Reason::ShuttingDown.into()),
+    };
+    observed.end(ending);
+}
+
+struct Reception<'a> {
+    relay: &'a Relay,
+    place: &'a Place,
+    snapshot: &'a Snapshot,
+    workload: &'a WorkloadState,
+    observed: &'a Observed,
+    gate: Gate,
+    from: SocketAddr,
+    to: SocketAddr,
+}
+
+impl Reception<'_> {
+    async fn carry(&self, stream: TcpStream) -> Ending {
+        if self.gate.mode == Mode::Strict {
+            self.carry_strict(stream).await
+        } else {
+            self.carry_permissive(stream).await
+        }
+    }
+
+    /// Only mutual TLS. A client that says nothing is a handshake under way like any other, so that a flood of
+    /// them is bounded; and one time limit goes from its first byte to the last of the handshake.
+    async fn carry_strict(&self, mut stream: TcpStream) -> Ending {
+        let limit = self.snapshot.config.timeouts.handshake;
+        let slot = match self.relay.admission.load().inbound_handshake(self.from.ip(), limit).await {
+            Ok(slot) => slot,
+            Err(refusal) => {
+                reset(&stream);
+                return Ending::Refused(refusal);
+            }
+        };
+        let started = Instant::now();
+        let mut first = Vec::new();
+        match tokio::time::timeout(limit, read_hello(&mut stream, &mut first)).await {
+            Ok(Ok(Hello::Tls { mtlsd })) => {
+                let arrived = Arrived { stream, first, mtlsd };
+                self.terminate(arrived, slot, limit.saturating_sub(started.elapsed())).await
+            }
+            Ok(Ok(Hello::NotTls)) => {
+                reset(&stream);
+                Ending::Refused(Refusal::new(
+                    Reason::Plaintext,
+                    format!("it began with {}", looks_like(&first)),
+                ))
+            }
+            Ok(Err(error)) => Ending::Refused(no_hello(&error)),
+            Err(_) => {
+                reset(&stream);
+                let detail = format!("{} bytes in {limit:?}", first.len());
+                Ending::Refused(Refusal::new(Reason::HandshakeTimeout, detail))
+            }
+        }
+    }
+
+    /// mtlsd peers get mutual TLS; everything else, silence included, is the application's to understand.
+    async fn carry_permissive(&self, mut stream: TcpStream) -> Ending {
+        let timeouts = &self.snapshot.config.timeouts;
+        let mut first = Vec::new();
+        match detect(&mut stream, &mut first, timeouts).await {
+            Ok(Ok(Hello::Tls { mtlsd: true })) => {
+                let slot = match self
+                    .relay
+                    .admission
+                    .load()
+                    .inbound_handshake(self.from.ip(), timeouts.handshake)
+                    .await
+                {
+                    Ok(slot) => slot,
+                    Err(refusal) => {
+                        reset(&stream);
+                        return Ending::Refused(refusal);
+                    }
+                };
+                self.terminate(Arrived { stream, first, mtlsd: true }, slot, timeouts.handshake).await
+            }
+            Ok(Ok(Hello::Tls { mtlsd: false })) => self.pass_on(stream, first, Datapath::Passthrough).await,
+            Ok(Ok(Hello::NotTls)) | Err(_) => self.pass_on(stream, first, Datapath::Plaintext).await,
+            Ok(Err(error)) => Ending::Refused(no_hello(&error)),
+        }
+    }
+
+    /// Permissive: carries the bytes as they are.
+    async fn pass_on(&self, stream: TcpStream, first: Vec<u8>, datapath: Datapath) -> Ending {
+        if let Err(refusal) = self.gate.admit(None) {
+            reset(&stream);
+            return Ending::Refused(refusal);
+        }
+        match self.deliver().await {
+            Ok(application) => {
+                self.observed.established(datapath, None);
+                let none = Buffer::default;
+                let pump =
+                    Pump::new(application, stream, Codec::Plain, self.observed, none(), first.into(), none());
+                let mut carrier = Carrier::UserSpace(pump);
+                let result = carrier.run(self.idle()).await;
+                finish(carrier, result)
+            }
+            Err(refusal) => {
+                reset(&stream);
+                Ending::Refused(refusal)
+            }
+        }
+    }
+
+    async fn terminate(&self, arrived: Arrived, slot: HandshakePermit, limit: Duration) -> Ending {
+        let mtlsd = arrived.mtlsd;
+        let shaken = self.shake_hands(arrived, limit).await;
+        drop(slot);
+        let (mut session, verdict) = match shaken {
+            Ok(pair) => pair,
+            Err(refusal) => return Ending::Refused(refusal),
+        };
+        let Some(peer) = verdict.peer() else {
+            reset(&session.into_socket());
+            return Ending::Refused(Reason::NoCertificate.into());
+        };
+        // The others were authorised within the handshake.
+        let admitted = if mtlsd { self.gate.admit(Some(&peer.name)) } else { Ok(()) };
+        let refusal = match admitted {
+            Ok(()) => match self.deliver().await {
+                Ok(application) => {
+                    if mtlsd && let Err(error) = session.send_preface(&Preface::Ready).await {
+                        reset(&application);
+                        return Ending::Refused(refusal_of(&error, &verdict));
+                    }
+                    let suite = session.records().suite().and_then(Suite::of);
+                    let terms = self.relay.offload(&self.workload.settings, &self.snapshot.config.tls, suite);
+                    return match Carrier::new(session, application, self.observed, terms) {
+                        Ok(mut carrier) => {
+                            let result = carrier.run(self.idle()).await;
+                            finish(carrier, result)
+                        }
+                        Err(error) => Ending::Cut(PumpError::from(error).refusal()),
+                    };
+                }
+                Err(refusal) => refusal,
+            },
+            Err(refusal) => refusal,
+        };
+        if mtlsd {
+            if session.send_preface(&Preface::refusing(&refusal)).await.is_ok() {
+                tokio::spawn(session.close());
+            }
+        } else {
+            reset(&session.into_socket());
+        }
+        Ending::Refused(refusal)
+    }
+
+    async fn shake_hands(&self, arrived: Arrived, limit: Duration) -> Result<(Session, Verdict), Refusal> {
+        let internal = |error: String| Refusal::new(Reason::Internal, error);
+        let identity = self.workload.usable_identity(SystemTime::now())?;
+        self.observed
+            .connection()
+            .learn(|learned| learned.local_certificate = Some(identity.certificate.clone()));
+        let authorise = (!arrived.mtlsd).then(|| {
+            let gate = self.gate.clone();
+            Box::new(move |peer: &PeerName| gate.admit(Some(peer))) as Authorise
+        });
+        let (config, verdict) =
+            identity.tls.server(arrived.mtlsd, authorise).map_err(|error| internal(error.to_string()))?;
+        let records = Records::server(config).map_err(|error| internal(error.to_string()))?;
+        let mut session = Session::new(arrived.stream, records, arrived.first)
+            .ready_for_kernel(self.relay.may_offload(&self.workload.settings));
+        let started = Instant::now();
+        let result = tokio::time::timeout(limit, session.handshake()).await;
+        note_handshake(self.observed, session.records().agreed().as_ref(), &verdict);
+        match result {
+            Ok(Ok(())) => {
+                self.observed.handshake_done(started.elapsed());
+                Ok((session, verdict))
+            }
+            Ok(Err(error)) => {
+                let refusal = refusal_of(&error, &verdict);
+                if matches!(error, SessionError::Tls(_)) {
+                    end_politely(session.into_socket());
+                }
+                Err(refusal)
+            }
+            Err(_) => {
+                reset(&session.into_socket());
+                let limit = self.snapshot.config.timeouts.handshake;
+                Err(Refusal::new(Reason::HandshakeTimeout, format!("it was not done after {limit:?}")))
+            }
+        }
+    }
+
+    fn idle(&self) -> Option<Duration> {
+        self.snapshot.config.timeouts.idle
+    }
+
+    /// Connects to the application, which sees the true client as its peer.
+    async fn deliver(&self) -> Result<TcpStream, Refusal> {
+        let limit = self.snapshot.config.timeouts.handshake;
+        let dialled = dial::dial(&self.relay.capture, &self.place.netns, self.to, None, Some(self.from));
+        match tokio::time::timeout(limit, dialled).await {
+            Ok(Ok(application)) => Ok(application),
+            Ok(Err(error)) => {
+                Err(Refusal::new(Reason::ApplicationRefused, format!("connecting to {}: {error}", self.to)))
+            }
+            Err(_) => Err(Refusal::new(
+                Reason::ApplicationRefused,
+                format!("{} did not accept within {limit:?}", self.to),
+            )),
+        }
+    }
+}
+
+/// Closes both sockets, and says how it ended.
+fn finish(carrier: Carrier<'_>, result: Result<(), PumpError>) -> Ending {
+    carrier.end(&result);
+    match result {
+        Ok(()) => Ending::Closed,
+        Err(error) => Ending::Cut(error.refusal()),
+    }
+}
+
+/// A client, the bytes read from it, and whether it offers ALPN `mtlsd/1`.
+struct Arrived {
+    stream: TcpStream,
+    first: Vec<u8>,
+    mtlsd: bool,
+}
+
+/// Policy for one connection; a handshake carries a copy along.
+#[derive(Clone)]
+struct Gate {
+    snapshot: Arc<Snapshot>,
+    workload: Arc<WorkloadState>,
+    connection: Arc<LiveConnection>,
+    port: u16,
+    mode: Mode,
+}
+
+impl Gate {
+    /// Asks policy; notes the rule that decided.
+    fn admit(&self, peer: Option<&PeerName>) -> Result<(), Refusal> {
+        let workload = &self.workload.settings.name;
+        let decision =
+            self.snapshot.policy.decide(&Query { peer, workload, port: self.port, mode: self.mode });
+        let rule = match decision.rule {
+            Some(rule) => rule.to_owned(),
+            None => format!("default of {}", self.mode),
+        };
+        self.connection.learn(|learned| learned.policy = Some(rule.as_str().into()));
+        if decision.allow {
+            return Ok(());
+        }
+        let who = peer.map_or_else(|| "a client without identity".to_owned(), ToString::to_string);
+        let reason = if decision.rule.is_some() { Reason::PolicyDenied } else { Reason::PolicyDefault };
+        Err(Refusal::new(reason, format!("{who} to {workload} port {}: {rule}", self.port)))
+    }
+}
+
+/// The connection ended before it was clear what it is.
+fn no_hello(error: &std::io::Error) -> Refusal {
+    match error.kind() {
+        std::io::ErrorKind::UnexpectedEof => Reason::HandshakeClosed.into(),
+        _ => Refusal::new(Reason::HandshakeClosed, error.to_string()),
+    }
+}
+
+/// The first byte is waited for briefly: a client that says nothing waits for the application to speak.
+/// What began like TLS has the time of a handshake for the rest of its ClientHello.
+async fn detect(
+    stream: &mut TcpStream,
+    first: &mut Vec<u8>,
+    timeouts: &Timeouts,
+) -> Result<std::io::Result<Hello>, tokio::time::error::Elapsed> {
+    if let Err(error) = tokio::time::timeout(timeouts.detect, stream.peek(&mut [0])).await? {
+        return Ok(Err(error));
+    }
+    tokio::time::timeout(timeouts.handshake, read_hello(stream, first)).await
+}
+
+/// What a person would recognise of the first bytes. Not the bytes: they may be a secret.
+fn looks_like(bytes: &[u8]) -> String {
+    const METHODS: [&[u8]; 8] =
+        [b"GET ", b"POST ", b"PUT ", b"HEAD ", b"DELETE ", b"PATCH ", b"OPTIONS ", b"CONNECT "];
+    if METHODS.iter().any(|method| bytes.starts_with(method)) {
+        return "an HTTP/1 request".to_owned();
+    }
+    if bytes.starts_with(b"PRI * HTTP/2") {
+        return "an HTTP/2 connection preface".to_owned();
+    }
+    if bytes.starts_with(b"SSH-") {
+        return "an SSH banner".to_owned();
+    }
+    match bytes.first() {
+        Some(first) => format!("{} bytes that are not TLS, the first one 0x{first:02x}", bytes.len()),
+        None => "nothing".to_owned(),
+    }
+}

@@ -1,0 +1,18 @@
+//! The relay: the daemon stands between the application and the wire, in the workload's own namespace.
+//!
+//! [`outbound`] dials for a captured connect(), [`inbound`] receives a steered SYN, both end in the [`pump`].
+
+pub mod admission;
+pub mod carrier;
+pub mod context;
+pub mod dial;
+pub mod hello;
+pub mod inbound;
+pub mod outbound;
+pub mod place;
+pub mod pump;
+pub mod session;
+
+pub use admission::Admission;
+pub use context::{KernelTls, Relay};
+pub use place::Place;

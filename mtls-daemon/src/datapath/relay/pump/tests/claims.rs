@@ -1,0 +1,389 @@
+//! What the pump promises, one by one.
+
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::TcpStream;
+use tokio::sync::watch;
+
+use super::super::*;
+use super::ends::{
+    Peer, fresh_records, in_time, is_alert, is_forgery, is_reset, next, observed, plain_pump, records, reset,
+    run, served, tcp, tls_pump, userspace_pump,
+};
+use crate::datapath::relay::carrier::Carrier;
+use crate::datapath::relay::session::{Session, SessionError};
+use crate::handshake::Preface;
+use crate::observe::Reason;
+use crate::observe::connection::Ending;
+
+#[tokio::test]
+async fn half_close_leaves_the_other_direction_working() {
+    let (mut application, mut peer, outcome) = served(None).await;
+    peer.send(b"request").await;
+    let end = peer.close_notify();
+    peer.tcp.write_all(&end).await.unwrap();
+    peer.tcp.shutdown().await.unwrap();
+    let mut request = Vec::new();
+    in_time(application.read_to_end(&mut request)).await.unwrap();
+    assert_eq!(request, b"request");
+    tokio::time::sleep(Duration::from_millis(20)).await;
+    application.write_all(&[7; 300_000]).await.unwrap();
+    drop(application);
+    assert_eq!(peer.read_all().await, Ok(vec![7; 300_000]));
+    in_time(outcome).await.unwrap().unwrap();
+
+    let (mut application, mut peer, outcome) = served(None).await;
+    application.write_all(b"greeting").await.unwrap();
+    application.shutdown().await.unwrap();
+    assert_eq!(peer.read_all().await, Ok(b"greeting".to_vec()));
+    peer.send(b"answer").await;
+    let end = peer.close_notify();
+    peer.tcp.write_all(&end).await.unwrap();
+    let mut answer = Vec::new();
+    in_time(application.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(answer, b"answer");
+    in_time(outcome).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn rst_after_half_close_reaches_the_other_end_though_that_end_is_not_read_any_more() {
+    let (mut application, mut peer, outcome) = served(None).await;
+    application.shutdown().await.unwrap();
+    assert_eq!(peer.read_all().await, Ok(vec![]), "the half-close has gone through");
+    reset(application);
+    in_time(peer.tcp.ready(Interest::ERROR)).await.unwrap();
+    assert!(is_reset(&peer.tcp.write_all(b"x").await.unwrap_err()));
+    assert!(matches!(in_time(outcome).await.unwrap(), Err(PumpError::Application(_))));
+
+    let (mut application, mut peer, outcome) = served(None).await;
+    let end = peer.close_notify();
+    peer.tcp.write_all(&end).await.unwrap();
+    assert_eq!(next(&mut application).await.unwrap(), None);
+    reset(peer.tcp);
+    assert!(matches!(in_time(outcome).await.unwrap(), Err(PumpError::Peer(_))));
+    in_time(application.ready(Interest::ERROR)).await.unwrap();
+    assert!(is_reset(&application.write_all(b"x").await.unwrap_err()));
+}
+
+#[tokio::test]
+async fn eof_without_close_notify_is_a_truncation_and_rst_for_the_application() {
+    for sent in [b"".as_slice(), b"half a reply"] {
+        let (mut application, mut peer, outcome) = served(None).await;
+        if !sent.is_empty() {
+            peer.send(sent).await;
+            let mut got = vec![0; sent.len()];
+            in_time(application.read_exact(&mut got)).await.unwrap();
+        }
+        peer.tcp.shutdown().await.unwrap();
+        let error = next(&mut application).await.unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
+        let outcome = in_time(outcome).await.unwrap().unwrap_err();
+        assert!(matches!(outcome, PumpError::Truncated));
+        assert_eq!(outcome.refusal().reason, Reason::Truncated);
+    }
+}
+
+#[tokio::test]
+async fn half_a_record_and_eof_is_a_truncation_too() {
+    let (mut application, mut peer, outcome) = served(None).await;
+    let wire = peer.sealed(b"never seen");
+    peer.tcp.write_all(&wire[..wire.len() - 1]).await.unwrap();
+    peer.tcp.shutdown().await.unwrap();
+    assert_eq!(next(&mut application).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    assert!(matches!(in_time(outcome).await.unwrap(), Err(PumpError::Truncated)));
+}
+
+#[tokio::test]
+async fn a_forged_record_is_an_alert_to_the_peer_and_rst_for_the_application() {
+    // With something behind it: unread bytes would turn the close into RST, which overtakes the alert.
+    for behind in [0, 100_000] {
+        let (mut application, mut peer, outcome) = served(None).await;
+        peer.send(b"o").await;
+        assert_eq!(next(&mut application).await.unwrap(), Some(b'o'));
+        let mut wire = peer.sealed(b"forged");
+        *wire.last_mut().unwrap() ^= 1;
+        wire.extend(peer.sealed(&vec![0; behind]));
+        peer.tcp.write_all(&wire).await.unwrap();
+        assert_eq!(next(&mut application).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        let outcome = in_time(outcome).await.unwrap().unwrap_err();
+        assert!(is_forgery(&outcome), "{outcome}");
+        assert_eq!(outcome.refusal().reason, Reason::RecordError);
+        let said = peer.read_all().await.unwrap_err();
+        assert!(said.to_lowercase().contains("bad") && said.to_lowercase().contains("mac"), "{said}");
+        assert_eq!(next(&mut peer.tcp).await.unwrap(), None, "FIN, not RST");
+    }
+}
+
+#[tokio::test]
+async fn an_alert_of_the_peer_is_rst_for_the_application() {
+    let (mut application, at_pump) = tcp().await;
+    let (mut tcp, from_peer) = tcp().await;
+    let (client, mut server) = records();
+    let outcome = tokio::spawn(async move {
+        let observed = observed();
+        run(tls_pump(at_pump, from_peer, client, &observed), None).await
+    });
+    // What rustls says of a forged record is a fatal alert.
+    let mut alert = Vec::new();
+    let mut forged = vec![23, 3, 3, 0, 32];
+    forged.extend([0; 32]);
+    assert!(server.advance(&mut forged, &mut Vec::new(), &mut alert).1.is_err());
+    tcp.write_all(&alert).await.unwrap();
+    assert_eq!(next(&mut application).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    let outcome = in_time(outcome).await.unwrap().unwrap_err();
+    assert!(is_alert(&outcome), "{outcome}");
+}
+
+#[tokio::test]
+async fn a_server_that_says_all_and_closes_in_its_first_flight_is_heard_in_full() {
+    let (mut application, at_pump) = tcp().await;
+    let (to_server, server_tcp) = tcp().await;
+    let (client, server) = fresh_records();
+    let client = tokio::spawn(async move {
+        let mut session = Session::new(to_server, client, Vec::new());
+        session.handshake().await.unwrap();
+        assert_eq!(session.read_preface().await.unwrap(), Preface::Ready);
+        let (peer, codec, incoming, to_application, to_peer) = session.into_parts();
+        let observed = observed();
+        let pump = Pump::new(at_pump, peer, codec, &observed, incoming, to_application, to_peer);
+        run(Carrier::UserSpace(pump), None).await
+    });
+    let mut server = Peer { tcp: server_tcp, records: server, incoming: Vec::new() };
+    while server.records.is_handshaking() {
+        in_time(server.tcp.read_buf(&mut server.incoming)).await.unwrap();
+        let mut wire = Vec::new();
+        let (done, progress) = server.records.advance(&mut server.incoming, &mut Vec::new(), &mut wire);
+        progress.unwrap();
+        server.incoming.drain(..done);
+        server.tcp.write_all(&wire).await.unwrap();
+    }
+    let mut wire = server.sealed(&Preface::Ready.encode());
+    wire.extend(server.sealed(b"220 ready\r\n"));
+    wire.extend(server.close_notify());
+    server.tcp.write_all(&wire).await.unwrap();
+    server.tcp.shutdown().await.unwrap();
+    let mut greeting = Vec::new();
+    in_time(application.read_to_end(&mut greeting)).await.unwrap();
+    assert_eq!(greeting, b"220 ready\r\n");
+    application.write_all(b"thanks").await.unwrap();
+    application.shutdown().await.unwrap();
+    assert_eq!(server.read_all().await, Ok(b"thanks".to_vec()));
+    in_time(client).await.unwrap().unwrap();
+}
+
+#[tokio::test]
+async fn the_server_may_speak_first() {
+    let (mut application, mut peer, outcome) = served(None).await;
+    application.write_all(b"SSH-2.0-x\r\n").await.unwrap();
+    let mut wire = [0; 200];
+    let length = in_time(peer.tcp.read(&mut wire)).await.unwrap();
+    let mut said = Vec::new();
+    let (_, progress) = peer.records.advance(&mut wire[..length], &mut said, &mut Vec::new());
+    assert_eq!((progress.unwrap(), said.as_slice()), (Progress::Open, b"SSH-2.0-x\r\n".as_slice()));
+    let end = peer.close_notify();
+    peer.tcp.write_all(&end).await.unwrap();
+    assert_eq!(next(&mut application).await.unwrap(), None);
+    drop(application);
+    in_time(outcome).await.unwrap().unwrap();
+}
+
+/// Sends until the socket takes no more for a while; returns how much it took.
+async fn fill(socket: &TcpStream, bytes: &[u8]) -> usize {
+    let mut taken = 0;
+    loop {
+        match socket.try_write(bytes.get(taken..).expect("more bytes than this are taken")) {
+            Ok(length) => taken += length,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                let patience = Duration::from_millis(300);
+                if tokio::time::timeout(patience, socket.writable()).await.is_err() {
+                    return taken;
+                }
+            }
+            Err(error) => panic!("{error}"),
+        }
+    }
+}
+
+/// Makes the kernel's buffers small; returns what they hold together.
+fn small_buffers(sockets: &[&TcpStream]) -> usize {
+    let mut sum = 0;
+    for socket in sockets {
+        let socket = SockRef::from(*socket);
+        socket.set_send_buffer_size(32_768).unwrap();
+        socket.set_recv_buffer_size(32_768).unwrap();
+        sum += socket.send_buffer_size().unwrap() + socket.recv_buffer_size().unwrap();
+    }
+    sum
+}
+
+/// Most bytes that may wait in a direction: one read and what was left of a record, or the records that one
+/// read makes.
+const MOST: usize = READ_SIZE + MAX_RECORD;
+
+#[tokio::test]
+async fn a_reader_that_does_not_read_stops_the_writer_after_the_socket_buffers_and_one_read() {
+    let (application, at_pump) = tcp().await;
+    let (tcp, from_peer) = tcp().await;
+    let limit = small_buffers(&[&application, &at_pump, &tcp, &from_peer]) + MOST;
+    let (client, server) = records();
+    let probe = Arc::new(Mutex::new((0, 0)));
+    let most = Arc::clone(&probe);
+    let task = tokio::spawn(async move {
+        let observed = observed();
+        let Pump { mut application, mut peer, mut flow } =
+            userspace_pump(at_pump, from_peer, server, &observed);
+        let (from_application, application) = application.split();
+        let (from_peer, peer) = peer.split();
+        let (application, peer) = (application.as_ref(), peer.as_ref());
+        let mut ends = Ends { from_application, application, from_peer, peer };
+        poll_fn(|cx| {
+            let result = flow.poll(&mut ends, cx);
+            let mut most = most.lock().unwrap();
+            for buffer in [&flow.incoming, &flow.to_application, &flow.to_peer] {
+                most.0 = most.0.max(buffer.waiting().len());
+                most.1 = most.1.max(buffer.capacity());
+            }
+            result
+        })
+        .await
+    });
+    let taken = in_time(fill(&application, &vec![3; 4 * limit])).await;
+    assert!(taken > 32_768 && taken < limit, "application to peer: {taken} of at most {limit}");
+    // The other direction, while the first one is stuck.
+    let mut peer = Peer { tcp, records: client, incoming: Vec::new() };
+    let wire = peer.sealed(&vec![4; 4 * limit]);
+    let taken = in_time(fill(&peer.tcp, &wire)).await;
+    assert!(taken > 32_768 && taken < limit, "peer to application: {taken} of at most {limit}");
+    let (waiting, capacity) = *probe.lock().unwrap();
+    assert!(waiting > 0 && waiting <= MOST, "{waiting} bytes wait in one buffer");
+    assert!(capacity <= 4 * READ_SIZE, "{capacity} bytes of memory in one buffer");
+    task.abort();
+}
+
+#[tokio::test]
+async fn an_idle_pump_owns_no_memory_for_bytes() {
+    let spare = || {
+        let mut buffer = Buffer::default();
+        buffer.tail().reserve(1000);
+        buffer
+    };
+    let (mut application, at_pump) = tcp().await;
+    let (tcp, from_peer) = tcp().await;
+    let (client, server) = records();
+    let observed = observed();
+    let codec = Codec::Tls { records: server, peer_ended: false };
+    let Pump { application: mut at_pump, peer: mut from_peer, mut flow } =
+        Pump::new(at_pump, from_peer, codec, &observed, spare(), spare(), spare());
+    let owned = |flow: &Flow<'_>| -> usize {
+        [&flow.incoming, &flow.to_application, &flow.to_peer].map(Buffer::capacity).iter().sum()
+    };
+    assert_eq!(owned(&flow), 0, "before the first byte");
+    let (from_application, application_end) = at_pump.split();
+    let (from_peer, peer_end) = from_peer.split();
+    let mut ends =
+        Ends { from_application, application: application_end.as_ref(), from_peer, peer: peer_end.as_ref() };
+    let mut peer = Peer { tcp, records: client, incoming: Vec::new() };
+    for round in 1..4 {
+        let request = peer.sealed(&vec![2; round * 20_000]);
+        let answer = vec![1; round * 30_000];
+        let exchange = async {
+            application.write_all(&answer).await.unwrap();
+            peer.tcp.write_all(&request).await.unwrap();
+            let mut got = vec![0; round * 20_000];
+            in_time(application.read_exact(&mut got)).await.unwrap();
+            let mut plaintext = Vec::new();
+            while plaintext.len() < answer.len() {
+                in_time(peer.tcp.read_buf(&mut peer.incoming)).await.unwrap();
+                let (done, progress) =
+                    peer.records.advance(&mut peer.incoming, &mut plaintext, &mut Vec::new());
+                assert_eq!(progress.unwrap(), Progress::Open);
+                peer.incoming.drain(..done);
+            }
+        };
+        tokio::select! {
+            () = exchange => {}
+            result = poll_fn(|cx| flow.poll(&mut ends, cx)) => panic!("{result:?}"),
+        }
+        assert_eq!(owned(&flow), 0, "after {round} rounds");
+    }
+}
+
+#[tokio::test]
+async fn silence_for_longer_than_the_limit_ends_it_and_bytes_put_it_off() {
+    let limit = Duration::from_millis(300);
+    let started = Instant::now();
+    let (mut application, mut peer, outcome) = served(Some(limit)).await;
+    for _ in 0..6 {
+        tokio::time::sleep(limit / 3).await;
+        peer.send(b"x").await;
+        assert_eq!(next(&mut application).await.unwrap(), Some(b'x'));
+    }
+    assert_eq!(next(&mut application).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    let outcome = in_time(outcome).await.unwrap().unwrap_err();
+    assert!(matches!(outcome, PumpError::Idle(idle) if idle == limit), "{outcome}");
+    assert_eq!(outcome.refusal().reason, Reason::Idle);
+    assert!(started.elapsed() >= limit * 3, "{:?}", started.elapsed());
+}
+
+#[tokio::test]
+async fn a_stop_is_rst_both_ways() {
+    for tls in [true, false] {
+        let (mut application, at_pump) = tcp().await;
+        let (mut peer, from_peer) = tcp().await;
+        let (stop, stopped) = watch::channel(false);
+        let outcome = tokio::spawn(async move {
+            let observed = observed();
+            let mut pump = match tls {
+                true => tls_pump(at_pump, from_peer, records().0, &observed),
+                false => plain_pump(at_pump, from_peer, &observed),
+            };
+            let result = pump.run_until(None, stopped).await;
+            pump.end(&result);
+            result
+        });
+        tokio::time::sleep(Duration::from_millis(20)).await;
+        assert!(!outcome.is_finished());
+        stop.send_replace(true);
+        for socket in [&mut application, &mut peer] {
+            assert_eq!(next(socket).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        }
+        let outcome = in_time(outcome).await.unwrap().unwrap_err();
+        assert!(matches!(outcome, PumpError::Stopped), "{outcome}");
+        assert_eq!(outcome.refusal().reason, Reason::ShuttingDown);
+    }
+}
+
+#[tokio::test]
+async fn bytes_are_counted_in_both_directions() {
+    let (mut application, at_pump) = tcp().await;
+    let (mut peer, from_peer) = tcp().await;
+    let counted = tokio::spawn(async move {
+        let observed = observed();
+        let none = Buffer::default;
+        let early = Buffer::from(b"early".to_vec());
+        let pump = Pump::new(at_pump, from_peer, Codec::Plain, &observed, none(), early, none());
+        run(Carrier::UserSpace(pump), None).await.unwrap();
+        let record = observed.end(Ending::Closed);
+        (record.bytes.sent, record.bytes.received)
+    });
+    application.write_all(&[1; 1000]).await.unwrap();
+    application.shutdown().await.unwrap();
+    peer.write_all(&[2; 70_000]).await.unwrap();
+    peer.shutdown().await.unwrap();
+    let (mut a, mut b) = (Vec::new(), Vec::new());
+    tokio::try_join!(in_time(application.read_to_end(&mut a)), in_time(peer.read_to_end(&mut b))).unwrap();
+    assert_eq!((a.len(), b.len()), (70_005, 1000));
+    assert!(a.starts_with(b"early"));
+    assert_eq!(in_time(counted).await.unwrap(), (1000, 70_005));
+}
+
+#[tokio::test]
+async fn nothing_can_be_said_before_the_handshake() {
+    let (client, _) = fresh_records();
+    let (tcp, _other) = tcp().await;
+    let mut session = Session::new(tcp, client, Vec::new());
+    assert!(matches!(session.send_preface(&Preface::Ready).await, Err(SessionError::Tls(_))));
+}

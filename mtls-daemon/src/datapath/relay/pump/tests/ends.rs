@@ -1,0 +1,249 @@
+//! What the tests put at both sides of a pump.
+
+use std::num::NonZeroUsize;
+use std::sync::{Arc, LazyLock};
+use std::time::Duration;
+
+use rustls::pki_types::ServerName;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+
+use super::super::*;
+use crate::datapath::ktls::{self, Abilities, Channel, ChannelError, KernelPump, Suite, Terms};
+use crate::datapath::relay::carrier::Carrier;
+use crate::handshake::{ExpectedServer, PeerNameSettings, TlsSettings, Trust, WorkloadTls};
+use crate::identity::TrustBundles;
+use crate::identity::testing::{LeafSpec, TestCa};
+use crate::observe::access_log::{AccessLog, Target};
+use crate::observe::connection::Direction;
+use crate::observe::metrics::Metrics;
+use crate::observe::observer::{Captured, Observer};
+use crate::observe::recorder::Recorder;
+
+/// Longer than anything here takes on a busy machine; beyond it something hangs.
+pub const HANG: Duration = Duration::from_secs(30);
+
+const CLIENT: &str = "spiffe://example.org/web";
+const SERVER: &str = "spiffe://example.org/db";
+
+static WORKLOADS: LazyLock<(WorkloadTls, WorkloadTls)> = LazyLock::new(|| {
+    let ca = TestCa::root("root");
+    let bundles = TrustBundles::from_iter([("example.org".parse().unwrap(), ca.bundle())]);
+    let trust = Arc::new(Trust {
+        bundles: Arc::new(bundles),
+        trust_domain: "example.org".parse().unwrap(),
+        names: PeerNameSettings::default(),
+        max_certificates: 10,
+        max_bytes: 65_536,
+    });
+    let tls = |id| {
+        WorkloadTls::new(
+            &ca.leaf(&LeafSpec::id(id)).svid(),
+            Arc::clone(&trust),
+            TlsSettings { secret_extraction: true, ..TlsSettings::default() },
+        )
+    };
+    (tls(CLIENT), tls(SERVER))
+});
+
+static OBSERVER: LazyLock<Arc<Observer>> = LazyLock::new(|| {
+    let metrics = Metrics::new("0");
+    let log = AccessLog::start(Target::Off, metrics.access_log_lost()).unwrap();
+    Arc::new(Observer::new(Recorder::new(NonZeroUsize::MIN), metrics, log))
+});
+
+pub fn observed() -> Observed {
+    let captured = Captured {
+        direction: Direction::Outbound,
+        local_identity: None,
+        source: "10.0.0.2:1".parse().unwrap(),
+        destination: "10.0.0.3:2".parse().unwrap(),
+    };
+    OBSERVER.begin(&OBSERVER.metrics().workload("w"), captured)
+}
+
+/// A client and a server that have not said anything yet.
+pub fn fresh_records() -> (Records, Records) {
+    let (client, server) = &*WORKLOADS;
+    let expected = Arc::new(ExpectedServer { ids: vec![SERVER.parse().unwrap()], dns_names: vec![] });
+    let name = ServerName::from(std::net::IpAddr::from([10, 0, 0, 2]));
+    let client = Records::client(client.client(expected).unwrap().0, name).unwrap();
+    (client, Records::server(server.server(true, None).unwrap().0).unwrap())
+}
+
+/// As [`fresh_records`], with a server that cuts its messages into small records and sends a ticket.
+pub fn fresh_records_in_fragments() -> (Records, Records) {
+    let mut config = rustls::ServerConfig::clone(&WORKLOADS.1.server(true, None).unwrap().0);
+    config.max_fragment_size = Some(40);
+    config.send_tls13_tickets = 1;
+    config.session_storage = rustls::server::ServerSessionMemoryCache::new(10);
+    (fresh_records().0, Records::server(Arc::new(config)).unwrap())
+}
+
+/// A client and a server that have shaken hands.
+pub fn records() -> (Records, Records) {
+    let (mut client, mut server) = fresh_records();
+    let (mut to_client, mut to_server) = (Vec::new(), Vec::new());
+    while client.is_handshaking() || server.is_handshaking() {
+        let (done, progress) = client.advance(&mut to_client, &mut Vec::new(), &mut to_server);
+        progress.unwrap();
+        to_client.drain(..done);
+        let (done, progress) = server.advance(&mut to_server, &mut Vec::new(), &mut to_client);
+        progress.unwrap();
+        to_server.drain(..done);
+    }
+    assert!(to_client.is_empty() && to_server.is_empty());
+    (client, server)
+}
+
+/// Two ends of a TCP connection.
+pub async fn tcp() -> (TcpStream, TcpStream) {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let (a, b) = tokio::join!(TcpStream::connect(listener.local_addr().unwrap()), listener.accept());
+    (a.unwrap(), b.unwrap().0)
+}
+
+/// `relay-ktls` in this variable makes the tests of the TLS side run on the kernel's TLS, which must be there.
+const DATAPATH: &str = "MTLSD_TEST_DATAPATH";
+
+static KERNEL: LazyLock<Option<Arc<Abilities>>> = LazyLock::new(|| {
+    let wanted = std::env::var(DATAPATH).is_ok_and(|datapath| datapath == "relay-ktls");
+    wanted.then(|| Arc::new(ktls::probe().unwrap()))
+});
+
+pub fn plain_pump(application: TcpStream, peer: TcpStream, observed: &Observed) -> Carrier<'_> {
+    Carrier::UserSpace(pump(application, peer, Codec::Plain, observed))
+}
+
+pub fn tls_pump(
+    application: TcpStream,
+    peer: TcpStream,
+    records: Records,
+    observed: &Observed,
+) -> Carrier<'_> {
+    let Some(abilities) = &*KERNEL else {
+        return Carrier::UserSpace(userspace_pump(application, peer, records, observed));
+    };
+    let suite = records.suite().and_then(Suite::of).unwrap();
+    let terms = Terms { suite, rekey: abilities.rekey, records_per_key: suite.records_per_key() };
+    if ktls::enable(&peer).is_err() {
+        // The peer has ended its direction already; so does the daemon then.
+        return Carrier::UserSpace(userspace_pump(application, peer, records, observed));
+    }
+    let channel = Channel::install(&peer, records, &terms).unwrap();
+    Carrier::Kernel(KernelPump::new(application, peer, channel, observed, Buffer::default()))
+}
+
+pub fn userspace_pump(
+    application: TcpStream,
+    peer: TcpStream,
+    records: Records,
+    observed: &Observed,
+) -> Pump<'_> {
+    pump(application, peer, Codec::Tls { records, peer_ended: false }, observed)
+}
+
+fn pump(application: TcpStream, peer: TcpStream, codec: Codec, observed: &Observed) -> Pump<'_> {
+    let none = Buffer::default;
+    Pump::new(application, peer, codec, observed, none(), none(), none())
+}
+
+/// A record that is not authentic, as either pump says it.
+pub fn is_forgery(error: &PumpError) -> bool {
+    use rustls::Error as TlsError;
+    matches!(error, PumpError::Tls(TlsError::DecryptError) | PumpError::Channel(ChannelError::BadRecord))
+}
+
+/// A fatal alert of the peer, as either pump says it.
+pub fn is_alert(error: &PumpError) -> bool {
+    use rustls::Error as TlsError;
+    matches!(error, PumpError::Tls(TlsError::AlertReceived(_)) | PumpError::Channel(ChannelError::Control(_)))
+}
+
+/// From the first byte to the closed sockets.
+pub async fn run(mut carrier: Carrier<'_>, idle: Option<Duration>) -> Result<(), PumpError> {
+    let result = carrier.run(idle).await;
+    carrier.end(&result);
+    result
+}
+
+pub type Outcome = tokio::task::JoinHandle<Result<(), PumpError>>;
+
+/// An application and a TLS client with the pump of a server between them.
+pub async fn served(idle: Option<Duration>) -> (TcpStream, Peer, Outcome) {
+    let (application, at_pump) = tcp().await;
+    let (tcp, from_peer) = tcp().await;
+    let (client, server) = records();
+    let outcome = tokio::spawn(async move {
+        let observed = observed();
+        run(tls_pump(at_pump, from_peer, server, &observed), idle).await
+    });
+    (application, Peer { tcp, records: client, incoming: Vec::new() }, outcome)
+}
+
+/// A TLS client in the hands of the test.
+pub struct Peer {
+    pub tcp: TcpStream,
+    pub records: Records,
+    pub incoming: Vec<u8>,
+}
+
+impl Peer {
+    /// Records with these bytes in them.
+    pub fn sealed(&mut self, bytes: &[u8]) -> Vec<u8> {
+        let mut wire = Vec::new();
+        self.records.encrypt(bytes, &mut self.incoming, &mut wire).unwrap();
+        wire
+    }
+
+    /// A record that says close_notify.
+    pub fn close_notify(&mut self) -> Vec<u8> {
+        let mut wire = Vec::new();
+        self.records.close(&mut self.incoming, &mut wire).unwrap();
+        wire
+    }
+
+    pub async fn send(&mut self, bytes: &[u8]) {
+        let wire = self.sealed(bytes);
+        self.tcp.write_all(&wire).await.unwrap();
+    }
+
+    /// Everything until the other end ends its direction; `Err`: how it ended otherwise.
+    pub async fn read_all(&mut self) -> Result<Vec<u8>, String> {
+        let mut plaintext = Vec::new();
+        loop {
+            let (done, progress) = self.records.advance(&mut self.incoming, &mut plaintext, &mut Vec::new());
+            self.incoming.drain(..done);
+            match progress {
+                Ok(Progress::PeerClosed) => return Ok(plaintext),
+                Ok(_) => {}
+                Err(error) => return Err(error.to_string()),
+            }
+            match in_time(self.tcp.read_buf(&mut self.incoming)).await {
+                Ok(0) => return Err("EOF".to_owned()),
+                Ok(_) => {}
+                Err(error) => return Err(format!("{:?}", error.kind())),
+            }
+        }
+    }
+}
+
+/// Closes with RST.
+pub fn reset(stream: TcpStream) {
+    SockRef::from(&stream).set_linger(Some(Duration::ZERO)).unwrap();
+}
+
+/// The next byte, EOF or error of a socket.
+pub async fn next(stream: &mut TcpStream) -> io::Result<Option<u8>> {
+    let mut byte = [0];
+    Ok(in_time(stream.read(&mut byte)).await?.eq(&1).then_some(byte[0]))
+}
+
+pub async fn in_time<T>(future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(HANG, future).await.expect("it hangs")
+}
+
+pub fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}

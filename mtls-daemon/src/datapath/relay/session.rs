@@ -1,0 +1,336 @@
+//! A TLS connection with its socket, from the first byte to the point where the pump takes over.
+
+use std::io;
+
+use rustls::Error as TlsError;
+use socket2::SockRef;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::TcpStream;
+
+use super::pump::Codec;
+use crate::datapath::buffer::Buffer;
+use crate::datapath::ktls::{self, Channel, ChannelError, Terms};
+use crate::handshake::preface::UnknownPreface;
+use crate::handshake::{Preface, Progress, Records};
+
+/// Why a handshake did not come to its end.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// rustls' verdict; the alert was sent.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// The socket failed.
+    #[error(transparent)]
+    Io(#[from] io::Error),
+    /// EOF in the middle.
+    #[error("the peer closed the connection")]
+    Closed,
+    /// The preface is of another version.
+    #[error(transparent)]
+    Preface(#[from] UnknownPreface),
+}
+
+/// A TLS connection under way.
+pub struct Session {
+    tcp: TcpStream,
+    records: Records,
+    incoming: Buffer,
+    plaintext: Buffer,
+    outgoing: Buffer,
+    boundary: Boundary,
+    kernel_enabled: bool,
+    peer_ended: bool,
+}
+
+/// What the kernel took over.
+pub struct KernelSession {
+    /// The peer's socket.
+    pub tcp: TcpStream,
+    /// The connection on it.
+    pub channel: Channel,
+    /// What the peer said that was decrypted before.
+    pub plaintext: Buffer,
+}
+
+/// Why the kernel did not take over.
+#[derive(Debug)]
+pub enum NotTaken {
+    /// The session is as it was.
+    Stays(Box<Session>, String),
+    /// The keys are out and not in: the connection is lost.
+    Lost(ChannelError),
+}
+
+impl std::fmt::Debug for Session {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session").field("tcp", &self.tcp).finish_non_exhaustive()
+    }
+}
+
+impl Session {
+    /// `incoming`: what was read from the socket already.
+    #[must_use]
+    pub fn new(tcp: TcpStream, records: Records, incoming: Vec<u8>) -> Self {
+        let mut boundary = Boundary::default();
+        boundary.pass(&incoming);
+        Self {
+            tcp,
+            records,
+            boundary,
+            incoming: incoming.into(),
+            plaintext: Buffer::default(),
+            outgoing: Buffer::default(),
+            kernel_enabled: false,
+            peer_ended: false,
+        }
+    }
+
+    /// Puts the kernel's TLS on the socket, still without keys, because it takes only a connection whose peer has
+    /// not sent FIN; a short one may have by the end of the handshake. Failing is found out again in
+    /// [`Session::into_kernel`].
+    #[must_use]
+    pub fn ready_for_kernel(mut self, wanted: bool) -> Self {
+        self.kernel_enabled = wanted && ktls::enable(&self.tcp).is_ok();
+        self
+    }
+
+    /// The connection's TLS side.
+    #[must_use]
+    pub fn records(&self) -> &Records {
+        &self.records
+    }
+
+    /// Shakes hands. For the client this means only that *it* has accepted the server.
+    ///
+    /// # Errors
+    /// After a TLS error the alert has been sent, so that the peer can tell why.
+    pub async fn handshake(&mut self) -> Result<(), SessionError> {
+        loop {
+            let progress = self.advance();
+            self.flush().await?;
+            progress?;
+            if !self.records.is_handshaking() {
+                return Ok(());
+            }
+            self.read().await?;
+        }
+    }
+
+    /// Waits for the server's preface (ALPN `mtlsd/1` only).
+    ///
+    /// # Errors
+    /// Also when the server refuses us by an alert instead.
+    pub async fn read_preface(&mut self) -> Result<Preface, SessionError> {
+        loop {
+            if let Some((preface, length)) = Preface::decode(self.plaintext.waiting())? {
+                self.plaintext.consume(length);
+                return Ok(preface);
+            }
+            if self.peer_ended {
+                return Err(SessionError::Closed);
+            }
+            self.read().await?;
+            let progress = self.advance();
+            self.flush().await?;
+            progress?;
+        }
+    }
+
+    /// Sends the server's preface.
+    ///
+    /// # Errors
+    /// When the peer is gone.
+    pub async fn send_preface(&mut self, preface: &Preface) -> Result<(), SessionError> {
+        self.records.encrypt(&preface.encode(), self.incoming.waiting_mut(), self.outgoing.tail())?;
+        self.flush().await
+    }
+
+    /// Ends our direction properly and waits a moment for the peer to take it in: closing at once could send
+    /// RST over what we said.
+    pub async fn close(mut self) {
+        if self.records.close(self.incoming.waiting_mut(), self.outgoing.tail()).is_ok()
+            && self.flush().await.is_ok()
+        {
+            let _ = self.tcp.shutdown().await;
+        }
+        linger(self.tcp).await;
+    }
+
+    /// Hands the keys to the kernel. What is received from now on is decrypted there; nothing was read beyond
+    /// the last record that rustls has seen.
+    ///
+    /// # Errors
+    /// See [`NotTaken`].
+    pub fn into_kernel(self, terms: &Terms) -> Result<KernelSession, NotTaken> {
+        let stays = |session, why: &str| Err(NotTaken::Stays(Box::new(session), why.to_owned()));
+        if self.peer_ended {
+            return stays(self, "the peer has ended its direction already");
+        }
+        if !self.incoming.is_empty() || !self.boundary.is_between_records() {
+            return stays(self, "bytes arrived together with the end of the handshake");
+        }
+        if !self.kernel_enabled
+            && let Err(errno) = ktls::enable(&self.tcp)
+        {
+            return stays(self, &format!("setsockopt(TCP_ULP, \"tls\") says {errno}"));
+        }
+        match Channel::install(&self.tcp, self.records, terms) {
+            Ok(channel) => Ok(KernelSession { tcp: self.tcp, channel, plaintext: self.plaintext }),
+            Err(error) => Err(NotTaken::Lost(error)),
+        }
+    }
+
+    /// Hands everything to the pump: socket, codec, undecrypted input, decrypted input, unsent output.
+    #[must_use]
+    pub fn into_parts(self) -> (TcpStream, Codec, Buffer, Buffer, Buffer) {
+        let codec = Codec::Tls { records: self.records, peer_ended: self.peer_ended };
+        (self.tcp, codec, self.incoming, self.plaintext, self.outgoing)
+    }
+
+    /// The socket alone, to be closed after an error.
+    #[must_use]
+    pub fn into_socket(self) -> TcpStream {
+        self.tcp
+    }
+
+    fn advance(&mut self) -> Result<(), TlsError> {
+        let bytes = self.incoming.waiting_mut();
+        let (done, progress) = self.records.advance(bytes, self.plaintext.tail(), self.outgoing.tail());
+        self.incoming.consume(done);
+        self.peer_ended |= progress? == Progress::PeerClosed;
+        Ok(())
+    }
+
+    async fn read(&mut self) -> Result<(), SessionError> {
+        let room = self.incoming.tail();
+        let before = room.len();
+        room.resize(before + self.boundary.wanted(), 0);
+        let read = self.tcp.read(room.get_mut(before..).unwrap_or_default()).await;
+        room.truncate(before + read.as_ref().copied().unwrap_or(0));
+        let read = read?;
+        self.boundary.pass(room.get(before..).unwrap_or_default());
+        if read == 0 { Err(SessionError::Closed) } else { Ok(()) }
+    }
+
+    async fn flush(&mut self) -> Result<(), SessionError> {
+        if !self.outgoing.is_empty() {
+            self.tcp.write_all(self.outgoing.waiting()).await?;
+            self.outgoing.clear();
+        }
+        Ok(())
+    }
+}
+
+/// Where the records of a byte stream end (RFC 8446, section 5.1), so that no more is read than the one that is
+/// under way: what comes after the handshake may be the kernel's.
+#[derive(Debug, Default)]
+struct Boundary {
+    header: [u8; HEADER],
+    header_length: usize,
+    body_left: usize,
+}
+
+const HEADER: usize = 5;
+
+impl Boundary {
+    /// How much may be read without going beyond a record. Never 0.
+    fn wanted(&self) -> usize {
+        if self.body_left > 0 { self.body_left } else { HEADER - self.header_length }
+    }
+
+    fn is_between_records(&self) -> bool {
+        self.body_left == 0 && self.header_length == 0
+    }
+
+    /// These bytes were read.
+    fn pass(&mut self, mut bytes: &[u8]) {
+        while let Some((first, rest)) = bytes.split_first() {
+            if self.body_left > 0 {
+                let passed = self.body_left.min(bytes.len());
+                self.body_left -= passed;
+                bytes = bytes.get(passed..).unwrap_or_default();
+                continue;
+            }
+            if let Some(place) = self.header.get_mut(self.header_length) {
+                *place = *first;
+            }
+            self.header_length += 1;
+            bytes = rest;
+            if self.header_length == HEADER {
+                let [_, _, _, high, low] = self.header;
+                self.body_left = usize::from(u16::from_be_bytes([high, low]));
+                self.header_length = 0;
+            }
+        }
+    }
+}
+
+/// [`linger`] in a task of its own.
+pub fn end_politely(tcp: TcpStream) {
+    tokio::spawn(linger(tcp));
+}
+
+/// Reads away what a refused peer still sends, for a bounded time and amount, so that our last words are not
+/// overtaken by the RST that unread bytes would cause (RFC 1122, section 4.2.2.13).
+pub async fn linger(mut tcp: TcpStream) {
+    const PATIENCE: std::time::Duration = std::time::Duration::from_millis(500);
+    const MAX_READS: usize = 16;
+    let _ = SockRef::from(&tcp).set_linger(None);
+    let _ = tcp.shutdown().await;
+    let drain = async {
+        let mut bytes = vec![0; 4096];
+        for _ in 0..MAX_READS {
+            match tcp.read(&mut bytes).await {
+                Ok(0) | Err(_) => return,
+                Ok(_) => {}
+            }
+        }
+    };
+    let _ = tokio::time::timeout(PATIENCE, drain).await;
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reading_stops_at_the_end_of_each_record() {
+        let mut boundary = Boundary::default();
+        assert_eq!(boundary.wanted(), 5);
+        boundary.pass(&[22, 3, 1]);
+        assert_eq!(boundary.wanted(), 2);
+        assert!(!boundary.is_between_records());
+        boundary.pass(&[1, 2]);
+        assert_eq!(boundary.wanted(), 258);
+        boundary.pass(&[0; 257]);
+        assert_eq!(boundary.wanted(), 1);
+        boundary.pass(&[0]);
+        assert!(boundary.is_between_records());
+        // An empty record, and the header of the next.
+        boundary.pass(&[23, 3, 3, 0, 0, 23]);
+        assert_eq!(boundary.wanted(), 4);
+    }
+
+    proptest::proptest! {
+        #[test]
+        fn however_the_bytes_are_cut_the_records_end_at_the_same_place(
+            lengths in proptest::collection::vec(0..600_u16, 1..6), cut in 1..700_usize
+        ) {
+            let stream: Vec<u8> = lengths
+                .iter()
+                .flat_map(|length| {
+                    let mut record = vec![23, 3, 3];
+                    record.extend(length.to_be_bytes());
+                    record.resize(HEADER + usize::from(*length), 9);
+                    record
+                })
+                .collect();
+            let mut boundary = Boundary::default();
+            for piece in stream.chunks(cut) {
+                boundary.pass(piece);
+                assert!(boundary.wanted() > 0);
+            }
+            assert!(boundary.is_between_records());
+        }
+    }
+}

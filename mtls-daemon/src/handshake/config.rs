@@ -1,0 +1,180 @@
+//! The rustls configurations of a workload: one per connection, because each carries its own verdict.
+
+use std::sync::Arc;
+
+use rustls::client::Resumption;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::NoServerSessionStorage;
+use rustls::sign::SingleCertAndKey;
+use rustls::version::{TLS12, TLS13};
+use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
+
+use super::verifier::{Authorise, PeerClientVerifier, PeerServerVerifier};
+use super::verify::{ExpectedServer, Trust};
+use super::{ALPN_MTLSD, Verdict};
+use crate::datapath::ktls::{Abilities, Suite};
+use crate::identity::X509Svid;
+
+/// The oldest TLS version that is spoken.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum MinVersion {
+    /// Only TLS 1.3.
+    #[default]
+    Tls13,
+    /// TLS 1.2 as well, for peers that cannot do better.
+    Tls12,
+}
+
+/// Which suites of TLS 1.3 are offered and accepted, in order of preference. Those of TLS 1.2 are rustls' own.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SuiteOrder {
+    suites: Vec<Suite>,
+    /// As server: does our order decide, or the client's?
+    ours_decides: bool,
+}
+
+/// As rustls has them.
+const USUAL: [Suite; 3] = [Suite::Aes256Gcm, Suite::Aes128Gcm, Suite::ChaCha20Poly1305];
+/// Its keys have no limit that a connection can reach: it need not be cut where keys cannot be changed.
+const WITHOUT_LIMIT_FIRST: [Suite; 3] = [Suite::ChaCha20Poly1305, Suite::Aes256Gcm, Suite::Aes128Gcm];
+
+impl Default for SuiteOrder {
+    fn default() -> Self {
+        Self::auto(None)
+    }
+}
+
+impl SuiteOrder {
+    /// As somebody wrote it down, who means it.
+    #[must_use]
+    pub fn configured(suites: Vec<Suite>) -> Self {
+        Self { suites, ours_decides: true }
+    }
+
+    /// As suits the kernel that will do the records; `None`: the daemon does them.
+    ///
+    /// A kernel that can change keys leaves the choice to the client, whose kernel perhaps cannot.
+    #[must_use]
+    pub fn auto(ktls: Option<&Abilities>) -> Self {
+        let ours_decides = ktls.is_some_and(|abilities| !abilities.rekey);
+        let mut suites = Vec::from(if ours_decides { WITHOUT_LIMIT_FIRST } else { USUAL });
+        if let Some(abilities) = ktls {
+            // Stable: among those that the kernel can do, and those that it cannot, the order stays.
+            suites.sort_by_key(|suite| !abilities.can(*suite));
+        }
+        Self { suites, ours_decides }
+    }
+
+    /// The provider's suites, TLS 1.3 as ordered here.
+    pub(super) fn apply(&self, provider: &mut CryptoProvider) {
+        let known = std::mem::take(&mut provider.cipher_suites);
+        let find = |wanted: &Suite| known.iter().find(|suite| Suite::of(**suite) == Some(*wanted)).copied();
+        provider.cipher_suites = self.suites.iter().filter_map(find).collect();
+        provider.cipher_suites.extend(known.iter().filter(|suite| suite.tls13().is_none()));
+    }
+}
+
+/// What a workload's TLS is made of besides its identity.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct TlsSettings {
+    /// The oldest version.
+    pub min_version: MinVersion,
+    /// The suites.
+    pub suites: SuiteOrder,
+    /// Lets the datapath take the record keys out of rustls, which kTLS needs.
+    pub secret_extraction: bool,
+}
+
+/// Why no configuration can be made.
+#[derive(Debug, thiserror::Error)]
+pub enum TlsConfigError {
+    /// The provider supports none of the wanted versions, or is inconsistent.
+    #[error("TLS cannot be set up: {0}; this build of mtlsd is broken")]
+    Rustls(#[from] rustls::Error),
+}
+
+const TLS13_ONLY: &[&SupportedProtocolVersion] = &[&TLS13];
+const TLS12_TOO: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
+
+/// A workload's identity and trust, ready to make configurations; make a new one when either changes.
+#[derive(Debug, Clone)]
+pub struct WorkloadTls {
+    provider: Arc<CryptoProvider>,
+    key: Arc<SingleCertAndKey>,
+    trust: Arc<Trust>,
+    settings: TlsSettings,
+}
+
+impl WorkloadTls {
+    /// For a workload with this identity, which trusts these roots.
+    #[must_use]
+    pub fn new(svid: &X509Svid, trust: Arc<Trust>, settings: TlsSettings) -> Self {
+        // Named here and passed everywhere: the process-wide default depends on what else is linked in.
+        let mut provider = aws_lc_rs::default_provider();
+        settings.suites.apply(&mut provider);
+        let key = Arc::new(SingleCertAndKey::from(svid.certified_key()));
+        Self { provider: Arc::new(provider), key, trust, settings }
+    }
+
+    /// For one inbound connection. `mtlsd_alpn`: the ClientHello offers [`ALPN_MTLSD`]; rustls refuses a
+    /// client that offers only other protocols once we name any, so we name ours only to those who know it.
+    /// `authorise`: decides on the proven client within the handshake, for clients that hear of a refusal only
+    /// by an alert.
+    pub fn server(
+        &self,
+        mtlsd_alpn: bool,
+        authorise: Option<Authorise>,
+    ) -> Result<(Arc<ServerConfig>, Verdict), TlsConfigError> {
+        let verdict = Verdict::default();
+        let algorithms = self.provider.signature_verification_algorithms;
+        let verifier =
+            PeerClientVerifier::new(Arc::clone(&self.trust), algorithms, verdict.clone(), authorise);
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(self.versions())?
+            .with_client_cert_verifier(Arc::new(verifier))
+            .with_cert_resolver(Arc::clone(&self.key) as _);
+        // A resumed session would skip the verifier: expiry, revocation and policy would not be asked.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        config.send_tls13_tickets = 0;
+        config.max_early_data_size = 0;
+        config.enable_secret_extraction = self.settings.secret_extraction;
+        config.ignore_client_order = self.settings.suites.ours_decides;
+        if mtlsd_alpn {
+            config.alpn_protocols = vec![ALPN_MTLSD.to_vec()];
+        }
+        Ok((Arc::new(config), verdict))
+    }
+
+    /// For one outbound connection to a server that must be one of `expected`.
+    pub fn client(
+        &self,
+        expected: Arc<ExpectedServer>,
+    ) -> Result<(Arc<ClientConfig>, Verdict), TlsConfigError> {
+        let verdict = Verdict::default();
+        let algorithms = self.provider.signature_verification_algorithms;
+        let verifier =
+            PeerServerVerifier::new(Arc::clone(&self.trust), expected, algorithms, verdict.clone());
+        let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(self.versions())?
+            .dangerous()
+            .with_custom_certificate_verifier(Arc::new(verifier))
+            .with_client_cert_resolver(Arc::clone(&self.key) as _);
+        config.resumption = Resumption::disabled();
+        config.enable_early_data = false;
+        config.enable_secret_extraction = self.settings.secret_extraction;
+        config.alpn_protocols = vec![ALPN_MTLSD.to_vec()];
+        Ok((Arc::new(config), verdict))
+    }
+
+    fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {
+        match self.settings.min_version {
+            MinVersion::Tls13 => TLS13_ONLY,
+            MinVersion::Tls12 => TLS12_TOO,
+        }
+    }
+}
+
+/// Do these ALPN protocols of a ClientHello include ours?
+pub fn offers_mtlsd<'a>(protocols: impl IntoIterator<Item = &'a [u8]>) -> bool {
+    protocols.into_iter().any(|protocol| protocol == ALPN_MTLSD)
+}

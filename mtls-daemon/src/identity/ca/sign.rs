@@ -1,0 +1,179 @@
+//! What the CA signs: the root, the intermediate, and leaves.
+
+use std::time::{Duration, SystemTime};
+
+use rcgen::string::Ia5String;
+use rcgen::{
+    BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
+    KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+};
+use rustls::pki_types::{CertificateDer, UnixTime};
+use time::OffsetDateTime;
+
+use super::directory::{Directory, INTERMEDIATE_CRT, INTERMEDIATE_KEY, ROOT_CRT, ROOT_KEY};
+use super::{CLOCK_SKEW, CaError, INTERMEDIATE_LIFETIME, ROOT_LIFETIME, SecretKey, crypto, issuer};
+use crate::identity::leaf::show;
+use crate::identity::{Bundle, SpiffeId, TrustDomain, when};
+
+/// Bytes of a serial number: 128 random bits (RFC 5280 section 4.1.2.2 allows 160).
+const SERIAL_BYTES: usize = 16;
+/// Longest CN and O (X.520 upper bounds).
+const MAX_NAME: usize = 64;
+/// Life of the leaf that `check_chain` signs and throws away.
+const PROBE_LIFETIME: Duration = Duration::from_secs(60);
+
+/// Makes the root and the intermediate.
+pub(super) fn create(directory: &Directory, domain: &TrustDomain, now: SystemTime) -> Result<(), CaError> {
+    let root_key = generate()?;
+    let mut params = ca_params("root", domain, now, ROOT_LIFETIME)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    let root = params.self_signed(root_key.pair()).map_err(crypto("sign the root"))?;
+    directory.write_key(ROOT_KEY, root_key.pair())?;
+    directory.write_certificate(ROOT_CRT, root.der())?;
+
+    let key = generate()?;
+    directory.write_key(INTERMEDIATE_KEY, key.pair())?;
+    let certificate = intermediate(&issuer(root.der(), root_key.pair())?, key.pair(), domain, now)?;
+    directory.write_certificate(INTERMEDIATE_CRT, &certificate)?;
+    directory.finish()
+}
+
+/// Signs the intermediate's key again with the root's key, and replaces its certificate.
+pub(super) fn renew_intermediate(
+    directory: &Directory,
+    domain: &TrustDomain,
+    key: &KeyPair,
+    now: SystemTime,
+) -> Result<(), CaError> {
+    let root = directory.root_certificate()?;
+    let root_key = directory.key(ROOT_KEY, ROOT_CRT, &root)?;
+    let certificate = intermediate(&issuer(&root, root_key.pair())?, key, domain, now)?;
+    directory.write_certificate(INTERMEDIATE_CRT, &certificate)
+}
+
+fn intermediate(
+    root: &Issuer<'_, &KeyPair>,
+    key: &KeyPair,
+    domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<CertificateDer<'static>, CaError> {
+    let mut params = ca_params("intermediate", domain, now, INTERMEDIATE_LIFETIME)?;
+    params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
+    params.use_authority_key_identifier_extension = true;
+    // No name constraint on the trust domain: webpki 0.103 does not implement URI constraints and refuses
+    // every chain that has one, as do other TLS stacks. The bundle of each trust domain does that work.
+    Ok(params.signed_by(key, root).map_err(crypto("sign the intermediate"))?.into())
+}
+
+/// Signs a leaf for a fresh key.
+pub(super) fn leaf(
+    issuer: &Issuer<'_, &KeyPair>,
+    id: &SpiffeId,
+    dns_names: &[String],
+    now: SystemTime,
+    not_after: SystemTime,
+) -> Result<(CertificateDer<'static>, SecretKey), CaError> {
+    let mut params = params(now.checked_sub(CLOCK_SKEW).unwrap_or(now), not_after)?;
+    params.subject_alt_names = vec![SanType::URI(ascii(id.as_str())?)];
+    for name in dns_names {
+        // `localhost` and other single labels are fine; an address or a wildcard is not a workload's name.
+        if rustls::pki_types::DnsName::try_from(name.as_str()).is_err() {
+            return Err(CaError::DnsName(show(name)));
+        }
+        params.subject_alt_names.push(SanType::DnsName(ascii(name)?));
+    }
+    params.distinguished_name.push(DnType::OrganizationName, clip(id.trust_domain().as_str()));
+    params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
+    params.extended_key_usages =
+        vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
+    params.use_authority_key_identifier_extension = true;
+    let key = generate()?;
+    let certificate = params.signed_by(key.pair(), issuer).map_err(crypto("sign a certificate"))?;
+    Ok((certificate.into(), key))
+}
+
+/// Would a leaf signed by this intermediate be accepted by someone who trusts the root?
+pub(super) fn check_chain(
+    der: &CertificateDer<'static>,
+    key: &KeyPair,
+    bundle: &Bundle,
+    domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<(), ProbeRefused> {
+    let id: SpiffeId = format!("spiffe://{domain}/mtlsd/self-check").parse().map_err(|_| ProbeRefused)?;
+    let end = now.checked_add(PROBE_LIFETIME).ok_or(ProbeRefused)?;
+    let issuer = issuer(der, key).map_err(|_| ProbeRefused)?;
+    let (probe, _) = leaf(&issuer, &id, &[], now, end).map_err(|_| ProbeRefused)?;
+    let now = UnixTime::since_unix_epoch(when::between(SystemTime::UNIX_EPOCH, now));
+    webpki::EndEntityCert::try_from(&probe)
+        .and_then(|probe| {
+            let usage = webpki::KeyUsage::server_auth();
+            let intermediates = std::slice::from_ref(der);
+            let algorithms = webpki::ALL_VERIFICATION_ALGS;
+            probe
+                .verify_for_usage(algorithms, bundle.anchors(), intermediates, now, usage, None, None)
+                .map(|_| ())
+        })
+        .map_err(|_| ProbeRefused)
+}
+
+/// A leaf of this CA would be refused.
+#[derive(Debug)]
+pub(super) struct ProbeRefused;
+
+fn ca_params(
+    kind: &str,
+    domain: &TrustDomain,
+    now: SystemTime,
+    lifetime: Duration,
+) -> Result<CertificateParams, CaError> {
+    let not_after = now.checked_add(lifetime).unwrap_or(now);
+    let mut params = params(now.checked_sub(CLOCK_SKEW).unwrap_or(now), not_after)?;
+    // The number tells two CAs of one trust domain apart: equal names would turn "another CA" into
+    // "bad signature" when a peer looks for the issuer.
+    let tag: String = random::<4>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+    params.distinguished_name.push(DnType::CommonName, format!("mtlsd {kind} CA {tag}"));
+    params.distinguished_name.push(DnType::OrganizationName, clip(domain.as_str()));
+    params.subject_alt_names = vec![SanType::URI(ascii(&format!("spiffe://{domain}"))?)];
+    params.key_usages = vec![KeyUsagePurpose::KeyCertSign, KeyUsagePurpose::CrlSign];
+    Ok(params)
+}
+
+fn params(not_before: SystemTime, not_after: SystemTime) -> Result<CertificateParams, CaError> {
+    let mut params = CertificateParams::default();
+    params.distinguished_name = DistinguishedName::new();
+    params.serial_number = Some(SerialNumber::from_slice(&random::<SERIAL_BYTES>()?));
+    params.not_before = date(not_before)?;
+    params.not_after = date(not_after)?;
+    Ok(params)
+}
+
+fn date(time: SystemTime) -> Result<OffsetDateTime, CaError> {
+    when::to_unix(time).and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()).ok_or(
+        CaError::Crypto {
+            action: "write the validity of a certificate",
+            reason: "this node's clock is outside the calendar".to_owned(),
+        },
+    )
+}
+
+fn clip(name: &str) -> String {
+    name.chars().take(MAX_NAME).collect()
+}
+
+fn ascii(text: &str) -> Result<Ia5String, CaError> {
+    Ia5String::try_from(text.to_owned()).map_err(crypto("write a name into a certificate"))
+}
+
+fn generate() -> Result<SecretKey, CaError> {
+    KeyPair::generate().map(SecretKey).map_err(crypto("generate a key"))
+}
+
+fn random<const N: usize>() -> Result<[u8; N], CaError> {
+    let mut bytes = [0; N];
+    rustls::crypto::aws_lc_rs::default_provider()
+        .secure_random
+        .fill(&mut bytes)
+        .map_err(|error| CaError::Crypto { action: "get random numbers", reason: format!("{error:?}") })?;
+    Ok(bytes)
+}

@@ -1,0 +1,26 @@
+//! Who a workload is and who a peer proves to be.
+//!
+//! Data flows one way: a [`source`] yields an [`X509Svid`] and a [`Bundle`] for a workload, the
+//! [`store`] keeps the current one and renews it, and `handshake` reads it.
+
+pub mod bundle;
+pub mod ca;
+pub mod files;
+pub(crate) mod leaf;
+pub mod peer;
+pub mod source;
+pub mod spiffe;
+pub mod store;
+pub mod svid;
+#[cfg(test)]
+pub(crate) mod testing;
+pub(crate) mod when;
+
+pub use bundle::{Bundle, BundleError, TrustBundles};
+pub use ca::{CaError, EmbeddedCa, EmbeddedCaSettings};
+pub use files::{FilesError, IdentityFiles};
+pub use peer::{PeerIdentity, PeerName};
+pub use source::{EmbeddedSource, Identity, IdentityError, IdentitySource};
+pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
+pub use store::{IdentityStatus, IdentityStore};
+pub use svid::{SvidError, X509Svid};

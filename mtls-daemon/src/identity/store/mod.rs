@@ -1,0 +1,301 @@
+//! The current identity of every workload, renewed in time.
+
+mod schedule;
+mod watch;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fmt;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use arc_swap::ArcSwapOption;
+use serde::{Serialize, Serializer};
+use tokio::sync::{Notify, watch as channel};
+use tokio::task::JoinSet;
+
+use super::{Identity, IdentityError, IdentitySource, when};
+use crate::observe::{Reason, Refusal};
+use schedule::{Clock, Schedule};
+use watch::{Directories, Stamp};
+
+/// How often the store looks whether something is due.
+const TICK: Duration = Duration::from_secs(1);
+/// How often files are looked at even if nothing announced a change: a symlink far away may have been swapped.
+const POLL: Duration = Duration::from_secs(5);
+/// Time between a file event and the look at the files, so that a writer can finish.
+const SETTLE: Duration = Duration::from_millis(100);
+
+/// What `mtlsd workloads` and the metrics show about one workload's identity.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct IdentityStatus {
+    /// The workload's name.
+    pub workload: String,
+    /// [`IdentitySource::kind`] of its source.
+    pub source: &'static str,
+    /// The SPIFFE ID, once there is a certificate.
+    pub spiffe_id: Option<String>,
+    /// The certificate's serial in hex.
+    pub serial: Option<String>,
+    /// The certificate's `notBefore`.
+    #[serde(serialize_with = "instant")]
+    pub not_before: Option<SystemTime>,
+    /// The certificate's `notAfter`.
+    #[serde(serialize_with = "instant")]
+    pub not_after: Option<SystemTime>,
+    /// Is there a certificate that is valid now?
+    pub valid: bool,
+    /// When the next certificate is fetched; `None` for files, which others renew.
+    #[serde(serialize_with = "instant")]
+    pub next_renewal: Option<SystemTime>,
+    /// Certificates fetched so far.
+    pub fetched: u64,
+    /// Attempts that failed since the last one that did not.
+    pub failures: u32,
+    /// Why the last attempt failed, if it did.
+    pub last_error: Option<String>,
+    /// When it failed.
+    #[serde(serialize_with = "instant")]
+    pub last_error_at: Option<SystemTime>,
+}
+
+fn instant<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S::Ok, S::Error> {
+    time.map(when::rfc3339).serialize(serializer)
+}
+
+struct Entry {
+    name: String,
+    source: Arc<dyn IdentitySource>,
+    current: ArcSwapOption<Identity>,
+    state: Mutex<State>,
+}
+
+#[derive(Default)]
+struct State {
+    schedule: Schedule,
+    stamp: Stamp,
+    busy: bool,
+    fetched: u64,
+    last_error: Option<(String, SystemTime)>,
+}
+
+/// The identities of all workloads. `apply` sets what is wanted, `run` keeps it fresh.
+pub struct IdentityStore {
+    entries: Mutex<BTreeMap<String, Arc<Entry>>>,
+    generation: channel::Sender<u64>,
+    wake: Arc<Notify>,
+}
+
+impl IdentityStore {
+    /// An empty store.
+    #[must_use]
+    pub fn new() -> Self {
+        let (generation, _) = channel::channel(0);
+        Self { entries: Mutex::default(), generation, wake: Arc::default() }
+    }
+
+    /// Makes exactly these workloads known, by name. A workload whose source is as before keeps its identity;
+    /// for the others one is fetched now, which may block. A failure is returned and tried again by `run`.
+    pub fn apply(&self, wanted: BTreeMap<String, Arc<dyn IdentitySource>>) -> Vec<(String, IdentityError)> {
+        let old = lock(&self.entries).clone();
+        let mut failures = Vec::new();
+        let mut entries = BTreeMap::new();
+        for (name, source) in wanted {
+            let same = old.get(&name).filter(|entry| {
+                entry.source.kind() == source.kind() && entry.source.describe() == source.describe()
+            });
+            let entry = match same {
+                Some(entry) => Arc::clone(entry),
+                None => {
+                    let entry = Arc::new(Entry::new(name.clone(), source));
+                    if let Err(error) = entry.fetch(Clock::now()) {
+                        failures.push((name.clone(), error));
+                    }
+                    entry
+                }
+            };
+            entries.insert(name, entry);
+        }
+        *lock(&self.entries) = entries;
+        self.announce();
+        self.wake.notify_one();
+        failures
+    }
+
+    /// The identity of a workload, valid or not.
+    #[must_use]
+    pub fn get(&self, workload: &str) -> Option<Arc<Identity>> {
+        lock(&self.entries).get(workload)?.current.load_full()
+    }
+
+    /// The identity of a workload if it is valid at `now`, else why there is none.
+    pub fn usable(&self, workload: &str, now: SystemTime) -> Result<Arc<Identity>, Refusal> {
+        let entry = lock(&self.entries).get(workload).cloned();
+        let entry = entry.ok_or_else(|| {
+            Refusal::new(Reason::NoIdentity, format!("workload {workload} has no identity source"))
+        })?;
+        let refuse = |why: String| Refusal::new(Reason::NoIdentity, format!("workload {workload}: {why}"));
+        let Some(identity) = entry.current.load_full() else {
+            let why = lock(&entry.state).last_error.as_ref().map(|(error, _)| error.clone());
+            return Err(refuse(why.unwrap_or_else(|| "nothing was fetched yet".to_owned())));
+        };
+        identity.svid.check_validity(now).map_err(|error| refuse(error.to_string()))?;
+        Ok(identity)
+    }
+
+    /// Wakes whenever an identity changed or a workload came or went; the number only counts changes.
+    #[must_use]
+    pub fn subscribe(&self) -> channel::Receiver<u64> {
+        self.generation.subscribe()
+    }
+
+    /// The status of every workload's identity, by name.
+    #[must_use]
+    pub fn status(&self, now: SystemTime) -> Vec<IdentityStatus> {
+        let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
+        entries.iter().map(|entry| entry.status(now)).collect()
+    }
+
+    /// Renews and re-reads until dropped. Needs a tokio runtime with time enabled.
+    pub async fn run(self: Arc<Self>) {
+        let mut directories = Directories::new(Arc::clone(&self.wake));
+        let mut tasks = JoinSet::new();
+        let mut last_look = Instant::now();
+        loop {
+            directories.watch(&self.watched_directories());
+            let announced = tokio::select! {
+                () = tokio::time::sleep(TICK) => false,
+                () = self.wake.notified() => true,
+            };
+            if announced {
+                tokio::time::sleep(SETTLE).await;
+            }
+            let look = announced || last_look.elapsed() >= POLL;
+            if look {
+                last_look = Instant::now();
+            }
+            self.step(Clock::now(), look, &mut tasks);
+            while tasks.try_join_next().is_some() {}
+        }
+    }
+
+    /// Starts what is due, each in a thread of its own: one hanging file system holds up nobody else.
+    fn step(self: &Arc<Self>, now: Clock, look: bool, tasks: &mut JoinSet<()>) {
+        let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
+        for entry in entries {
+            if !entry.begin(now, look) {
+                continue;
+            }
+            let store = Arc::clone(self);
+            tasks.spawn_blocking(move || {
+                if entry.refresh(now, look) {
+                    store.announce();
+                }
+                lock(&entry.state).busy = false;
+            });
+        }
+    }
+
+    fn announce(&self) {
+        self.generation.send_modify(|generation| *generation = generation.wrapping_add(1));
+    }
+
+    fn watched_directories(&self) -> BTreeSet<PathBuf> {
+        let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
+        let paths = entries.iter().flat_map(|entry| entry.source.watch_paths());
+        paths.filter_map(|path| path.parent().map(PathBuf::from)).collect()
+    }
+}
+
+impl Default for IdentityStore {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl fmt::Debug for IdentityStore {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_set().entries(lock(&self.entries).keys()).finish()
+    }
+}
+
+impl Entry {
+    fn new(name: String, source: Arc<dyn IdentitySource>) -> Self {
+        Self { name, source, current: ArcSwapOption::empty(), state: Mutex::default() }
+    }
+
+    /// Is there possibly something to do, and nobody doing it?
+    fn begin(&self, now: Clock, look: bool) -> bool {
+        let mut state = lock(&self.state);
+        let needed = state.schedule.is_due(now) || (look && !self.source.watch_paths().is_empty());
+        let begin = needed && !state.busy;
+        state.busy |= begin;
+        begin
+    }
+
+    /// Fetches if it is due or a file changed; true if the identity is another one now.
+    fn refresh(&self, now: Clock, look: bool) -> bool {
+        let due = lock(&self.state).schedule.is_due(now);
+        let changed = look && Stamp::of(&self.source.watch_paths()) != lock(&self.state).stamp;
+        (due || changed) && self.fetch(now).is_ok()
+    }
+
+    fn fetch(&self, now: Clock) -> Result<(), IdentityError> {
+        // Taken before reading: a change during the read is seen at the next look.
+        let stamp = Stamp::of(&self.source.watch_paths());
+        let kind = self.source.kind();
+        let result = catch_unwind(AssertUnwindSafe(|| self.source.fetch(now.system)))
+            .unwrap_or(Err(IdentityError::Panicked(kind)));
+        let mut state = lock(&self.state);
+        state.stamp = stamp;
+        match result {
+            Ok(identity) => {
+                let svid = &identity.svid;
+                state.schedule.succeeded(now, svid, self.source.renews());
+                state.fetched += 1;
+                state.last_error = None;
+                tracing::info!(
+                    workload = %self.name, source = kind, id = %svid.id, serial = %svid.serial,
+                    not_after = %when::rfc3339(svid.not_after), "identity ready"
+                );
+                self.current.store(Some(Arc::new(identity)));
+                Ok(())
+            }
+            Err(error) => {
+                state.schedule.failed(now);
+                state.last_error = Some((error.to_string(), now.system));
+                tracing::warn!(workload = %self.name, source = kind, %error, "no new identity; the last one stays in force");
+                Err(error)
+            }
+        }
+    }
+
+    fn status(&self, now: SystemTime) -> IdentityStatus {
+        let identity = self.current.load_full();
+        let svid = identity.as_ref().map(|identity| &identity.svid);
+        let state = lock(&self.state);
+        IdentityStatus {
+            workload: self.name.clone(),
+            source: self.source.kind(),
+            spiffe_id: svid.map(|svid| svid.id.to_string()),
+            serial: svid.map(|svid| svid.serial.clone()),
+            not_before: svid.map(|svid| svid.not_before),
+            not_after: svid.map(|svid| svid.not_after),
+            valid: svid.is_some_and(|svid| svid.check_validity(now).is_ok()),
+            next_renewal: state.schedule.next_renewal(),
+            fetched: state.fetched,
+            failures: state.schedule.failures(),
+            last_error: state.last_error.as_ref().map(|(error, _)| error.clone()),
+            last_error_at: state.last_error.as_ref().map(|(_, at)| *at),
+        }
+    }
+}
+
+/// No code panics while it holds one of these locks, and what they guard is valid at every step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,318 @@
+//! The store renews in time, keeps the last good identity, and says what is wrong.
+
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+
+use super::*;
+use crate::identity::testing::{HOUR, LeafSpec, TestCa, TestLeaf};
+use crate::identity::{EmbeddedCa, EmbeddedCaSettings, FilesError, IdentityFiles, source::EmbeddedSource};
+
+/// A source that does as it is told.
+#[derive(Debug, Default)]
+struct Told {
+    life: Duration,
+    fail: AtomicBool,
+    panic: AtomicBool,
+    fetches: AtomicUsize,
+    name: String,
+}
+
+impl IdentitySource for Told {
+    fn fetch(&self, now: SystemTime) -> Result<Identity, IdentityError> {
+        self.fetches.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.panic.load(Ordering::SeqCst), "told to");
+        if self.fail.load(Ordering::SeqCst) {
+            return Err(FilesError::NoKey("told.key".into()).into());
+        }
+        let spec = LeafSpec {
+            not_before: now - Duration::from_secs(60),
+            not_after: now + self.life,
+            ..LeafSpec::default()
+        };
+        let leaf = TestCa::root_valid("root", now - HOUR, now + 24 * HOUR).leaf(&spec);
+        let svid = crate::identity::X509Svid::from_der(leaf.chain.clone(), &leaf.private_key(), now).unwrap();
+        Ok(Identity { svid: Arc::new(svid), bundle: None })
+    }
+
+    fn renews(&self) -> bool {
+        true
+    }
+
+    fn kind(&self) -> &'static str {
+        "told"
+    }
+
+    fn describe(&self) -> String {
+        self.name.clone()
+    }
+}
+
+fn told(life: Duration) -> Arc<Told> {
+    Arc::new(Told { life, ..Told::default() })
+}
+
+fn wanted(source: Arc<dyn IdentitySource>) -> BTreeMap<String, Arc<dyn IdentitySource>> {
+    [("web".to_owned(), source)].into()
+}
+
+fn serial(store: &IdentityStore) -> String {
+    store.get("web").unwrap().svid.serial.clone()
+}
+
+fn svid(now: SystemTime, before: Duration, after: Duration) -> crate::identity::X509Svid {
+    let spec = LeafSpec { not_before: now - before, not_after: now + after, ..LeafSpec::default() };
+    let leaf: TestLeaf = TestCa::root("root").leaf(&spec);
+    crate::identity::X509Svid::from_der(leaf.chain.clone(), &leaf.private_key(), now).unwrap()
+}
+
+fn later(clock: Clock, monotonic: Duration, system: Duration) -> Clock {
+    Clock { monotonic: clock.monotonic + monotonic, system: clock.system + system }
+}
+
+#[test]
+fn renewal_is_due_at_half_of_the_life_by_either_clock() {
+    let now = Clock::now();
+    let mut schedule = Schedule::default();
+    schedule.succeeded(now, &svid(now.system, Duration::ZERO, 2 * HOUR), true);
+    let (most, bit) = (HOUR - Duration::from_secs(2), Duration::from_secs(4));
+    assert!(!schedule.is_due(later(now, most, most)));
+    assert!(schedule.is_due(later(now, most + bit, most + bit)));
+    assert!(
+        schedule.is_due(later(now, most + bit, Duration::ZERO)),
+        "the wall clock was stopped or set back"
+    );
+    assert!(schedule.is_due(later(now, Duration::ZERO, most + bit)), "the machine slept");
+    let back = Clock { system: now.system - HOUR, ..now };
+    assert!(schedule.is_due(back), "the wall clock was set back before notBefore");
+}
+
+#[test]
+fn a_life_that_is_half_over_at_once_is_not_asked_for_again_at_every_tick() {
+    let now = Clock::now();
+    let mut schedule = Schedule::default();
+    schedule.succeeded(now, &svid(now.system, HOUR, Duration::from_secs(20)), true);
+    assert!(!schedule.is_due(later(now, Duration::from_secs(8), Duration::from_secs(8))));
+    assert!(schedule.is_due(later(now, Duration::from_secs(11), Duration::from_secs(11))));
+}
+
+#[test]
+fn what_others_renew_is_never_due_by_time() {
+    let now = Clock::now();
+    let mut schedule = Schedule::default();
+    schedule.succeeded(now, &svid(now.system, Duration::ZERO, HOUR), false);
+    assert!(!schedule.is_due(later(now, 10 * HOUR, 10 * HOUR)));
+    assert_eq!(schedule.next_renewal(), None);
+}
+
+#[test]
+fn failures_back_off_from_one_second_to_one_minute() {
+    let now = Clock::now();
+    let mut schedule = Schedule::default();
+    for pause in [1, 2, 4, 8, 16, 32, 60, 60, 60] {
+        schedule.failed(now);
+        let bit = Duration::from_millis(1);
+        let pause = Duration::from_secs(pause);
+        assert!(!schedule.is_due(later(now, pause - bit, Duration::ZERO)), "{pause:?}");
+        assert!(schedule.is_due(later(now, pause, Duration::ZERO)), "{pause:?}");
+    }
+    schedule.succeeded(now, &svid(now.system, Duration::ZERO, HOUR), true);
+    assert_eq!(schedule.failures(), 0);
+}
+
+#[test]
+fn apply_fetches_what_is_new_keeps_what_is_not_and_forgets_what_is_gone() {
+    let store = IdentityStore::new();
+    let mut changes = store.subscribe();
+    let source = told(HOUR);
+    assert!(store.apply(wanted(Arc::clone(&source) as _)).is_empty());
+    assert!(changes.has_changed().unwrap());
+    changes.mark_unchanged();
+    let first = serial(&store);
+    // Equal settings in a new object, as after a reload.
+    assert!(store.apply(wanted(told(HOUR))).is_empty());
+    assert_eq!(serial(&store), first);
+    let other = Arc::new(Told { life: HOUR, name: "other".into(), ..Told::default() });
+    assert!(store.apply(wanted(other)).is_empty());
+    assert_ne!(serial(&store), first);
+    store.apply(BTreeMap::new());
+    assert!(store.get("web").is_none());
+    let refusal = store.usable("web", SystemTime::now()).unwrap_err();
+    assert_eq!(refusal.reason, Reason::NoIdentity);
+    assert!(changes.has_changed().unwrap());
+}
+
+#[test]
+fn a_first_fetch_that_fails_is_returned_and_shown() {
+    let store = IdentityStore::new();
+    let source = told(HOUR);
+    source.fail.store(true, Ordering::SeqCst);
+    let failures = store.apply(wanted(source));
+    assert!(matches!(failures.as_slice(), [(name, IdentityError::Files(_))] if name == "web"));
+    let refusal = store.usable("web", SystemTime::now()).unwrap_err();
+    assert_eq!(refusal.reason, Reason::NoIdentity);
+    assert!(refusal.detail.contains("told.key"), "{}", refusal.detail);
+    let status = &store.status(SystemTime::now())[0];
+    assert!(!status.valid && status.failures == 1 && status.spiffe_id.is_none());
+    assert!(status.last_error.as_ref().unwrap().contains("told.key"));
+}
+
+#[test]
+fn a_source_that_panics_is_a_failure_of_that_workload_alone() {
+    let store = IdentityStore::new();
+    let source = told(HOUR);
+    source.panic.store(true, Ordering::SeqCst);
+    let failures = store.apply(wanted(source));
+    assert!(matches!(failures.as_slice(), [(_, IdentityError::Panicked("told"))]));
+}
+
+#[test]
+fn an_identity_that_could_not_be_renewed_serves_until_it_expires() {
+    let store = IdentityStore::new();
+    let source = told(HOUR);
+    store.apply(wanted(Arc::clone(&source) as _));
+    let first = serial(&store);
+    source.fail.store(true, Ordering::SeqCst);
+    let entry = lock(&store.entries).get("web").cloned().unwrap();
+    let now = Clock::now();
+    let half = later(now, HOUR / 2, HOUR / 2);
+    assert!(!entry.refresh(half, false), "it failed");
+    assert_eq!(serial(&store), first);
+    assert!(store.usable("web", half.system).is_ok());
+    let refusal = store.usable("web", now.system + 2 * HOUR).unwrap_err();
+    assert!(refusal.detail.contains("expired"), "{}", refusal.detail);
+    let status = &store.status(now.system)[0];
+    assert!(status.valid && status.failures == 1 && status.last_error.is_some());
+    source.fail.store(false, Ordering::SeqCst);
+    assert!(entry.refresh(later(half, 2 * TICK, Duration::ZERO), false));
+    assert_ne!(serial(&store), first);
+    assert!(store.status(now.system)[0].last_error.is_none());
+}
+
+#[test]
+fn the_status_is_plain_json() {
+    let store = IdentityStore::new();
+    store.apply(wanted(told(HOUR)));
+    let json = serde_json::to_value(store.status(SystemTime::now())).unwrap();
+    assert_eq!(json[0]["workload"], "web");
+    assert_eq!(json[0]["spiffe_id"], "spiffe://example.org/web");
+    assert_eq!(json[0]["last_error"], serde_json::Value::Null);
+    for time in ["not_before", "not_after", "next_renewal"] {
+        assert!(json[0][time].as_str().unwrap().ends_with('Z'), "{json}");
+    }
+}
+
+fn runtime() -> tokio::runtime::Runtime {
+    tokio::runtime::Builder::new_multi_thread().worker_threads(1).enable_all().build().unwrap()
+}
+
+/// Runs the store until the identity of `web` is another one.
+fn changed_within(store: &Arc<IdentityStore>, limit: Duration, act: impl FnOnce()) -> bool {
+    let before = serial(store);
+    runtime().block_on(async {
+        let running = tokio::spawn(Arc::clone(store).run());
+        let mut changes = store.subscribe();
+        tokio::time::sleep(2 * SETTLE).await;
+        act();
+        let changed = tokio::time::timeout(limit, async {
+            while serial(store) == before {
+                changes.changed().await.unwrap();
+            }
+        });
+        let changed = changed.await.is_ok();
+        running.abort();
+        changed
+    })
+}
+
+#[test]
+fn a_short_lived_certificate_is_renewed_while_it_is_still_valid() {
+    let directory = tempfile::tempdir().unwrap();
+    let settings = EmbeddedCaSettings {
+        directory: directory.path().join("ca"),
+        lifetime: Duration::from_secs(6),
+        trust_domain: "example.org".parse().unwrap(),
+    };
+    let ca = Arc::new(EmbeddedCa::open(settings, SystemTime::now()).unwrap());
+    let id = "spiffe://example.org/web".parse().unwrap();
+    let store = Arc::new(IdentityStore::new());
+    assert!(store.apply(wanted(Arc::new(EmbeddedSource { ca, id, dns_names: vec![] }))).is_empty());
+    let old = store.get("web").unwrap();
+    assert!(changed_within(&store, Duration::from_secs(10), || ()));
+    assert!(SystemTime::now() < old.svid.not_after, "before the old one expired");
+    assert!(store.usable("web", SystemTime::now()).is_ok());
+}
+
+struct OnDisk {
+    directory: tempfile::TempDir,
+    store: Arc<IdentityStore>,
+}
+
+impl OnDisk {
+    /// As Kubernetes mounts a secret: files are links into `..data`, itself a link to a directory.
+    fn new() -> Self {
+        let directory = tempfile::tempdir().unwrap();
+        let this = Self { directory, store: Arc::new(IdentityStore::new()) };
+        this.generation("one");
+        std::os::unix::fs::symlink("one", this.path("..data")).unwrap();
+        for file in ["tls.crt", "tls.key"] {
+            std::os::unix::fs::symlink(format!("..data/{file}"), this.path(file)).unwrap();
+        }
+        let files =
+            IdentityFiles { certificate: this.path("tls.crt"), key: this.path("tls.key"), bundle: None };
+        assert!(this.store.apply(wanted(Arc::new(files))).is_empty());
+        this
+    }
+
+    fn path(&self, name: &str) -> PathBuf {
+        self.directory.path().join(name)
+    }
+
+    fn generation(&self, name: &str) {
+        std::fs::create_dir(self.path(name)).unwrap();
+        let leaf = TestCa::root("root").leaf(&LeafSpec::default());
+        std::fs::write(self.path(name).join("tls.crt"), leaf.chain_pem()).unwrap();
+        std::fs::write(self.path(name).join("tls.key"), leaf.key.serialize_pem()).unwrap();
+    }
+}
+
+#[test]
+fn a_secret_that_is_swapped_by_a_link_is_read_again() {
+    let disk = OnDisk::new();
+    let swap = || {
+        disk.generation("two");
+        std::os::unix::fs::symlink("two", disk.path("..tmp")).unwrap();
+        std::fs::rename(disk.path("..tmp"), disk.path("..data")).unwrap();
+    };
+    assert!(changed_within(&disk.store, Duration::from_secs(3), swap), "sooner than the 5 s poll");
+}
+
+#[test]
+fn a_change_that_no_event_announces_is_found_by_the_poll() {
+    let disk = OnDisk::new();
+    // The directory `one` is not watched: only its parent is.
+    let rewrite = || {
+        let leaf = TestCa::root("root").leaf(&LeafSpec::default());
+        std::fs::write(disk.path("one/tls.crt"), leaf.chain_pem()).unwrap();
+        std::fs::write(disk.path("one/tls.key"), leaf.key.serialize_pem()).unwrap();
+    };
+    assert!(changed_within(&disk.store, Duration::from_secs(9), rewrite));
+}
+
+#[test]
+fn half_written_files_keep_the_last_good_identity_and_are_tried_again() {
+    let disk = OnDisk::new();
+    let before = serial(&disk.store);
+    let entry = lock(&disk.store.entries).get("web").cloned().unwrap();
+    let leaf = TestCa::root("root").leaf(&LeafSpec::default());
+    std::fs::write(disk.path("one/tls.crt"), leaf.chain_pem()).unwrap();
+    let now = Clock::now();
+    assert!(!entry.refresh(now, true), "the key is still the old one");
+    assert_eq!(serial(&disk.store), before);
+    let status = &disk.store.status(now.system)[0];
+    assert!(status.valid && status.last_error.as_ref().unwrap().contains("does not belong"));
+    assert!(!entry.refresh(now, true), "unchanged files are not read at every look");
+    assert_eq!(disk.store.status(now.system)[0].failures, 1);
+    std::fs::write(disk.path("one/tls.key"), leaf.key.serialize_pem()).unwrap();
+    assert!(entry.refresh(now, true));
+    assert_ne!(serial(&disk.store), before);
+    assert!(disk.store.status(now.system)[0].last_error.is_none());
+}

@@ -1,0 +1,206 @@
+//! From a configuration to identity sources, trust, and the snapshot that connections are decided on.
+
+use std::collections::{BTreeMap, HashMap};
+use std::os::unix::fs::MetadataExt;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::error::PrepareError;
+use super::registry::Registry;
+use crate::config::{Config, DatapathChoice, TlsVersion, Workload};
+use crate::datapath::relay::KernelTls;
+use crate::datapath::relay::context::certificate_info;
+use crate::directory::Directory;
+use crate::handshake::{MinVersion, PeerNameSettings, SuiteOrder, TlsSettings, Trust, WorkloadTls};
+use crate::identity::{
+    EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles, IdentitySource, IdentityStore,
+    TrustBundles, files,
+};
+use crate::observe::Refusal;
+use crate::observe::metrics::Metrics;
+use crate::policy::Policy;
+use crate::snapshot::{OwnIdentity, Snapshot, WorkloadState, number_of};
+
+/// Everything that a configuration needs from the disk, read and checked.
+pub struct Prepared {
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Where each workload's identity comes from.
+    pub sources: BTreeMap<String, Arc<dyn IdentitySource>>,
+    /// Roots besides those that an identity brings along.
+    pub bundles: Arc<TrustBundles>,
+    /// What the bundle files were when they were read.
+    pub bundle_files: BundleFiles,
+    directory: Arc<Directory>,
+    policy: Arc<Policy>,
+}
+
+/// Enough of every bundle file to notice that one was replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BundleFiles(Vec<Option<(u64, u64, i64, i64)>>);
+
+impl BundleFiles {
+    /// As they are now.
+    #[must_use]
+    pub fn of(config: &Config) -> Self {
+        let stamp = |path: &std::path::Path| {
+            let file = std::fs::metadata(path).ok()?;
+            Some((file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
+        };
+        Self(config.trust.bundles.iter().map(|bundle| stamp(&bundle.file)).collect())
+    }
+}
+
+/// Opens the CA, reads the bundles, compiles directory and policy.
+///
+/// # Errors
+/// What cannot be used; nothing in force was touched.
+pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
+    let mut numbers: HashMap<u32, &str> = HashMap::new();
+    for workload in &config.workloads {
+        if let Some(other) = numbers.insert(number_of(&workload.name), &workload.name) {
+            return Err(PrepareError::NumberCollision(other.to_owned(), workload.name.clone()));
+        }
+    }
+    // Before reading: a change in between is then seen as one.
+    let bundle_files = BundleFiles::of(&config);
+    let mut bundles = TrustBundles::new();
+    for bundle in &config.trust.bundles {
+        bundles.add(bundle.trust_domain.clone(), files::read_bundle(&bundle.file)?);
+    }
+    let needs_ca = config.workloads.iter().any(|workload| workload.identity.is_none());
+    let ca = if needs_ca { Some(Arc::new(open_ca(&config)?)) } else { None };
+    if let Some(ca) = &ca {
+        // A workload with files of its own believes its neighbours on the node as well.
+        bundles.add(config.trust_domain.clone(), ca.bundle().clone());
+    }
+    let sources = config
+        .workloads
+        .iter()
+        .filter_map(|workload| Some((workload.name.clone(), source(workload, ca.as_ref())?)))
+        .collect();
+    let directory = Arc::new(Directory::from_config(&config));
+    let policy = Arc::new(Policy::from_config(&config));
+    let bundles = Arc::new(bundles);
+    Ok(Prepared { config: Arc::new(config), sources, bundles, bundle_files, directory, policy })
+}
+
+fn open_ca(config: &Config) -> Result<EmbeddedCa, PrepareError> {
+    let settings = EmbeddedCaSettings {
+        directory: config.embedded_ca.directory.clone(),
+        lifetime: config.embedded_ca.lifetime,
+        trust_domain: config.trust_domain.clone(),
+    };
+    Ok(EmbeddedCa::open(settings, SystemTime::now())?)
+}
+
+fn source(workload: &Workload, ca: Option<&Arc<EmbeddedCa>>) -> Option<Arc<dyn IdentitySource>> {
+    match (&workload.identity, ca) {
+        (Some(files), _) => Some(Arc::new(IdentityFiles {
+            certificate: files.certificate.clone(),
+            key: files.key.clone(),
+            bundle: files.bundle.clone(),
+        })),
+        (None, Some(ca)) => Some(Arc::new(EmbeddedSource {
+            ca: Arc::clone(ca),
+            id: workload.spiffe_id.clone(),
+            dns_names: workload.dns_names.clone(),
+        })),
+        (None, None) => None,
+    }
+}
+
+impl Prepared {
+    /// Was it made of this configuration, and of bundle files that are still the same?
+    #[must_use]
+    pub fn is_of(&self, config: &Config) -> bool {
+        *self.config == *config && self.bundle_files == BundleFiles::of(config)
+    }
+
+    /// The snapshot with the identities that the store has now, for this kernel's TLS.
+    pub fn snapshot(
+        &self,
+        generation: u64,
+        store: &IdentityStore,
+        ktls: &KernelTls,
+        registry: &mut Registry,
+        metrics: &Metrics,
+    ) -> Snapshot {
+        let workloads = self
+            .config
+            .workloads
+            .iter()
+            .map(|settings| {
+                let lasting = registry.of(&settings.name, metrics);
+                let identity = self.own_identity(settings, store, ktls);
+                let expiry =
+                    identity.as_ref().ok().map(|identity| identity.certificate.not_after.unix_timestamp());
+                lasting.metrics.set_certificate_expiry(expiry);
+                let number = number_of(&settings.name);
+                let state = WorkloadState {
+                    number,
+                    spiffe_id: settings.spiffe_id.as_str().into(),
+                    settings: settings.clone(),
+                    metrics: lasting.metrics,
+                    live: lasting.live,
+                    stopped: lasting.stop.subscribe(),
+                    identity,
+                };
+                (number, Arc::new(state))
+            })
+            .collect();
+        Snapshot {
+            generation,
+            config: Arc::clone(&self.config),
+            directory: Arc::clone(&self.directory),
+            policy: Arc::clone(&self.policy),
+            workloads,
+        }
+    }
+
+    fn own_identity(
+        &self,
+        workload: &Workload,
+        store: &IdentityStore,
+        ktls: &KernelTls,
+    ) -> Result<OwnIdentity, Refusal> {
+        let identity = store.usable(&workload.name, SystemTime::now())?;
+        let limits = &self.config.limits;
+        let trust = Trust {
+            bundles: Arc::new(identity.trusted_with(&self.bundles)),
+            trust_domain: identity.svid.id.trust_domain().clone(),
+            names: PeerNameSettings {
+                dns: self.config.trust.peer_names.dns,
+                common_name: self.config.trust.peer_names.common_name,
+            },
+            max_certificates: usize::try_from(limits.chain_certificates).unwrap_or(usize::MAX),
+            max_bytes: usize::try_from(limits.chain_bytes).unwrap_or(usize::MAX),
+        };
+        let settings = tls_settings(&self.config, workload, ktls);
+        Ok(OwnIdentity {
+            tls: WorkloadTls::new(&identity.svid, Arc::new(trust), settings),
+            certificate: certificate_info(&identity.svid.serial, identity.svid.not_after),
+            not_after: identity.svid.not_after,
+        })
+    }
+}
+
+fn tls_settings(config: &Config, workload: &Workload, ktls: &KernelTls) -> TlsSettings {
+    let offload = workload.datapath != DatapathChoice::RelayUserspace;
+    let abilities = ktls.as_ref().ok().filter(|_| offload);
+    TlsSettings {
+        min_version: match config.tls.min_version {
+            TlsVersion::V1_3 => MinVersion::Tls13,
+            TlsVersion::V1_2 => MinVersion::Tls12,
+        },
+        suites: match &config.tls.cipher_suites {
+            Some(suites) => SuiteOrder::configured(suites.clone()),
+            None => SuiteOrder::auto(abilities.map(AsRef::as_ref)),
+        },
+        // Also while there is no kTLS: it may come between a handshake and its end.
+        secret_extraction: offload,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,130 @@
+use std::path::Path;
+
+use super::*;
+use crate::datapath::ktls::{Abilities, Suite, Unavailable};
+use crate::observe::Reason;
+use crate::snapshot::testing::config;
+
+fn paths(directory: &Path) -> String {
+    format!("paths: {{ runtime: {0}/run, state: {0}/state }}\n", directory.display())
+}
+
+#[test]
+fn workloads_get_their_identity_from_the_ca_or_from_their_files() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = paths(directory.path())
+        + "tls: { min_version: '1.2' }\nworkloads:\n- { name: web, select: { netns: web } }\n\
+           - { name: db, select: { netns: db }, identity: { certificate: /no/c, key: /no/k, bundle: /no/b } }\n";
+    let prepared = prepare(config(&text)).unwrap();
+    assert_eq!(prepared.sources["web"].kind(), "embedded_ca");
+    assert_eq!(prepared.sources["db"].kind(), "files");
+    let store = IdentityStore::new();
+    let (metrics, mut registry) = (Metrics::new("0"), Registry::default());
+    let none = Err(Unavailable::NoModule { may_load: true });
+
+    let before = prepared.snapshot(1, &store, &none, &mut registry, &metrics);
+    let web = before.by_name("web").unwrap();
+    assert_eq!(web.usable_identity(SystemTime::now()).unwrap_err().reason, Reason::NoIdentity);
+
+    let failures = store.apply(prepared.sources.clone());
+    assert_eq!(failures.len(), 1, "{failures:?}");
+    let snapshot = prepared.snapshot(2, &store, &none, &mut registry, &metrics);
+    assert_eq!((snapshot.generation, snapshot.workloads.len()), (2, 2));
+    let now = SystemTime::now();
+    let (again, db) = (snapshot.by_name("web").unwrap(), snapshot.by_name("db").unwrap());
+    let identity = again.usable_identity(now).unwrap();
+    assert!(Arc::ptr_eq(&again.live, &web.live), "counts outlive a snapshot");
+    let refusal = db.usable_identity(now).unwrap_err();
+    assert!(refusal.reason == Reason::NoIdentity && refusal.detail.contains("/no/"), "{}", refusal.detail);
+
+    let late = identity.not_after + std::time::Duration::from_secs(1);
+    let refusal = again.usable_identity(late).unwrap_err();
+    assert_eq!(refusal.reason, Reason::NoIdentity);
+    assert!(refusal.detail.contains(&identity.certificate.serial), "{}", refusal.detail);
+}
+
+#[test]
+fn without_a_workload_that_needs_it_no_ca_is_made() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = paths(directory.path())
+        + "workloads: [{ name: db, select: { netns: db }, identity: { certificate: /c, key: /k, bundle: /b } }]";
+    prepare(config(&text)).unwrap();
+    assert!(!directory.path().join("state").exists());
+}
+
+#[test]
+fn a_ca_of_another_trust_domain_is_refused() {
+    let directory = tempfile::tempdir().unwrap();
+    let ca = directory.path().join("ca");
+    let settings = EmbeddedCaSettings {
+        directory: ca.clone(),
+        lifetime: std::time::Duration::from_secs(600),
+        trust_domain: "other.example".parse().unwrap(),
+    };
+    EmbeddedCa::open(settings, SystemTime::now()).unwrap();
+    let text = format!(
+        "identity: {{ embedded_ca: {{ directory: {} }} }}\nworkloads: [{{ name: w, select: {{ netns: w }} }}]",
+        ca.display()
+    );
+    let error = prepare(config(&text)).err().unwrap();
+    assert!(matches!(&error, PrepareError::Ca(_)) && error.to_string().contains("other.example"), "{error}");
+}
+
+#[test]
+fn a_bundle_that_cannot_be_read_is_named() {
+    let error =
+        prepare(config("trust: { bundles: [{ trust_domain: b, file: /no/such.pem }] }")).err().unwrap();
+    assert!(matches!(error, PrepareError::BundleFile(_)), "{error}");
+    assert!(error.to_string().contains("/no/such.pem"), "{error}");
+}
+
+#[test]
+fn two_names_with_one_number_are_refused_by_name() {
+    let mut seen = HashMap::new();
+    let (first, second) = (0..)
+        .map(|n: u32| format!("w{n}"))
+        .find_map(|name| seen.insert(number_of(&name), name.clone()).map(|other| (other, name)))
+        .unwrap();
+    let text = format!(
+        "workloads:\n- {{ name: {first}, select: {{ netns: a }} }}\n- {{ name: {second}, select: {{ netns: b }} }}\n"
+    );
+    let error = prepare(config(&text)).err().unwrap();
+    assert!(matches!(error, PrepareError::NumberCollision(..)));
+    let error = error.to_string();
+    assert!(error.contains(&first) && error.contains(&second) && error.contains("rename"), "{error}");
+}
+
+#[test]
+fn each_workload_has_the_suites_that_suit_its_datapath_and_the_kernel() {
+    let parsed = config(
+        "workloads:\n- { name: auto, select: { netns: a } }\n\
+         - { name: user, select: { netns: u }, datapath: relay-userspace }\n\
+         - { name: kernel, select: { netns: k }, datapath: relay-ktls }\n",
+    );
+    let able = Abilities {
+        suites: Suite::ALL.to_vec(),
+        missing: vec![],
+        rekey: false,
+        why_no_rekey: None,
+        defects: vec![],
+    };
+    let for_kernel = SuiteOrder::auto(Some(&able));
+    assert_ne!(for_kernel, SuiteOrder::default());
+    let able = Ok(Arc::new(able));
+    let none = Err(Unavailable::NoModule { may_load: true });
+    for (name, ktls, suites, secret_extraction) in [
+        ("auto", &able, &for_kernel, true),
+        ("kernel", &able, &for_kernel, true),
+        ("user", &able, &SuiteOrder::default(), false),
+        ("auto", &none, &SuiteOrder::default(), true),
+        ("user", &none, &SuiteOrder::default(), false),
+    ] {
+        let settings = tls_settings(&parsed, parsed.workload(name).unwrap(), ktls);
+        assert_eq!((&settings.suites, settings.secret_extraction), (suites, secret_extraction), "{name}");
+    }
+    let chosen = config(
+        "tls: { cipher_suites: [TLS_AES_128_GCM_SHA256] }\nworkloads: [{ name: w, select: { netns: w } }]",
+    );
+    let settings = tls_settings(&chosen, chosen.workload("w").unwrap(), &able);
+    assert_eq!(settings.suites, SuiteOrder::configured(vec![Suite::Aes128Gcm]));
+}

@@ -1,0 +1,236 @@
+//! The commands that need no running daemon: `config`, `ca`, `uninstall`.
+
+use std::fs::Permissions;
+use std::io::Write;
+use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, SystemTime};
+
+use serde_json::json;
+
+use super::error::DaemonError;
+use super::lock::Lock;
+use crate::capture::pins::Pins;
+use crate::capture::{CaptureError, cgroup};
+use crate::config::{self, Config, ConfigError, Place, Problem};
+use crate::identity::{CaError, EmbeddedCa, EmbeddedCaSettings, SpiffeId, TrustDomain};
+
+/// Why a command did not do what was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// The configuration is wrong.
+    #[error(transparent)]
+    Config(#[from] ConfigError),
+    /// A daemon runs, or its directory cannot be used.
+    #[error(transparent)]
+    Daemon(#[from] DaemonError),
+    /// The pins cannot be removed.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+    /// The CA refused.
+    #[error(transparent)]
+    Ca(#[from] CaError),
+    /// `ca init` on a directory that has something in it.
+    #[error("{path}: not empty; choose another directory, or use the CA that is there with `mtlsd ca issue`", path = .0.display())]
+    NotEmpty(PathBuf),
+    /// `ca issue` without a CA.
+    #[error("{path}: there is no CA; make one with `mtlsd ca init --directory {path} --trust-domain NAME`", path = .0.display())]
+    NoCa(PathBuf),
+    /// A file cannot be written.
+    #[error("cannot write {path}: {source}; choose another directory", path = .path.display())]
+    Write {
+        /// The file or directory.
+        path: PathBuf,
+        /// What the kernel said.
+        source: std::io::Error,
+    },
+    /// The answer cannot be printed.
+    #[error("cannot print the answer: {0}")]
+    Print(#[from] std::io::Error),
+}
+
+/// `mtlsd config check`: prints what is found; an error is what is wrong.
+///
+/// # Errors
+/// Everything that is wrong with the configuration.
+pub fn check_config(path: &Path, as_json: bool, out: &mut impl Write) -> Result<(), CommandError> {
+    let config = match Config::load(path) {
+        Ok(config) => config,
+        Err(error) => {
+            if as_json {
+                writeln!(out, "{}", problems(&error))?;
+            }
+            return Err(error.into());
+        }
+    };
+    let mut warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
+    warnings.extend(absent(&config));
+    if as_json {
+        writeln!(
+            out,
+            "{}",
+            json!({ "valid": true, "workloads": config.workloads.len(), "rules": config.policy.len(), "warnings": warnings })
+        )?;
+        return Ok(());
+    }
+    for warning in &warnings {
+        writeln!(out, "warning: {warning}")?;
+    }
+    writeln!(
+        out,
+        "{}: valid; {} workloads, {} directory entries, {} rules, {} warnings",
+        path.display(),
+        config.workloads.len(),
+        config.directory.len(),
+        config.policy.len(),
+        warnings.len()
+    )?;
+    Ok(())
+}
+
+fn problems(error: &ConfigError) -> serde_json::Value {
+    let problem = |problem: &Problem| {
+        let Place { file, line, column } = &problem.place;
+        json!({ "file": file, "line": line, "column": column, "what": problem.fault.to_string() })
+    };
+    let problems: Vec<_> = error.problems.iter().map(problem).collect();
+    json!({ "valid": false, "problems": problems, "more": error.more })
+}
+
+/// Namespaces and cgroups that do not exist now: no error, since workloads come and go.
+fn absent(config: &Config) -> Vec<String> {
+    let mount = cgroup::mount_point().ok();
+    let mut absent = Vec::new();
+    for workload in &config.workloads {
+        let name = &workload.name;
+        if let Some(netns) = &workload.select.netns
+            && !netns.exists()
+        {
+            absent.push(format!("workload {name}: network namespace {} does not exist now", netns.display()));
+        }
+        if let Some(path) = &workload.select.cgroup
+            && mount.as_deref().and_then(|mount| cgroup::find(mount, path)).is_none()
+        {
+            absent.push(format!("workload {name}: cgroup {} does not exist now", path.display()));
+        }
+    }
+    absent
+}
+
+/// `mtlsd config schema`.
+///
+/// # Errors
+/// When it cannot be printed.
+pub fn print_schema(out: &mut impl Write) -> Result<(), CommandError> {
+    writeln!(out, "{:#}", config::schema())?;
+    Ok(())
+}
+
+/// `mtlsd ca init`.
+///
+/// # Errors
+/// When the directory is in use or cannot be written.
+pub fn ca_init(
+    directory: &Path,
+    trust_domain: TrustDomain,
+    as_json: bool,
+    out: &mut impl Write,
+) -> Result<(), CommandError> {
+    if std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
+        return Err(CommandError::NotEmpty(directory.to_owned()));
+    }
+    let settings = EmbeddedCaSettings {
+        directory: directory.to_owned(),
+        lifetime: Duration::from_secs(3600),
+        trust_domain: trust_domain.clone(),
+    };
+    EmbeddedCa::open(settings, SystemTime::now())?;
+    let root = directory.join("root.crt");
+    if as_json {
+        writeln!(out, "{}", json!({ "trust_domain": trust_domain.to_string(), "root": root }))?;
+    } else {
+        writeln!(
+            out,
+            "made a CA for trust domain {trust_domain}; its root certificate is {}",
+            root.display()
+        )?;
+    }
+    Ok(())
+}
+
+/// What `mtlsd ca issue` shall make.
+pub struct IssueRequest<'a> {
+    /// Where the CA lives.
+    pub directory: &'a Path,
+    /// The identity.
+    pub id: &'a SpiffeId,
+    /// Its DNS SANs.
+    pub dns_names: &'a [String],
+    /// How long it is valid.
+    pub lifetime: Duration,
+    /// Where tls.crt, tls.key and ca.crt go.
+    pub out: &'a Path,
+}
+
+/// `mtlsd ca issue`.
+///
+/// # Errors
+/// When there is no CA, it belongs to another trust domain, or a file cannot be written.
+pub fn ca_issue(request: &IssueRequest<'_>, as_json: bool, out: &mut impl Write) -> Result<(), CommandError> {
+    if !request.directory.join("root.crt").exists() {
+        return Err(CommandError::NoCa(request.directory.to_owned()));
+    }
+    let settings = EmbeddedCaSettings {
+        directory: request.directory.to_owned(),
+        lifetime: request.lifetime,
+        trust_domain: request.id.trust_domain().clone(),
+    };
+    let ca = EmbeddedCa::open(settings, SystemTime::now())?;
+    let issued = ca.issue_pem(request.id, request.dns_names, SystemTime::now())?;
+    std::fs::create_dir_all(request.out)
+        .map_err(|source| CommandError::Write { path: request.out.to_owned(), source })?;
+    let root = request.directory.join("root.crt");
+    let root = std::fs::read(&root).map_err(|source| CaError::Io { action: "read", path: root, source })?;
+    write(&request.out.join("tls.key"), issued.key.as_bytes(), 0o600)?;
+    write(&request.out.join("tls.crt"), issued.chain.as_bytes(), 0o644)?;
+    write(&request.out.join("ca.crt"), &root, 0o644)?;
+    if as_json {
+        writeln!(out, "{}", json!({ "id": request.id.to_string(), "directory": request.out }))?;
+    } else {
+        writeln!(out, "issued {} into {}: tls.crt, tls.key, ca.crt", request.id, request.out.display())?;
+    }
+    Ok(())
+}
+
+fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), CommandError> {
+    let mut options = std::fs::OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(mode);
+    options
+        .open(path)
+        .and_then(|mut file| {
+            // The mode of open() counts for a new file only; an old one may let others read the key.
+            file.set_permissions(Permissions::from_mode(mode))?;
+            file.write_all(contents)
+        })
+        .map_err(|source| CommandError::Write { path: path.to_owned(), source })
+}
+
+/// `mtlsd uninstall`: detaches and unpins everything. Refused while the daemon runs, which would only
+/// attach it again.
+///
+/// # Errors
+/// When a daemon runs, or a pin cannot be removed.
+pub fn uninstall(path: &Path, as_json: bool, out: &mut impl Write) -> Result<(), CommandError> {
+    let config = Config::load(path)?;
+    let _lock = Lock::take(&config.paths.runtime)?;
+    let removed = Pins::remove_all(&config.paths.bpffs)?;
+    if as_json {
+        writeln!(out, "{}", json!({ "removed": removed }))?;
+    } else {
+        writeln!(out, "removed {} pinned objects from {}", removed.len(), config.paths.bpffs.display())?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests;

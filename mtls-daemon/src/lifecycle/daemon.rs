@@ -1,0 +1,360 @@
+//! The running daemon: what it holds, and its start and stop in order.
+
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use arc_swap::ArcSwap;
+use time::OffsetDateTime;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::{Notify, watch};
+
+use super::build::{BundleFiles, Prepared, prepare};
+use super::error::{DaemonError, PrepareError};
+use super::lock::{Lock, make_directory};
+use super::logging::LogControl;
+use super::reconcile::Node;
+use super::registry::Registry;
+use super::{offload, serve, watch as files};
+use crate::capture::{Capture, EbpfLog};
+use crate::config::{self, Config};
+use crate::control::http::{HttpServer, Readiness};
+use crate::control::{admin, socket};
+use crate::datapath::relay::{Admission, Relay};
+use crate::identity::IdentityStore;
+use crate::observe::access_log::{AccessLog, Target};
+use crate::observe::metrics::Metrics;
+use crate::observe::observer::Observer;
+use crate::observe::recorder::Recorder;
+
+/// How often namespaces, cgroups and counters are looked at.
+const TICK: Duration = Duration::from_millis(500);
+/// Open files that the daemon asks for: two for each of the connections that `limits.connections` allows by
+/// default, and some.
+const DESCRIPTORS: u64 = 262_144;
+/// Least time between two looks that events ask for.
+const LOOK_PAUSE: Duration = Duration::from_millis(20);
+
+/// Everything that lives as long as the process.
+pub struct Daemon {
+    pub(super) config_file: PathBuf,
+    pub(super) started: OffsetDateTime,
+    pub(super) relay: Arc<Relay>,
+    pub(super) store: Arc<IdentityStore>,
+    pub(super) readiness: Readiness,
+    pub(super) changing: Mutex<Changing>,
+    pub(super) node: Mutex<Node>,
+    pub(super) stopping: watch::Sender<bool>,
+    /// Wakes the regular look at the node before its time.
+    pub(super) look_now: Notify,
+    log: LogControl,
+}
+
+/// What a reload replaces. Whoever holds the lock is the only one who changes the snapshot.
+pub(super) struct Changing {
+    pub prepared: Prepared,
+    pub registry: Registry,
+    pub generation: u64,
+    pub loaded: OffsetDateTime,
+    pub last_refusal: Option<String>,
+}
+
+/// Runs the daemon until SIGTERM or SIGINT.
+///
+/// # Errors
+/// Why it cannot start.
+pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
+    let log = LogControl::start();
+    raise_descriptor_limit();
+    let config = Config::load(config_file)?;
+    log.set_level(config.log.level);
+    warn_about(&config);
+    let _lock = Lock::take(&config.paths.runtime)?;
+    make_directory(&config.paths.state)?;
+    let metrics_server = match config.metrics {
+        Some(address) => Some(HttpServer::bind(address).await?),
+        None => None,
+    };
+    let admin_socket = socket::AdminSocket::bind(&config.paths.runtime.join("admin.sock"))?;
+    let (capture, events) =
+        Capture::attach(&config.paths.bpffs, config.cgroup_root.as_deref(), ebpf_log(config.log.ebpf))?;
+    let daemon = Arc::new(Daemon::new(config_file, config, capture, log)?);
+
+    let stopped = daemon.stopping.subscribe();
+    let stop = move || {
+        let mut stopped = stopped.clone();
+        async move {
+            let _ = stopped.wait_for(|stopped| *stopped).await;
+        }
+    };
+    if let Some(server) = metrics_server {
+        let view = Arc::clone(&daemon);
+        tokio::spawn(server.serve(move || view.metrics_text(), daemon.readiness.clone(), stop()));
+    }
+    tokio::spawn(admin::serve_admin(admin_socket, Arc::clone(&daemon), stop()));
+    tokio::spawn(serve::events(Arc::clone(&daemon), events));
+    tokio::spawn(Arc::clone(&daemon.store).run());
+    tokio::spawn(files::identities(Arc::clone(&daemon)));
+    tokio::spawn(files::configuration(Arc::clone(&daemon)));
+
+    daemon.reconcile();
+    daemon.readiness.clear(Readiness::STARTING);
+    tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
+    daemon.attend().await?;
+    daemon.stop().await;
+    Ok(())
+}
+
+/// A relayed connection has two sockets: the usual soft limit of 1,024 would be 500 connections.
+fn raise_descriptor_limit() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+    let outcome = getrlimit(Resource::RLIMIT_NOFILE).and_then(|(soft, hard)| {
+        let wanted = hard.max(DESCRIPTORS);
+        // Root may raise the hard limit too; where it may not, the hard limit is what there is.
+        setrlimit(Resource::RLIMIT_NOFILE, wanted, wanted)
+            .or_else(|_| if soft < hard { setrlimit(Resource::RLIMIT_NOFILE, hard, hard) } else { Ok(()) })
+    });
+    if let Err(error) = outcome {
+        tracing::warn!(%error, "the limit of open files could not be raised; connections may be refused");
+    }
+}
+
+fn warn_about(config: &Config) {
+    for warning in &config.warnings {
+        tracing::warn!("{warning}");
+    }
+}
+
+fn ebpf_log(log: config::EbpfLog) -> EbpfLog {
+    match log {
+        config::EbpfLog::Off => EbpfLog::Off,
+        config::EbpfLog::Info => EbpfLog::Info,
+        config::EbpfLog::Debug => EbpfLog::Debug,
+    }
+}
+
+/// Where the configuration wants the access log.
+pub(super) fn log_target(config: &Config) -> Target {
+    match &config.access_log {
+        config::AccessLog::Stdout => Target::Stdout,
+        config::AccessLog::Off => Target::Off,
+        config::AccessLog::File(path) => Target::File(path.clone()),
+    }
+}
+
+impl Daemon {
+    fn new(
+        config_file: &Path,
+        config: Config,
+        capture: Capture,
+        log: LogControl,
+    ) -> Result<Self, DaemonError> {
+        let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
+        let access_log = AccessLog::start(log_target(&config), metrics.access_log_lost())?;
+        let entries = usize::try_from(config.recorder.entries).ok().and_then(NonZeroUsize::new);
+        let recorder = Recorder::new(entries.unwrap_or(NonZeroUsize::MIN));
+        let observer = Arc::new(Observer::new(recorder, metrics, access_log));
+        let store = Arc::new(IdentityStore::new());
+        let prepared = prepare(config)?;
+        // A source that fails is logged by the store, retried, and its workload fails closed meanwhile.
+        store.apply(prepared.sources.clone());
+        let mut registry = Registry::default();
+        let ktls = offload::ask(&prepared.config);
+        let snapshot = prepared.snapshot(1, &store, &ktls, &mut registry, observer.metrics());
+        let relay = Arc::new(Relay {
+            capture: Arc::new(capture),
+            admission: ArcSwap::from_pointee(Admission::new(prepared.config.limits.handshakes, None)),
+            snapshot: ArcSwap::from_pointee(snapshot),
+            ktls: ArcSwap::from_pointee(ktls),
+            observer,
+        });
+        let now = OffsetDateTime::now_utc();
+        let changing = Changing { prepared, registry, generation: 1, loaded: now, last_refusal: None };
+        Ok(Self {
+            config_file: config_file.to_owned(),
+            started: now,
+            relay,
+            store,
+            readiness: Readiness::new(),
+            changing: Mutex::new(changing),
+            node: Mutex::default(),
+            stopping: watch::channel(false).0,
+            look_now: Notify::new(),
+            log,
+        })
+    }
+
+    /// Signals and the regular look at the node, until it is time to stop.
+    async fn attend(self: &Arc<Self>) -> Result<(), DaemonError> {
+        let system = |what| move |source| DaemonError::System { what, source };
+        let mut terminate = signal(SignalKind::terminate()).map_err(system("handle SIGTERM"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("handle SIGINT"))?;
+        let mut hangup = signal(SignalKind::hangup()).map_err(system("handle SIGHUP"))?;
+        let mut tick = tokio::time::interval(TICK);
+        let mut look_for_ktls = tokio::time::interval(offload::LOOK);
+        loop {
+            tokio::select! {
+                _ = terminate.recv() => return Ok(()),
+                _ = interrupt.recv() => return Ok(()),
+                _ = hangup.recv() => {
+                    self.relay.observer.access_log().reopen();
+                    self.reload();
+                }
+                _ = tick.tick() => self.reconcile(),
+                _ = look_for_ktls.tick() => self.look_for_ktls(),
+                () = self.look_now.notified() => {
+                    self.reconcile();
+                    tokio::time::sleep(LOOK_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Stops accepting, lets connections finish for `timeouts.drain`, then ends them. The programs stay
+    /// attached: strict workloads are closed, not open, while the daemon is away.
+    async fn stop(&self) {
+        tracing::info!("stopping");
+        self.readiness.block("stopping", "the daemon is stopping");
+        self.stopping.send_replace(true);
+        lock(&self.node).leave_all();
+        let drain = self.relay.snapshot.load().config.timeouts.drain;
+        let deadline = tokio::time::Instant::now() + drain;
+        while self.relay.observer.recorder().live_count() > 0 && tokio::time::Instant::now() < deadline {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        lock(&self.changing).registry.stop_all();
+        for _ in 0..100 {
+            if self.relay.observer.recorder().live_count() == 0 {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        let log = self.relay.observer.access_log();
+        let _ = tokio::task::spawn_blocking(move || log.flush(Duration::from_secs(2))).await;
+        tracing::info!("stopped; what is pinned stays in force until `mtlsd uninstall`");
+    }
+
+    /// For events of the file system, which come in bursts: a configuration that is equal, or broken in the
+    /// same way as before, is not spoken of again.
+    pub(super) fn reload_if_changed(&self) {
+        match Config::load(&self.config_file) {
+            Ok(config) if lock(&self.changing).prepared.is_of(&config) => {}
+            Err(error)
+                if lock(&self.changing).last_refusal.as_deref() == Some(error.to_string().as_str()) => {}
+            _ => {
+                self.reload();
+            }
+        }
+    }
+
+    /// Loads the configuration anew: all of it, or none.
+    pub(super) fn reload(&self) -> (bool, Vec<String>) {
+        self.ask_again();
+        let outcome = self.try_reload();
+        let applied = outcome.is_ok();
+        self.relay.observer.metrics().config_reloaded(applied);
+        let mut changing = lock(&self.changing);
+        match outcome {
+            Ok(messages) => {
+                changing.last_refusal = None;
+                drop(changing);
+                self.reconcile();
+                (true, messages)
+            }
+            Err(error) => {
+                tracing::error!(%error, "the new configuration was refused; the last good one stays in force");
+                changing.last_refusal = Some(error.clone());
+                (false, error.lines().map(str::to_owned).collect())
+            }
+        }
+    }
+
+    fn try_reload(&self) -> Result<Vec<String>, String> {
+        let config = Config::load(&self.config_file).map_err(|error| error.to_string())?;
+        let mut changing = lock(&self.changing);
+        let old = Arc::clone(&changing.prepared.config);
+        if *old == config && changing.prepared.bundle_files == BundleFiles::of(&config) {
+            return Ok(vec!["nothing has changed".to_owned()]);
+        }
+        needs_no_restart(&old, &config).map_err(|error| error.to_string())?;
+        let prepared = prepare(config).map_err(|error| error.to_string())?;
+        let new = Arc::clone(&prepared.config);
+        if new.access_log != old.access_log {
+            let lost = self.relay.observer.metrics().access_log_lost();
+            let log = AccessLog::start(log_target(&new), lost).map_err(|error| error.to_string())?;
+            self.relay.observer.set_access_log(log);
+        }
+        warn_about(&new);
+        self.log.set_level(new.log.level);
+        if new.limits.handshakes != old.limits.handshakes {
+            let before = self.relay.admission.load();
+            self.relay.admission.store(Arc::new(Admission::new(new.limits.handshakes, Some(&before))));
+        }
+        self.store.apply(prepared.sources.clone());
+        let generation = changing.generation + 1;
+        let metrics = self.relay.observer.metrics();
+        let ktls = self.relay.ktls.load_full();
+        let snapshot = prepared.snapshot(generation, &self.store, &ktls, &mut changing.registry, metrics);
+        // Held until the snapshot is in force: nobody else may bring the tables back to the old one.
+        let mut node = lock(&self.node);
+        if let Err(error) = self.try_tables(&mut node, &snapshot) {
+            self.store.apply(changing.prepared.sources.clone());
+            let Changing { prepared, registry, generation, .. } = &mut *changing;
+            let before = prepared.snapshot(*generation, &self.store, &ktls, registry, metrics);
+            if let Err(worse) = self.try_tables(&mut node, &before) {
+                tracing::error!(error = %worse, "the eBPF tables could not be put back; trying again");
+            }
+            return Err(error.to_string());
+        }
+        changing.prepared = prepared;
+        changing.generation = generation;
+        changing.loaded = OffsetDateTime::now_utc();
+        changing.registry.keep_only(|name| new.workload(name).is_some(), metrics);
+        self.publish(&mut changing);
+        drop(node);
+        tracing::info!(generation = changing.generation, "the new configuration is in force");
+        Ok(vec![format!("{} workloads, {} rules", new.workloads.len(), new.policy.len())])
+    }
+
+    /// Makes a new snapshot of what is prepared, which identities there are, and what the kernel can do.
+    pub(super) fn refresh_identities(&self) {
+        let mut changing = lock(&self.changing);
+        self.publish(&mut changing);
+    }
+
+    fn publish(&self, changing: &mut Changing) {
+        let Changing { prepared, registry, generation, .. } = changing;
+        let (ktls, metrics) = (self.relay.ktls.load(), self.relay.observer.metrics());
+        let snapshot = prepared.snapshot(*generation, &self.store, &ktls, registry, metrics);
+        self.relay.snapshot.store(Arc::new(snapshot));
+    }
+
+    fn metrics_text(&self) -> Result<String, std::fmt::Error> {
+        let metrics = self.relay.observer.metrics();
+        for (label, value) in self.relay.capture.counters() {
+            metrics.set_ebpf_counter(label, value);
+        }
+        metrics.encode()
+    }
+}
+
+fn needs_no_restart(old: &Config, new: &Config) -> Result<(), PrepareError> {
+    let settings = [
+        (old.paths == new.paths, "paths"),
+        (old.cgroup_root == new.cgroup_root, "cgroup_root"),
+        (old.trust_domain == new.trust_domain, "trust_domain"),
+        (old.metrics == new.metrics, "metrics"),
+        (old.recorder == new.recorder, "recorder"),
+        (old.log.ebpf == new.log.ebpf, "log.ebpf"),
+    ];
+    match settings.iter().find(|(same, _)| !same) {
+        Some((_, name)) => Err(PrepareError::NeedsRestart(name)),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What these locks guard is replaced whole; a panic while holding one leaves the old value.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}

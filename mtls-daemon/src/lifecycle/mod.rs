@@ -1,0 +1,19 @@
+//! The daemon's life: start, reload, namespaces that come and go, stop, removal.
+
+pub mod build;
+pub mod commands;
+pub mod daemon;
+pub mod error;
+pub mod lock;
+pub mod logging;
+mod offload;
+pub mod reconcile;
+pub mod registry;
+pub mod serve;
+pub mod tables;
+pub mod verify;
+pub mod view;
+pub mod watch;
+
+pub use daemon::run;
+pub use error::DaemonError;

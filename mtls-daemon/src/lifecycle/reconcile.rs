@@ -1,0 +1,267 @@
+//! Namespaces and cgroups come and go: what exists is compared with what is wanted, and the difference made.
+
+use std::collections::{HashMap, HashSet};
+use std::sync::Arc;
+
+use super::daemon::{Daemon, lock};
+use super::serve;
+use super::tables::{Found, tables};
+use crate::capture::cgroup;
+use crate::capture::namespace::cookie;
+use crate::capture::{CaptureError, EnrolError, Injector, Listeners};
+use crate::datapath::relay::place::Owners;
+use crate::datapath::relay::{Place, Relay};
+use crate::snapshot::{Snapshot, number_of};
+use crate::sys::netns::Netns;
+use crate::workload::{Presence, find};
+
+/// What the daemon has on this node.
+#[derive(Default)]
+pub struct Node {
+    places: HashMap<u64, Arc<Place>>,
+    /// Cookies of namespaces seen, by (device, inode): asking costs a change of namespace.
+    cookies: HashMap<(u64, u64), u64>,
+    presence: HashMap<String, Presence>,
+    /// What the tables were made from: (generation, found).
+    applied: Option<(u64, Found)>,
+    swept: bool,
+    /// What was last said about a namespace that cannot be enrolled, so that it is said once.
+    complaints: HashMap<u64, String>,
+}
+
+impl Node {
+    /// The place with this cookie.
+    #[must_use]
+    pub fn place(&self, netns: u64) -> Option<Arc<Place>> {
+        self.places.get(&netns).map(Arc::clone)
+    }
+
+    /// Every place.
+    pub fn places(&self) -> impl Iterator<Item = &Arc<Place>> {
+        self.places.values()
+    }
+
+    /// How each workload stood at the last look.
+    #[must_use]
+    pub fn presence(&self, workload: &str) -> Option<&Presence> {
+        self.presence.get(workload)
+    }
+
+    /// Closes every listener; what is attached stays.
+    pub fn leave_all(&mut self) {
+        for place in self.places.values() {
+            place.left.send_replace(true);
+        }
+    }
+}
+
+/// A namespace that some workload is in.
+struct Wanted {
+    netns: Netns,
+    owners: Owners,
+}
+
+impl Daemon {
+    /// Looks at the node and brings everything in line.
+    pub(super) fn reconcile(&self) {
+        let mut node = lock(&self.node);
+        let snapshot = self.relay.snapshot.load_full();
+        if *self.stopping.borrow() {
+            return;
+        }
+        let (wanted, found) = look(&snapshot, &mut node);
+        self.apply_tables(&snapshot, &mut node, found);
+        let gone: Vec<u64> =
+            node.places.keys().copied().filter(|cookie| !wanted.contains_key(cookie)).collect();
+        for cookie in gone {
+            self.leave(&mut node, cookie);
+        }
+        for place in node.places() {
+            place.forget_old();
+        }
+        for (cookie, wanted) in wanted {
+            match node.places.get(&cookie) {
+                Some(place) => {
+                    if **place.owners.load() != wanted.owners {
+                        place.owners.store(Arc::new(wanted.owners));
+                    }
+                }
+                None => self.enrol(&snapshot, &mut node, cookie, wanted),
+            }
+        }
+        if !node.swept {
+            self.sweep(&mut node);
+        }
+        self.report_readiness(&snapshot, &node);
+    }
+
+    /// Brings the tables to a snapshot that is not in force yet, with what was found at the last look.
+    pub(super) fn try_tables(&self, node: &mut Node, snapshot: &Snapshot) -> Result<(), CaptureError> {
+        let (_, found) = look(snapshot, node);
+        self.relay.capture.apply(&tables(snapshot, &found))?;
+        node.applied = Some((snapshot.generation, found));
+        Ok(())
+    }
+
+    fn apply_tables(&self, snapshot: &Snapshot, node: &mut Node, found: Found) {
+        let state = (snapshot.generation, found);
+        if node.applied.as_ref() == Some(&state) {
+            return;
+        }
+        match self.relay.capture.apply(&tables(snapshot, &state.1)) {
+            Ok(()) => {
+                self.readiness.clear("tables");
+                node.applied = Some(state);
+            }
+            Err(error) => {
+                tracing::error!(%error, "the eBPF tables could not be brought up to date; trying again");
+                self.readiness.block("tables", error.to_string());
+            }
+        }
+    }
+
+    fn enrol(&self, snapshot: &Snapshot, node: &mut Node, cookie: u64, wanted: Wanted) {
+        let names = owner_names(snapshot, &wanted.owners);
+        let path = wanted.netns.path().to_owned();
+        match enter(&self.relay, cookie, wanted) {
+            Ok(place) => {
+                tracing::info!(netns = %path.display(), workloads = names.join(", "), "enrolled");
+                node.places.insert(cookie, place);
+                node.complaints.remove(&cookie);
+            }
+            Err(error) => {
+                let text = error.to_string();
+                if node.complaints.get(&cookie) != Some(&text) {
+                    tracing::error!(%error, workloads = names.join(", "), "cannot enrol; its strict workloads are closed");
+                    node.complaints.insert(cookie, text.clone());
+                }
+                for name in names {
+                    node.presence.insert(name, Presence::Failed(text.clone()));
+                }
+            }
+        }
+    }
+
+    fn leave(&self, node: &mut Node, cookie: u64) {
+        if let Some(place) = node.places.remove(&cookie) {
+            tracing::info!(netns = %place.netns.path().display(), "left");
+            place.left.send_replace(true);
+            node.cookies.remove(&place.netns.identity());
+        }
+        if let Err(error) = self.relay.capture.release_namespace(cookie) {
+            tracing::warn!(%error, "a namespace that is gone could not be forgotten");
+        }
+    }
+
+    /// Once: forgets namespaces of an earlier daemon that nobody wants any more.
+    fn sweep(&self, node: &mut Node) {
+        let known: HashSet<u64> = node.cookies.values().copied().collect();
+        for cookie in self.relay.capture.enrolled_namespaces() {
+            if !known.contains(&cookie) {
+                self.leave(node, cookie);
+            }
+        }
+        node.swept = true;
+    }
+
+    fn report_readiness(&self, snapshot: &Snapshot, node: &Node) {
+        for workload in snapshot.workloads.values() {
+            let name = &workload.settings.name;
+            let cause = format!("workload {name}");
+            match (node.presence.get(name), &workload.identity) {
+                (Some(Presence::Failed(why)), _) => {
+                    self.readiness.block(cause, format!("workload {name}: {why}"))
+                }
+                (Some(Presence::Enrolled), Err(refusal)) => self.readiness.block(cause, refusal.to_string()),
+                _ => self.readiness.clear(&cause),
+            }
+        }
+    }
+}
+
+fn owner_names(snapshot: &Snapshot, owners: &Owners) -> Vec<String> {
+    let numbers: HashSet<u32> = owners.whole.iter().chain(owners.ports.values()).copied().collect();
+    numbers.iter().filter_map(|number| Some(snapshot.workloads.get(number)?.settings.name.clone())).collect()
+}
+
+/// Opens the daemon's sockets in a namespace and turns its traffic to them. When the sockets cannot be
+/// opened, the programs still close its strict workloads.
+fn enter(relay: &Arc<Relay>, cookie: u64, wanted: Wanted) -> Result<Arc<Place>, EnrolError> {
+    let Wanted { netns, owners } = wanted;
+    let whole = owners.whole.unwrap_or(0);
+    let opened = Listeners::open(&netns).and_then(|listeners| Ok((listeners, Injector::open(&netns)?)));
+    let (listeners, injector) = match opened {
+        Ok(opened) => opened,
+        Err(error) => {
+            relay.capture.enrol_namespace(&netns, cookie, whole, None)?;
+            return Err(error);
+        }
+    };
+    for listener in listeners.all() {
+        relay.capture.mark_own(listener, None)?;
+    }
+    relay.capture.enrol_namespace(&netns, cookie, whole, Some(&listeners))?;
+    let path = netns.path().to_owned();
+    let place = Arc::new(Place::new(netns, cookie, owners, &listeners, injector));
+    serve::accept(relay, &place, listeners).map_err(|source| EnrolError::Socket {
+        netns: path,
+        what: "poll a listener",
+        source,
+    })?;
+    Ok(place)
+}
+
+/// What exists of what the configuration names.
+fn look(snapshot: &Snapshot, node: &mut Node) -> (HashMap<u64, Wanted>, Found) {
+    let mut wanted: HashMap<u64, Wanted> = HashMap::new();
+    let mut found = Found::default();
+    let mount = cgroup::mount_point().ok();
+    let mut presence = HashMap::new();
+    for workload in &snapshot.config.workloads {
+        if workload.is_left_alone() {
+            continue;
+        }
+        let number = number_of(&workload.name);
+        let outcome = find(workload, mount.as_deref());
+        let here = match outcome {
+            Ok(here) => here,
+            Err(absent) => {
+                presence.insert(workload.name.clone(), absent);
+                continue;
+            }
+        };
+        if let Some(cgroup) = here.cgroup {
+            found.cgroups.insert(number, cgroup);
+        }
+        let mut state = match here.namespaces.is_empty() {
+            true => Presence::Absent("its cgroup has no process".to_owned()),
+            false => Presence::Enrolled,
+        };
+        for netns in here.namespaces {
+            let cookie = match node.cookies.get(&netns.identity()) {
+                Some(cookie) => Ok(*cookie),
+                None => cookie(&netns),
+            };
+            match cookie {
+                Ok(cookie) => {
+                    if here.cgroup.is_some() && workload.select.netns.is_some() {
+                        found.restricted.insert(number, cookie);
+                    }
+                    node.cookies.insert(netns.identity(), cookie);
+                    let place =
+                        wanted.entry(cookie).or_insert_with(|| Wanted { netns, owners: Owners::default() });
+                    if here.whole {
+                        place.owners.whole = Some(number);
+                    }
+                    let ports = workload.listen_ports.iter().map(|port| (*port, number));
+                    place.owners.ports.extend(ports);
+                }
+                Err(error) => state = Presence::Failed(error.to_string()),
+            }
+        }
+        presence.insert(workload.name.clone(), state);
+    }
+    found.owners = wanted.iter().map(|(cookie, wanted)| (*cookie, wanted.owners.clone())).collect();
+    node.presence = presence;
+    (wanted, found)
+}

@@ -1,0 +1,75 @@
+//! What of a workload outlives a change of the configuration: its count of live connections, its metrics
+//! and the switch that ends its connections.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+
+use tokio::sync::watch;
+
+use crate::observe::metrics::{Metrics, WorkloadMetrics};
+
+/// The lasting part of one workload.
+#[derive(Clone)]
+pub struct Lasting {
+    /// Live connections.
+    pub live: Arc<AtomicU64>,
+    /// Counters.
+    pub metrics: Arc<WorkloadMetrics>,
+    /// True ends every connection.
+    pub stop: watch::Sender<bool>,
+}
+
+/// All of them, by workload name.
+#[derive(Default)]
+pub struct Registry(HashMap<String, Lasting>);
+
+impl Registry {
+    /// The lasting part of a workload; made when it is new.
+    pub fn of(&mut self, name: &str, metrics: &Metrics) -> Lasting {
+        let make = || Lasting {
+            live: Arc::default(),
+            metrics: metrics.workload(name),
+            stop: watch::channel(false).0,
+        };
+        self.0.entry(name.to_owned()).or_insert_with(make).clone()
+    }
+
+    /// Ends the connections of every workload that is not among `wanted`, and forgets it.
+    pub fn keep_only(&mut self, wanted: impl Fn(&str) -> bool, metrics: &Metrics) {
+        self.0.retain(|name, lasting| {
+            let keep = wanted(name);
+            if !keep {
+                lasting.stop.send_replace(true);
+                metrics.remove_workload(name);
+            }
+            keep
+        });
+    }
+
+    /// Ends every connection.
+    pub fn stop_all(&self) {
+        for lasting in self.0.values() {
+            lasting.stop.send_replace(true);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removed_workload_ends_its_connections_and_a_kept_one_keeps_its_counts() {
+        let metrics = Metrics::new("0");
+        let mut registry = Registry::default();
+        let web = registry.of("web", &metrics);
+        let db = registry.of("db", &metrics);
+        assert!(Arc::ptr_eq(&web.live, &registry.of("web", &metrics).live));
+        registry.keep_only(|name| name == "web", &metrics);
+        assert!(!*web.stop.borrow());
+        assert!(*db.stop.borrow());
+        registry.stop_all();
+        assert!(*web.stop.borrow());
+    }
+}

@@ -1,0 +1,148 @@
+//! The loops that start connections: events of the ring, and the listeners of each namespace.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use tokio::net::{TcpListener, TcpStream};
+
+use super::daemon::{Daemon, lock};
+use crate::capture::events::What;
+use crate::capture::{CaptureEvent, EventStream, Listeners};
+use crate::datapath::relay::{Place, Relay, inbound, outbound};
+use crate::observe::connection::{Direction, Ending};
+use crate::observe::observer::Captured;
+use crate::observe::{Reason, Refusal};
+
+/// Handles events until the daemon ends.
+pub async fn events(daemon: Arc<Daemon>, mut events: EventStream) {
+    loop {
+        if let Err(error) = events.next(|event| handle(&daemon, event)).await {
+            tracing::error!(%error, "the ring of events cannot be read; held connections will time out");
+            return;
+        }
+    }
+}
+
+fn handle(daemon: &Arc<Daemon>, event: CaptureEvent) {
+    match event.what {
+        What::Held { syn, again } => {
+            let Some(place) = lock(&daemon.node).place(event.netns) else {
+                return;
+            };
+            if let Some(gone) = place.hold(event.cookie, &syn, again) {
+                let held = outbound::Held {
+                    cookie: event.cookie,
+                    workload: event.workload,
+                    destination: event.destination,
+                    syn,
+                    gone,
+                };
+                tokio::spawn(outbound::carry(Arc::clone(&daemon.relay), place, held));
+            }
+        }
+        What::Abandoned => {
+            if let Some(place) = lock(&daemon.node).place(event.netns) {
+                place.forget(event.cookie);
+            }
+        }
+        What::DeniedPolicy => refused(&daemon.relay, &event, Reason::PolicyDenied),
+        What::DeniedUnknown => refused(&daemon.relay, &event, Reason::UnknownDestination),
+        What::NotEntered => daemon.look_now.notify_one(),
+        What::Unaccounted => refused(&daemon.relay, &event, Reason::Unaccounted),
+    }
+}
+
+/// Records what the programs refused by themselves.
+fn refused(relay: &Arc<Relay>, event: &CaptureEvent, reason: Reason) {
+    let snapshot = relay.snapshot.load();
+    let Some(workload) = snapshot.workloads.get(&event.workload) else {
+        return;
+    };
+    let to = event.destination;
+    let unspecified = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let observed = relay.observer.begin(
+        &workload.metrics,
+        Captured {
+            direction: Direction::Outbound,
+            local_identity: Some(Arc::clone(&workload.spiffe_id)),
+            // The source address is not chosen yet when connect() is refused.
+            source: unspecified.parse().unwrap_or(to),
+            destination: to,
+        },
+    );
+    let mut refusal = Refusal::new(reason, format!("at connect() to {to}"));
+    if reason == Reason::PolicyDenied
+        && let Some(destination) = snapshot.directory.lookup(to.ip(), to.port())
+        && let Some(server) = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name))
+    {
+        let mode = server.settings.mode_of_port(to.port());
+        let id = &workload.settings.spiffe_id;
+        let decision = snapshot.policy.denied_early(id, &destination.name, to.port(), mode);
+        let rule = match decision.and_then(|decision| decision.rule) {
+            Some(rule) => rule.to_owned(),
+            None => {
+                refusal.reason = Reason::PolicyDefault;
+                format!("default of {mode}")
+            }
+        };
+        refusal.detail = format!("{id} to {} port {}: {rule}, at connect()", destination.name, to.port());
+        observed.connection().learn(|learned| {
+            learned.policy = Some(rule.as_str().into());
+            learned.destination_name = Some(destination.name.as_str().into());
+            learned.peer_identity = Some(server.spiffe_id.to_string());
+        });
+    }
+    observed.end(Ending::Refused(refusal));
+}
+
+/// Accepts on every listener of a namespace until the daemon leaves it.
+///
+/// # Errors
+/// When a listener cannot be polled.
+pub fn accept(relay: &Arc<Relay>, place: &Arc<Place>, listeners: Listeners) -> std::io::Result<()> {
+    let Listeners { outbound_v4, outbound_v6, inbound_v4, inbound_v6 } = listeners;
+    for listener in [Some(outbound_v4), outbound_v6].into_iter().flatten() {
+        let arrives_at = Arc::clone(place);
+        let captured = move |stream, from| arrives_at.arrived(from, stream);
+        tokio::spawn(accept_each(Arc::clone(place), TcpListener::from_std(listener)?, captured));
+    }
+    for listener in [Some(inbound_v4), inbound_v6].into_iter().flatten() {
+        let own = listener.local_addr().ok();
+        let (relay, at) = (Arc::clone(relay), Arc::clone(place));
+        let steered = move |stream: TcpStream, from| {
+            // Steered connections keep their own destination; one without came to our port directly.
+            if stream.local_addr().ok() != own {
+                tokio::spawn(inbound::receive(Arc::clone(&relay), Arc::clone(&at), stream, from));
+            }
+        };
+        tokio::spawn(accept_each(Arc::clone(place), TcpListener::from_std(listener)?, steered));
+    }
+    Ok(())
+}
+
+/// Hands over each connection; one that is dropped is reset.
+async fn accept_each(place: Arc<Place>, listener: TcpListener, handle: impl Fn(TcpStream, SocketAddr)) {
+    let mut left = place.left.subscribe();
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = left.wait_for(|left| *left) => return,
+        };
+        match accepted {
+            Ok((stream, from)) => {
+                outbound::reset(&stream);
+                handle(stream, from);
+            }
+            Err(error) => recover(&error).await,
+        }
+    }
+}
+
+/// accept(2) fails for a connection that is gone already (go on), or for want of descriptors (wait a little).
+async fn recover(error: &std::io::Error) {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+        tracing::warn!(%error, "cannot accept; trying again");
+        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+    }
+}

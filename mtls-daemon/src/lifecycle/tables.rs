@@ -1,0 +1,231 @@
+//! From a snapshot and what exists on the node to the eBPF tables.
+
+use std::collections::{BTreeSet, HashMap};
+use std::net::Ipv6Addr;
+
+use ipnet::IpNet;
+use mtls_common::{
+    AddressKey, Destination, DestinationPort, PortMode, SharedPort, VERDICT_ALLOW, VERDICT_DENY, VerdictKey,
+    Workload, WorkloadPort, workload_flags,
+};
+
+use crate::capture::Tables;
+use crate::capture::address::octets;
+use crate::capture::cgroup::Cgroup;
+use crate::config::{Exclusions, Mode, UnknownDestinations};
+use crate::datapath::relay::place::Owners;
+use crate::directory::{DestinationId, Prefix};
+use crate::snapshot::{Snapshot, WorkloadState};
+
+/// What of the node the tables need to know.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// cgroups of workloads, by workload number.
+    pub cgroups: HashMap<u32, Cgroup>,
+    /// Owners of the namespaces, by cookie.
+    pub owners: HashMap<u64, Owners>,
+    /// Workloads selected by cgroup and namespace: the namespace's cookie, by workload number.
+    pub restricted: HashMap<u32, u64>,
+}
+
+/// Entries of `denied` are an optimisation: the server refuses what does not fit here.
+const MAX_DENIED: usize = 60_000;
+
+/// What the tables shall hold.
+#[must_use]
+pub fn tables(snapshot: &Snapshot, found: &Found) -> Tables {
+    let mut tables = Tables::default();
+    exclude(&mut tables, 0, &snapshot.config.exclude);
+    for workload in snapshot.workloads.values() {
+        add_workload(&mut tables, workload, &snapshot.config.exclude, found);
+    }
+    for (number, cgroup) in &found.cgroups {
+        tables.cgroups.insert(cgroup.id, *number);
+        tables.cgroup_levels |= 1u32.checked_shl(cgroup.level).unwrap_or(0);
+    }
+    for (cookie, owners) in &found.owners {
+        for (port, number) in &owners.ports {
+            tables.shared_ports.insert(SharedPort { netns: *cookie, port: *port, reserved: [0; 3] }, *number);
+        }
+    }
+    add_directory(&mut tables, snapshot);
+    add_denied(&mut tables, snapshot);
+    tables
+}
+
+fn port_mode(mode: Mode) -> PortMode {
+    match mode {
+        Mode::Strict => PortMode::Strict,
+        Mode::Permissive => PortMode::Permissive,
+        Mode::Disabled => PortMode::Disabled,
+    }
+}
+
+fn add_workload(tables: &mut Tables, workload: &WorkloadState, everyone: &Exclusions, found: &Found) {
+    let settings = &workload.settings;
+    let number = workload.number;
+    let mut flags = 0;
+    if settings.mode == Mode::Strict {
+        flags |= workload_flags::STRICT;
+    }
+    if settings.mode != Mode::Disabled {
+        flags |= workload_flags::CAPTURE;
+    }
+    if settings.unknown_destinations == UnknownDestinations::Deny {
+        flags |= workload_flags::DENY_UNKNOWN;
+    }
+    let netns =
+        found.owners.iter().find(|(_, owners)| owners.whole == Some(number)).map_or(0, |(cookie, _)| *cookie);
+    let default_mode = port_mode(settings.mode).raw();
+    let only_netns = found.restricted.get(&number).copied().unwrap_or(0);
+    tables.workloads.insert(number, Workload { flags, default_mode, netns, only_netns });
+    for (port, mode) in &settings.ports {
+        tables
+            .port_modes
+            .insert(WorkloadPort { workload: number, port: *port, reserved: 0 }, port_mode(*mode).raw());
+    }
+    for port in everyone.ports.iter().chain(&settings.exclude.ports) {
+        let key = WorkloadPort { workload: number, port: *port, reserved: 0 };
+        tables.port_modes.insert(key, PortMode::Disabled.raw());
+    }
+    exclude(tables, number, &settings.exclude);
+}
+
+fn exclude(tables: &mut Tables, workload: u32, exclusions: &Exclusions) {
+    for port in &exclusions.ports {
+        tables.excluded_ports.insert(WorkloadPort { workload, port: *port, reserved: 0 }, 1);
+    }
+    for network in &exclusions.cidrs {
+        for (length, address) in prefixes(network) {
+            let key = AddressKey { workload: workload.to_be_bytes(), address };
+            tables.excluded.insert((32 + length, key), 1);
+        }
+    }
+}
+
+/// The network as lengths over 128 bits and addresses, IPv4 as `::ffff:a.b.c.d`. An IPv6 network around
+/// those, such as `::/0`, is cut up into what lies beside them: it does not mean IPv4.
+fn prefixes(network: &IpNet) -> Vec<(u32, [u8; 16])> {
+    const V4: u128 = 0xffff_0000_0000;
+    const V4_LENGTH: u32 = 96;
+    let length = u32::from(network.prefix_len());
+    match network {
+        IpNet::V4(v4) => vec![(V4_LENGTH + length, octets(v4.network().into()))],
+        IpNet::V6(v6) if v6.contains(&Ipv6Addr::from(V4)) => (length + 1..=V4_LENGTH)
+            .map(|length| {
+                let below = 128 - length;
+                (length, (((V4 >> below) ^ 1) << below).to_be_bytes())
+            })
+            .collect(),
+        IpNet::V6(v6) => vec![(length, octets(v6.network().into()))],
+    }
+}
+
+fn add_directory(tables: &mut Tables, snapshot: &Snapshot) {
+    let entry = |id| {
+        let destination = snapshot.directory.get(id)?;
+        let local = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name));
+        Some(Destination { id: id.0, workload: local.map_or(0, |workload| workload.number) })
+    };
+    let mut networks: Vec<_> = snapshot.directory.prefixes().collect();
+    // Where pieces of cut-up networks coincide, the more specific network has the last word.
+    networks.sort_by_key(|prefix| prefix.network.prefix_len());
+    for Prefix { network, set } in networks {
+        tables.addresses.extend(prefixes(&network).into_iter().map(|prefix| (prefix, set.0)));
+    }
+    for (set, ports) in snapshot.directory.sets() {
+        // A port that a local workload has disabled is known and left alone, not dialled with TLS.
+        for id in ports.every_port.iter().chain(ports.ports.values()) {
+            for (port, speaks_tls) in ports_of_their_own(snapshot, *id) {
+                let whose = if port == 0 { ports.every_port } else { ports.get(port) };
+                if whose != Some(*id) {
+                    continue;
+                }
+                let key = DestinationPort { set: set.0, port, reserved: 0 };
+                let destination = if speaks_tls { entry(*id) } else { None };
+                tables.destinations.insert(key, destination.unwrap_or_default());
+            }
+        }
+        let every = ports.every_port.map(|id| (0, id));
+        for (port, id) in ports.ports.iter().map(|(port, id)| (*port, *id)).chain(every) {
+            let key = DestinationPort { set: set.0, port, reserved: 0 };
+            if let Some(destination) = entry(id) {
+                tables.destinations.entry(key).or_insert(destination);
+            }
+        }
+    }
+}
+
+/// Of a destination that is a local workload: ports (0: all others) and whether they speak TLS, as far as that
+/// is not plain from the destination being there.
+fn ports_of_their_own(snapshot: &Snapshot, id: DestinationId) -> Vec<(u16, bool)> {
+    let destination = snapshot.directory.get(id);
+    let name = destination.and_then(|destination| destination.local_workload.as_deref());
+    let Some(server) = name.and_then(|name| snapshot.by_name(name)) else {
+        return Vec::new();
+    };
+    let settings = &server.settings;
+    let mut ports: Vec<(u16, bool)> =
+        settings.ports.iter().map(|(port, mode)| (*port, *mode != Mode::Disabled)).collect();
+    ports.extend(settings.exclude.ports.iter().map(|port| (*port, false)));
+    if settings.mode == Mode::Disabled {
+        ports.push((0, false));
+    }
+    ports
+}
+
+/// What policy denies between two workloads of this node is known before any handshake. Port 0 stands for
+/// every port that neither a rule nor a setting names: they all share one verdict.
+fn add_denied(tables: &mut Tables, snapshot: &Snapshot) {
+    for destination in snapshot.directory.destinations() {
+        let Some(server) = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name))
+        else {
+            continue;
+        };
+        let named = named_ports(snapshot, server);
+        let unnamed = (1..=u16::MAX).find(|port| !named.contains(port));
+        for client in snapshot.workloads.values() {
+            let denied = |port: u16| {
+                let settings = &server.settings;
+                let mode = settings.mode_of_port(port);
+                let excluded =
+                    snapshot.config.exclude.ports.contains(&port) || settings.exclude.ports.contains(&port);
+                let id = &client.settings.spiffe_id;
+                mode != Mode::Disabled
+                    && !excluded
+                    && snapshot.policy.denied_early(id, &settings.name, port, mode).is_some()
+            };
+            let others = unnamed.is_some_and(denied);
+            let mut add = |port, verdict| {
+                let key =
+                    VerdictKey { workload: client.number, destination: destination.id.0, port, reserved: 0 };
+                tables.denied.insert(key, verdict);
+            };
+            if others {
+                add(0, VERDICT_DENY);
+            }
+            for port in &named {
+                match (denied(*port), others) {
+                    (true, _) => add(*port, VERDICT_DENY),
+                    (false, true) => add(*port, VERDICT_ALLOW),
+                    (false, false) => {}
+                }
+            }
+            if tables.denied.len() > MAX_DENIED {
+                tracing::warn!("too many denials for the table in the kernel; the servers refuse instead");
+                tables.denied.clear();
+                return;
+            }
+        }
+    }
+}
+
+fn named_ports(snapshot: &Snapshot, server: &WorkloadState) -> BTreeSet<u16> {
+    let rules = snapshot.config.policy.iter().flat_map(|rule| rule.to.ports.iter().flatten().copied());
+    let settings = server.settings.ports.keys().copied();
+    let excluded = snapshot.config.exclude.ports.iter().chain(&server.settings.exclude.ports).copied();
+    rules.chain(settings).chain(excluded).collect()
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,227 @@
+//! What the daemon says about itself on the admin socket.
+
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use super::daemon::{Daemon, lock};
+use super::verify;
+use crate::config::{Selector, Workload};
+use crate::control::view::{
+    Ability, ConfigStatus, ConnectionSums, DaemonView, KtlsDefect, KtlsStatus, ReloadReport, Status,
+    VerifyReport, WorkloadState, WorkloadStatus,
+};
+use crate::datapath::relay::KernelTls;
+use crate::observe::connection::CertificateInfo;
+use crate::observe::metrics::WorkloadMetrics;
+use crate::observe::recorder::Recorder;
+use crate::snapshot::Snapshot;
+use crate::workload::Presence;
+
+impl DaemonView for Daemon {
+    fn status(&self) -> Status {
+        let snapshot = self.relay.snapshot.load_full();
+        let changing = lock(&self.changing);
+        Status {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: std::process::id(),
+            trust_domain: snapshot.config.trust_domain.to_string(),
+            started: self.started,
+            not_ready: self.readiness.reasons(),
+            config: ConfigStatus {
+                file: self.config_file.clone(),
+                generation: changing.generation,
+                loaded: changing.loaded,
+                last_refusal: changing.last_refusal.clone(),
+            },
+            connections: total(&snapshot),
+            abilities: self.abilities(),
+        }
+    }
+
+    fn workloads(&self) -> Vec<WorkloadStatus> {
+        let snapshot = self.relay.snapshot.load_full();
+        let identities = self.store.status(SystemTime::now());
+        let node = lock(&self.node);
+        let mut workloads: Vec<_> = snapshot
+            .workloads
+            .values()
+            .map(|workload| {
+                let settings = &workload.settings;
+                let identity = identities.iter().find(|status| status.workload == settings.name);
+                let (state, mut detail) = presence(settings, node.presence(&settings.name));
+                if let Err(refusal) = &workload.identity {
+                    detail = format!("{detail} {refusal}").trim().to_owned();
+                }
+                WorkloadStatus {
+                    name: settings.name.clone(),
+                    spiffe_id: settings.spiffe_id.to_string(),
+                    mode: settings.mode.to_string(),
+                    selector: selector(&settings.select),
+                    state,
+                    detail,
+                    identity_source: identity.map_or("none", |status| status.source).to_owned(),
+                    certificate: identity.and_then(|status| {
+                        let serial = status.serial.clone()?;
+                        Some(CertificateInfo { serial, not_after: status.not_after?.into() })
+                    }),
+                    identity_error: identity.and_then(|status| status.last_error.clone()),
+                    connections: sums(&workload.metrics),
+                }
+            })
+            .collect();
+        workloads.sort_by(|a, b| a.name.cmp(&b.name));
+        workloads
+    }
+
+    fn recorder(&self) -> &Recorder {
+        self.relay.observer.recorder()
+    }
+
+    async fn verify(&self) -> VerifyReport {
+        verify::verify(self)
+    }
+
+    async fn reload(&self) -> ReloadReport {
+        let (applied, messages) = Self::reload(self);
+        ReloadReport { applied, generation: lock(&self.changing).generation, messages }
+    }
+}
+
+impl Daemon {
+    fn abilities(&self) -> Vec<Ability> {
+        let features = self.relay.capture.features();
+        let guard = if features.guards_unseen_sockets() {
+            "packets of connections made before enrolment are dropped".to_owned()
+        } else {
+            "this kernel cannot attribute packets of sockets made before enrolment (Linux 6.15)".to_owned()
+        };
+        let ability =
+            |name: &str, available, detail| Ability { name: name.to_owned(), available, detail, ktls: None };
+        let root = self.relay.capture.cgroup_root().display();
+        vec![
+            ability("relay-userspace", true, format!("programs are attached to {root}")),
+            relay_ktls(&self.relay.ktls.load()),
+            ability("direct", false, "not part of this version of mtlsd".to_owned()),
+            ability("guard", features.guards_unseen_sockets(), guard),
+        ]
+    }
+}
+
+fn relay_ktls(ktls: &KernelTls) -> Ability {
+    let (detail, status) = match ktls {
+        Ok(abilities) => (
+            abilities.to_string(),
+            KtlsStatus {
+                available: true,
+                suites: abilities.suites.iter().map(|suite| suite.name().to_owned()).collect(),
+                missing: abilities.missing.iter().map(ToString::to_string).collect(),
+                rekey: abilities.rekey,
+                why_no_rekey: abilities.why_no_rekey.clone(),
+                defects: abilities
+                    .defects
+                    .iter()
+                    .map(|defect| KtlsDefect {
+                        what: defect.sentence().to_owned(),
+                        remedy: defect.remedy().to_owned(),
+                    })
+                    .collect(),
+                why_not: None,
+            },
+        ),
+        Err(why) => (
+            why.to_string(),
+            KtlsStatus {
+                available: false,
+                suites: Vec::new(),
+                missing: Vec::new(),
+                rekey: false,
+                why_no_rekey: None,
+                defects: Vec::new(),
+                why_not: Some(why.to_string()),
+            },
+        ),
+    };
+    Ability { name: "relay-ktls".to_owned(), available: status.available, detail, ktls: Some(status) }
+}
+
+fn total(snapshot: &Snapshot) -> ConnectionSums {
+    let mut total = ConnectionSums::default();
+    for workload in snapshot.workloads.values() {
+        let one = sums(&workload.metrics);
+        total.live += one.live;
+        total.opened += one.opened;
+        total.refused += one.refused;
+        total.plaintext += one.plaintext;
+    }
+    total
+}
+
+fn sums(metrics: &Arc<WorkloadMetrics>) -> ConnectionSums {
+    ConnectionSums {
+        live: metrics.live(),
+        opened: metrics.opened_total(),
+        refused: metrics.refused_total(),
+        plaintext: metrics.plaintext_total(),
+    }
+}
+
+fn presence(settings: &Workload, presence: Option<&Presence>) -> (WorkloadState, String) {
+    if settings.is_left_alone() {
+        return (WorkloadState::Disabled, String::new());
+    }
+    match presence {
+        Some(Presence::Enrolled) => (WorkloadState::Enrolled, String::new()),
+        Some(Presence::Absent(why)) => (WorkloadState::Absent, why.clone()),
+        Some(Presence::Failed(why)) => (WorkloadState::Failed, why.clone()),
+        None => (WorkloadState::Absent, "not looked for yet".to_owned()),
+    }
+}
+
+fn selector(select: &Selector) -> String {
+    let part = |what: &str, path: &Option<std::path::PathBuf>| {
+        path.as_ref().map(|path| format!("{what} {}", path.display()))
+    };
+    let parts: Vec<_> =
+        [part("netns", &select.netns), part("cgroup", &select.cgroup)].into_iter().flatten().collect();
+    parts.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::datapath::ktls::{Abilities, Defect, Missing, Suite, Unavailable};
+
+    #[test]
+    fn what_the_kernels_tls_can_do_is_told_with_its_defects_and_their_remedy() {
+        let abilities = Abilities {
+            suites: vec![Suite::Aes128Gcm],
+            missing: vec![Missing { suite: Suite::Aes256Gcm, why: "no such cipher".to_owned() }],
+            rekey: false,
+            why_no_rekey: Some("EBUSY".to_owned()),
+            defects: vec![Defect::SpliceIntoFilledPipe],
+        };
+        let told = relay_ktls(&Ok(Arc::new(abilities)));
+        assert!(told.available && told.name == "relay-ktls");
+        assert_eq!(
+            told.detail,
+            "TLS_AES_128_GCM_SHA256; keys cannot be changed; splice into a pipe that is not empty loses bytes: \
+             mtlsd fills a pipe only when it is empty"
+        );
+        let json = serde_json::to_value(&told).unwrap();
+        assert_eq!(json["ktls"]["suites"], serde_json::json!(["TLS_AES_128_GCM_SHA256"]));
+        assert_eq!(json["ktls"]["missing"][0], "TLS_AES_256_GCM_SHA384: no such cipher");
+        assert_eq!(json["ktls"]["rekey"], false);
+        assert_eq!(json["ktls"]["why_no_rekey"], "EBUSY");
+        assert_eq!(json["ktls"]["defects"][0]["remedy"], "mtlsd fills a pipe only when it is empty");
+        assert!(json["ktls"]["why_not"].is_null());
+    }
+
+    #[test]
+    fn kernel_tls_that_cannot_be_had_is_told_with_why_not() {
+        let told = relay_ktls(&Err(Unavailable::NoModule { may_load: false }));
+        assert!(!told.available && told.detail.contains("modprobe tls"));
+        let json = serde_json::to_value(&told).unwrap();
+        assert_eq!((&json["ktls"]["available"], &json["ktls"]["rekey"]), (&false.into(), &false.into()));
+        assert_eq!(json["ktls"]["why_not"], told.detail);
+    }
+}

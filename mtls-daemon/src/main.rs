@@ -1,0 +1,60 @@
+//! `mtlsd`: daemon and command line in one.
+#![forbid(unsafe_code)]
+
+use std::io::stdout;
+use std::process::ExitCode;
+
+use clap::Parser;
+use mtls_daemon::control::cli::{CaCommand, Cli, Command, ConfigCommand, EXIT_DOES_NOT_HOLD, EXIT_HOLDS};
+use mtls_daemon::lifecycle::commands::{self, CommandError, IssueRequest};
+use mtls_daemon::lifecycle::{self, DaemonError};
+
+fn main() -> ExitCode {
+    let outcome = match Cli::parse().command {
+        Command::Run(file) => runtime(tokio::runtime::Builder::new_multi_thread()).and_then(|runtime| {
+            runtime.block_on(lifecycle::run(&file.config)).map(|()| EXIT_HOLDS).map_err(|e| e.to_string())
+        }),
+        Command::Ask(ask) => runtime(tokio::runtime::Builder::new_current_thread())
+            .and_then(|runtime| runtime.block_on(ask.run(&mut stdout())).map_err(|error| error.to_string())),
+        other => command(other).map(|()| EXIT_HOLDS).map_err(|error| error.to_string()),
+    };
+    match outcome {
+        Ok(code) => ExitCode::from(code),
+        Err(message) => {
+            eprintln!("mtlsd: {message}");
+            ExitCode::from(EXIT_DOES_NOT_HOLD)
+        }
+    }
+}
+
+fn runtime(mut builder: tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, String> {
+    builder
+        .enable_all()
+        .build()
+        .map_err(|source| DaemonError::System { what: "start the async runtime", source }.to_string())
+}
+
+fn command(command: Command) -> Result<(), CommandError> {
+    let out = &mut stdout();
+    match command {
+        Command::Config(ConfigCommand::Check { config, output }) => {
+            commands::check_config(&config.config, output.json, out)
+        }
+        Command::Config(ConfigCommand::Schema) => commands::print_schema(out),
+        Command::Ca(CaCommand::Init { directory, trust_domain, output }) => {
+            commands::ca_init(&directory, trust_domain, output.json, out)
+        }
+        Command::Ca(CaCommand::Issue { directory, spiffe_id, dns_names, lifetime, out: target, output }) => {
+            let request = IssueRequest {
+                directory: &directory,
+                id: &spiffe_id,
+                dns_names: &dns_names,
+                lifetime,
+                out: &target,
+            };
+            commands::ca_issue(&request, output.json, out)
+        }
+        Command::Uninstall(args) => commands::uninstall(&args.config.config, args.output.json, out),
+        Command::Run(_) | Command::Ask(_) => Ok(()),
+    }
+}

@@ -1,0 +1,632 @@
+//! Prometheus metrics. docs/metrics.md describes each; a test holds the two together.
+//!
+//! A workload's series live in one [`WorkloadMetrics`], plain atomics found once per connection; they are turned
+//! into text only when somebody scrapes, and they are gone when the workload is. What a peer can choose (its
+//! identity, its address) is never a label.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
+use std::time::Duration;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::{DescriptorEncoder, EncodeLabelSet, EncodeMetric, MetricEncoder, text};
+use prometheus_client::metrics::MetricType;
+use prometheus_client::metrics::counter::{ConstCounter, Counter};
+use prometheus_client::metrics::family::Family;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::connection::{Datapath, Direction};
+use super::reason::Reason;
+
+const REASONS: usize = Reason::ALL.len();
+const DATAPATHS: usize = Datapath::ALL.len();
+
+/// Which role the local workload has in a handshake.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Side {
+    /// The local workload connects.
+    Client,
+    /// The local workload accepts.
+    Server,
+}
+
+impl Side {
+    /// Both sides.
+    pub const ALL: [Self; 2] = [Self::Client, Self::Server];
+
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Client => "client",
+            Self::Server => "server",
+        }
+    }
+}
+
+impl From<Direction> for Side {
+    fn from(direction: Direction) -> Self {
+        match direction {
+            Direction::Outbound => Self::Client,
+            Direction::Inbound => Self::Server,
+        }
+    }
+}
+
+#[derive(Debug)]
+struct Counts<const N: usize>([AtomicU64; N]);
+
+impl<const N: usize> Default for Counts<N> {
+    fn default() -> Self {
+        Self(std::array::from_fn(|_| AtomicU64::new(0)))
+    }
+}
+
+impl<const N: usize> Counts<N> {
+    fn add(&self, index: usize, by: u64) {
+        if let Some(count) = self.0.get(index) {
+            count.fetch_add(by, Ordering::Relaxed);
+        }
+    }
+
+    fn get(&self, index: usize) -> u64 {
+        self.0.get(index).map_or(0, |count| count.load(Ordering::Relaxed))
+    }
+}
+
+/// Connections of one workload in one direction over one datapath.
+#[derive(Debug, Default)]
+struct Traffic {
+    opened: AtomicU64,
+    closed: AtomicU64,
+    sent: AtomicU64,
+    received: AtomicU64,
+}
+
+/// The series of one workload: look it up once ([`Metrics::workload`]), then count without locks or hashing.
+#[derive(Debug)]
+pub struct WorkloadMetrics {
+    name: Arc<str>,
+    handshakes_ok: Counts<2>,
+    handshakes_failed: [Counts<REASONS>; 2],
+    handshake_seconds: [Histogram; 2],
+    traffic: [[Traffic; DATAPATHS]; 2],
+    refused: Counts<REASONS>,
+    plaintext_accepted: AtomicU64,
+    // Rule names come from the configuration, so their number is bounded by it. Denials are off the hot path.
+    denials: Mutex<BTreeMap<Arc<str>, u64>>,
+    certificate_expiry: AtomicI64,
+}
+
+/// No certificate: the gauge is absent, rather than a lie.
+const NO_CERTIFICATE: i64 = i64::MIN;
+
+impl WorkloadMetrics {
+    fn new(name: Arc<str>) -> Self {
+        // 0.5 ms to 16.4 s: below a handshake on one machine, above timeouts.handshake.
+        let histogram = || Histogram::new(exponential_buckets(0.0005, 2.0, 16));
+        Self {
+            name,
+            handshakes_ok: Counts::default(),
+            handshakes_failed: Default::default(),
+            handshake_seconds: [histogram(), histogram()],
+            traffic: Default::default(),
+            refused: Counts::default(),
+            plaintext_accepted: AtomicU64::new(0),
+            denials: Mutex::default(),
+            certificate_expiry: AtomicI64::new(NO_CERTIFICATE),
+        }
+    }
+
+    /// The workload's name.
+    #[must_use]
+    pub fn name(&self) -> &Arc<str> {
+        &self.name
+    }
+
+    /// A handshake in which both sides accepted each other, and how long it took.
+    pub fn handshake_ok(&self, side: Side, took: Duration) {
+        self.handshakes_ok.add(side as usize, 1);
+        if let Some(histogram) = self.handshake_seconds.get(side as usize) {
+            histogram.observe(took.as_secs_f64());
+        }
+    }
+
+    /// A handshake that failed.
+    pub fn handshake_failed(&self, side: Side, reason: Reason) {
+        if let Some(counts) = self.handshakes_failed.get(side as usize) {
+            counts.add(reason as usize, 1);
+        }
+    }
+
+    /// A connection that was refused, before or after the handshake.
+    pub fn refused(&self, reason: Reason) {
+        self.refused.add(reason as usize, 1);
+    }
+
+    /// A connection that a policy rule (or "default of MODE") denied.
+    pub fn denied(&self, rule: &str) {
+        let mut denials = lock(&self.denials);
+        match denials.get_mut(rule) {
+            Some(count) => *count += 1,
+            None => {
+                denials.insert(rule.into(), 1);
+            }
+        }
+    }
+
+    /// A plaintext connection that a permissive port accepted.
+    pub fn plaintext_accepted(&self) {
+        self.plaintext_accepted.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The end of validity of the certificate in use, in seconds since 1970; `None` when there is none.
+    pub fn set_certificate_expiry(&self, not_after: Option<i64>) {
+        self.certificate_expiry.store(not_after.unwrap_or(NO_CERTIFICATE), Ordering::Relaxed);
+    }
+
+    /// A connection whose datapath is established; it counts as live until the guard is dropped.
+    #[must_use]
+    pub fn opened(self: &Arc<Self>, direction: Direction, datapath: Datapath) -> OpenConnection {
+        if let Some(traffic) = self.traffic(direction, datapath) {
+            traffic.opened.fetch_add(1, Ordering::Relaxed);
+        }
+        OpenConnection { workload: Arc::clone(self), direction, datapath }
+    }
+
+    /// Connections established so far.
+    #[must_use]
+    pub fn opened_total(&self) -> u64 {
+        self.traffic.iter().flatten().map(|t| t.opened.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Connections refused so far.
+    #[must_use]
+    pub fn refused_total(&self) -> u64 {
+        self.refused.0.iter().map(|count| count.load(Ordering::Relaxed)).sum()
+    }
+
+    /// Plaintext connections that were accepted so far.
+    #[must_use]
+    pub fn plaintext_total(&self) -> u64 {
+        self.plaintext_accepted.load(Ordering::Relaxed)
+    }
+
+    /// Connections that are live now.
+    #[must_use]
+    pub fn live(&self) -> u64 {
+        self.traffic.iter().flatten().map(Traffic::live).sum()
+    }
+
+    fn traffic(&self, direction: Direction, datapath: Datapath) -> Option<&Traffic> {
+        self.traffic.get(direction as usize)?.get(datapath as usize)
+    }
+}
+
+impl Traffic {
+    fn live(&self) -> u64 {
+        // Read in this order, a connection that opens in between can only be missed, never counted negative.
+        let closed = self.closed.load(Ordering::Acquire);
+        self.opened.load(Ordering::Relaxed).saturating_sub(closed)
+    }
+}
+
+/// One live connection in the metrics; dropping it ends it there.
+#[derive(Debug)]
+pub struct OpenConnection {
+    workload: Arc<WorkloadMetrics>,
+    direction: Direction,
+    datapath: Datapath,
+}
+
+impl OpenConnection {
+    /// Bytes that went from the local workload to the peer.
+    pub fn add_sent(&self, bytes: u64) {
+        if let Some(traffic) = self.workload.traffic(self.direction, self.datapath) {
+            traffic.sent.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+
+    /// Bytes that went from the peer to the local workload.
+    pub fn add_received(&self, bytes: u64) {
+        if let Some(traffic) = self.workload.traffic(self.direction, self.datapath) {
+            traffic.received.fetch_add(bytes, Ordering::Relaxed);
+        }
+    }
+}
+
+impl Drop for OpenConnection {
+    fn drop(&mut self) {
+        if let Some(traffic) = self.workload.traffic(self.direction, self.datapath) {
+            traffic.closed.fetch_add(1, Ordering::Release);
+        }
+    }
+}
+
+type Labels<const N: usize> = [(&'static str, &'static str); N];
+
+/// All metrics of the daemon.
+#[derive(Debug)]
+pub struct Metrics {
+    registry: Registry,
+    shared: Arc<Shared>,
+    access_log_lost: Counter,
+    reloads: Family<Labels<1>, Counter>,
+}
+
+#[derive(Debug, Default)]
+struct Shared {
+    workloads: RwLock<BTreeMap<Arc<str>, Arc<WorkloadMetrics>>>,
+    ebpf: Mutex<BTreeMap<&'static str, u64>>,
+}
+
+impl Metrics {
+    /// The content type of [`Metrics::encode`]'s text.
+    pub const CONTENT_TYPE: &'static str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+    /// Metrics of a daemon of the given version, all at zero.
+    #[must_use]
+    pub fn new(version: &'static str) -> Self {
+        let mut registry = Registry::with_prefix("mtlsd");
+        registry.register("build", "The version that is running", Info::new([("version", version)]));
+        let access_log_lost = Counter::default();
+        registry.register(
+            "access_log_lost",
+            "Access log lines that could not be written",
+            access_log_lost.clone(),
+        );
+        let reloads = Family::default();
+        for result in ["applied", "refused"] {
+            // Present from the start, so that rate() sees the first one.
+            drop(reloads.get_or_create(&[("result", result)]));
+        }
+        registry.register(
+            "config_reloads",
+            "Attempts to load the configuration while running, by result",
+            reloads.clone(),
+        );
+        let shared = Arc::new(Shared::default());
+        registry.register_collector(Box::new(Arc::clone(&shared)));
+        Self { registry, shared, access_log_lost, reloads }
+    }
+
+    /// The series of a workload, made at the first call.
+    pub fn workload(&self, name: &str) -> Arc<WorkloadMetrics> {
+        let found = self.shared.workloads.read().unwrap_or_else(PoisonError::into_inner).get(name).cloned();
+        found.unwrap_or_else(|| {
+            let mut workloads = self.shared.workloads.write().unwrap_or_else(PoisonError::into_inner);
+            let name: Arc<str> = name.into();
+            let made =
+                workloads.entry(Arc::clone(&name)).or_insert_with(|| Arc::new(WorkloadMetrics::new(name)));
+            Arc::clone(made)
+        })
+    }
+
+    /// Forgets a removed workload's series. Connections that still hold its handle count into nothing.
+    pub fn remove_workload(&self, name: &str) {
+        self.shared.workloads.write().unwrap_or_else(PoisonError::into_inner).remove(name);
+    }
+
+    /// The counter of lost access log lines, for the access log.
+    #[must_use]
+    pub fn access_log_lost(&self) -> Counter {
+        self.access_log_lost.clone()
+    }
+
+    /// An attempt to load the configuration anew.
+    pub fn config_reloaded(&self, applied: bool) {
+        self.reloads.get_or_create(&[("result", if applied { "applied" } else { "refused" })]).inc();
+    }
+
+    /// The present value of a counter that the eBPF programs keep, summed over processors.
+    pub fn set_ebpf_counter(&self, event: &'static str, value: u64) {
+        lock(&self.shared.ebpf).insert(event, value);
+    }
+
+    /// All metrics in the OpenMetrics text format.
+    ///
+    /// # Errors
+    /// Never in practice: writing to a string does not fail.
+    pub fn encode(&self) -> Result<String, fmt::Error> {
+        let mut out = String::new();
+        text::encode(&mut out, &self.registry)?;
+        Ok(out)
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn counter(encoder: &mut MetricEncoder<'_>, labels: &impl EncodeLabelSet, value: u64) -> fmt::Result {
+    ConstCounter::new(value).encode(encoder.encode_family(labels)?)
+}
+
+impl Collector for Shared {
+    fn encode(&self, mut encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let workloads: Vec<Arc<WorkloadMetrics>> =
+            self.workloads.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+        encode_handshakes(&mut encoder, &workloads)?;
+        encode_traffic(&mut encoder, &workloads)?;
+        encode_verdicts(&mut encoder, &workloads)?;
+
+        let help = "Events counted by the eBPF programs";
+        let mut metric = encoder.encode_descriptor("ebpf_events", help, None, MetricType::Counter)?;
+        for (event, value) in lock(&self.ebpf).iter() {
+            counter(&mut metric, &[("event", *event)], *value)?;
+        }
+        Ok(())
+    }
+}
+
+fn encode_handshakes(encoder: &mut DescriptorEncoder<'_>, workloads: &[Arc<WorkloadMetrics>]) -> fmt::Result {
+    let help = "TLS handshakes, by the local workload's side, result and reason of failure";
+    let mut metric = encoder.encode_descriptor("handshakes", help, None, MetricType::Counter)?;
+    for workload in workloads {
+        for side in Side::ALL {
+            let labels = |result, reason| {
+                [
+                    ("workload", &*workload.name),
+                    ("side", side.as_str()),
+                    ("result", result),
+                    ("reason", reason),
+                ]
+            };
+            counter(&mut metric, &labels("ok", "none"), workload.handshakes_ok.get(side as usize))?;
+            let Some(failed) = workload.handshakes_failed.get(side as usize) else { continue };
+            for reason in Reason::ALL {
+                let value = failed.get(*reason as usize);
+                if value > 0 {
+                    counter(&mut metric, &labels("failed", reason.code()), value)?;
+                }
+            }
+        }
+    }
+
+    let help = "Time from the first byte of a handshake until both sides accepted each other";
+    let mut metric =
+        encoder.encode_descriptor("handshake_duration", help, Some(&Unit::Seconds), MetricType::Histogram)?;
+    for workload in workloads {
+        for (side, histogram) in Side::ALL.into_iter().zip(&workload.handshake_seconds) {
+            if workload.handshakes_ok.get(side as usize) > 0 {
+                let labels = [("workload", &*workload.name), ("side", side.as_str())];
+                histogram.encode(metric.encode_family(&labels)?)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn encode_traffic(encoder: &mut DescriptorEncoder<'_>, workloads: &[Arc<WorkloadMetrics>]) -> fmt::Result {
+    let used = || {
+        workloads.iter().flat_map(|workload| {
+            Direction::ALL.into_iter().zip(&workload.traffic).flat_map(move |(direction, by_datapath)| {
+                Datapath::ALL.into_iter().zip(by_datapath).filter_map(move |(datapath, traffic)| {
+                    let labels = [
+                        ("workload", &*workload.name),
+                        ("direction", direction.as_str()),
+                        ("datapath", datapath.as_str()),
+                    ];
+                    (traffic.opened.load(Ordering::Relaxed) > 0).then_some((labels, traffic))
+                })
+            })
+        })
+    };
+
+    let help = "Connections established";
+    let mut metric = encoder.encode_descriptor("connections_opened", help, None, MetricType::Counter)?;
+    for (labels, traffic) in used() {
+        counter(&mut metric, &labels, traffic.opened.load(Ordering::Relaxed))?;
+    }
+
+    let mut metric =
+        encoder.encode_descriptor("connections_live", "Connections open now", None, MetricType::Gauge)?;
+    for (labels, traffic) in used() {
+        ConstGauge::new(traffic.live()).encode(metric.encode_family(&labels)?)?;
+    }
+
+    let help = "Bytes of the applications, without TLS overhead";
+    let mut metric =
+        encoder.encode_descriptor("connection", help, Some(&Unit::Bytes), MetricType::Counter)?;
+    for ([workload, direction, datapath], traffic) in used() {
+        for (flow, count) in [("sent", &traffic.sent), ("received", &traffic.received)] {
+            let labels = [workload, direction, datapath, ("flow", flow)];
+            counter(&mut metric, &labels, count.load(Ordering::Relaxed))?;
+        }
+    }
+    Ok(())
+}
+
+fn encode_verdicts(encoder: &mut DescriptorEncoder<'_>, workloads: &[Arc<WorkloadMetrics>]) -> fmt::Result {
+    let help = "Connections refused, by reason";
+    let mut metric = encoder.encode_descriptor("connections_refused", help, None, MetricType::Counter)?;
+    for workload in workloads {
+        for reason in Reason::ALL {
+            let value = workload.refused.get(*reason as usize);
+            if value > 0 {
+                let labels = [("workload", &*workload.name), ("reason", reason.code())];
+                counter(&mut metric, &labels, value)?;
+            }
+        }
+    }
+
+    let help = "Connections denied by policy, by rule";
+    let mut metric = encoder.encode_descriptor("policy_denials", help, None, MetricType::Counter)?;
+    for workload in workloads {
+        for (rule, value) in lock(&workload.denials).iter() {
+            counter(&mut metric, &[("workload", &*workload.name), ("rule", &**rule)], *value)?;
+        }
+    }
+
+    let help = "Plaintext connections that a permissive port accepted";
+    let mut metric = encoder.encode_descriptor("plaintext_accepted", help, None, MetricType::Counter)?;
+    for workload in workloads {
+        counter(&mut metric, &[("workload", &*workload.name)], workload.plaintext_total())?;
+    }
+
+    let help = "End of validity of the workload's certificate, in seconds since 1970";
+    let mut metric = encoder.encode_descriptor(
+        "certificate_expiry_timestamp",
+        help,
+        Some(&Unit::Seconds),
+        MetricType::Gauge,
+    )?;
+    for workload in workloads {
+        let expiry = workload.certificate_expiry.load(Ordering::Relaxed);
+        if expiry != NO_CERTIFICATE {
+            ConstGauge::new(expiry).encode(metric.encode_family(&[("workload", &*workload.name)])?)?;
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+
+    /// Metrics in which every series has been touched.
+    fn full() -> Metrics {
+        let metrics = Metrics::new("1.2.3");
+        let web = metrics.workload("web");
+        for side in Side::ALL {
+            web.handshake_ok(side, Duration::from_millis(2));
+            for reason in Reason::ALL {
+                web.handshake_failed(side, *reason);
+                web.refused(*reason);
+            }
+        }
+        for direction in Direction::ALL {
+            for datapath in Datapath::ALL {
+                let open = web.opened(direction, datapath);
+                open.add_sent(1);
+                open.add_received(2);
+            }
+        }
+        web.denied("default of strict");
+        web.plaintext_accepted();
+        web.set_certificate_expiry(Some(1_800_000_000));
+        metrics.set_ebpf_counter("connect4", 12);
+        metrics.config_reloaded(true);
+        metrics.config_reloaded(false);
+        metrics.access_log_lost().inc();
+        metrics
+    }
+
+    /// Name, type and label keys of each metric in a text, without the histogram's own `le`.
+    fn families(text: &str) -> BTreeMap<String, (String, BTreeSet<String>)> {
+        let mut families: BTreeMap<String, (String, BTreeSet<String>)> = BTreeMap::new();
+        let mut last = String::new();
+        for line in text.lines() {
+            if let Some(rest) = line.strip_prefix("# TYPE ") {
+                let (name, kind) = rest.split_once(' ').unwrap();
+                let suffix = match kind {
+                    "counter" => "_total",
+                    "info" => "_info",
+                    _ => "",
+                };
+                last = format!("{name}{suffix}");
+                families.insert(last.clone(), (kind.to_owned(), BTreeSet::new()));
+            } else if let Some((_, rest)) = line.split_once('{').filter(|_| !line.starts_with('#')) {
+                let (labels, _) = rest.rsplit_once('}').unwrap();
+                let keys = labels.split("\",").filter_map(|label| Some(label.split_once('=')?.0));
+                let keys = keys.filter(|key| *key != "le").map(str::to_owned);
+                families.get_mut(&last).unwrap().1.extend(keys);
+            }
+        }
+        families
+    }
+
+    #[test]
+    fn every_metric_is_in_the_document_with_its_type_and_labels_and_no_other() {
+        let document = concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/metrics.md");
+        let document = std::fs::read_to_string(document).unwrap();
+        // Rows of the tables: | `name` | type | `label`, `label` | …
+        let mut documented = BTreeMap::new();
+        for row in document.lines().filter(|line| line.starts_with("| `mtlsd_")) {
+            let cells: Vec<_> = row.split('|').map(str::trim).collect();
+            let labels = cells[3].split(',').map(|l| l.trim().trim_matches('`')).filter(|l| *l != "none");
+            let labels: BTreeSet<String> = labels.map(str::to_owned).collect();
+            documented.insert(cells[1].trim_matches('`').to_owned(), (cells[2].to_owned(), labels));
+        }
+        assert_eq!(documented, families(&full().encode().unwrap()));
+    }
+
+    #[test]
+    fn the_text_is_whole_openmetrics_with_the_values_that_were_counted() {
+        let text = full().encode().unwrap();
+        assert!(text.ends_with("# EOF\n"), "{text}");
+        for line in [
+            r#"mtlsd_build_info{version="1.2.3"} 1"#,
+            r#"mtlsd_config_reloads_total{result="applied"} 1"#,
+            r#"mtlsd_config_reloads_total{result="refused"} 1"#,
+            "mtlsd_access_log_lost_total 1",
+            r#"mtlsd_ebpf_events_total{event="connect4"} 12"#,
+            r#"mtlsd_handshakes_total{workload="web",side="client",result="ok",reason="none"} 1"#,
+            r#"mtlsd_handshakes_total{workload="web",side="server",result="failed",reason="plaintext"} 1"#,
+            r#"mtlsd_handshake_duration_seconds_count{workload="web",side="client"} 1"#,
+            r#"mtlsd_connections_opened_total{workload="web",direction="outbound",datapath="direct"} 1"#,
+            r#"mtlsd_connections_live{workload="web",direction="outbound",datapath="direct"} 0"#,
+            r#"mtlsd_connection_bytes_total{workload="web",direction="inbound",datapath="plaintext",flow="received"} 2"#,
+            r#"mtlsd_policy_denials_total{workload="web",rule="default of strict"} 1"#,
+            r#"mtlsd_plaintext_accepted_total{workload="web"} 1"#,
+            r#"mtlsd_certificate_expiry_timestamp_seconds{workload="web"} 1800000000"#,
+        ] {
+            assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
+        }
+    }
+
+    #[test]
+    fn a_removed_workload_leaves_no_series_even_while_its_connections_drain() {
+        let metrics = full();
+        let open = metrics.workload("web").opened(Direction::Inbound, Datapath::RelayUserspace);
+        let handle = metrics.workload("web");
+        metrics.remove_workload("web");
+        open.add_sent(9);
+        drop(open);
+        handle.refused(Reason::Idle);
+        assert!(!metrics.encode().unwrap().contains("workload="));
+        // One of the same name starts at zero.
+        assert_eq!(metrics.workload("web").opened_total(), 0);
+    }
+
+    #[test]
+    fn live_connections_are_those_whose_guard_lives() {
+        let metrics = Metrics::new("1");
+        let web = metrics.workload("web");
+        let first = web.opened(Direction::Outbound, Datapath::RelayUserspace);
+        let second = web.opened(Direction::Outbound, Datapath::RelayUserspace);
+        assert_eq!((web.live(), web.opened_total()), (2, 2));
+        drop(first);
+        assert_eq!((web.live(), web.opened_total()), (1, 2));
+        drop(second);
+        assert_eq!(web.live(), 0);
+    }
+
+    #[test]
+    fn without_a_certificate_there_is_no_expiry() {
+        let metrics = Metrics::new("1");
+        let web = metrics.workload("web");
+        assert!(!metrics.encode().unwrap().contains("expiry_timestamp_seconds{"));
+        web.set_certificate_expiry(Some(0));
+        assert!(metrics.encode().unwrap().contains("expiry_timestamp_seconds{workload=\"web\"} 0"));
+        web.set_certificate_expiry(None);
+        assert!(!metrics.encode().unwrap().contains("expiry_timestamp_seconds{"));
+    }
+
+    #[test]
+    fn one_workload_has_one_handle_and_a_hostile_name_stays_a_label() {
+        let metrics = Metrics::new("1");
+        let (one, two) = (metrics.workload("web"), metrics.workload("web"));
+        assert!(Arc::ptr_eq(&one, &two));
+        one.denied("a\"} 1\nevil_metric{x=\"");
+        let text = metrics.encode().unwrap();
+        assert!(!text.lines().any(|line| line.starts_with("evil_metric")), "{text}");
+    }
+}

@@ -1,0 +1,162 @@
+//! The immutable view that every connection is decided on: configuration, directory, policy, identities.
+//! A change makes a new one; a connection keeps the one it began with.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::AtomicU64;
+use std::time::SystemTime;
+
+use tokio::sync::watch;
+
+use crate::config::{self, Config};
+use crate::directory::Directory;
+use crate::handshake::WorkloadTls;
+use crate::observe::connection::CertificateInfo;
+use crate::observe::metrics::WorkloadMetrics;
+use crate::observe::{Reason, Refusal};
+use crate::policy::Policy;
+
+/// A consistent set of everything that decides.
+#[derive(Debug)]
+pub struct Snapshot {
+    /// Counts the configurations applied since the daemon started.
+    pub generation: u64,
+    /// The configuration.
+    pub config: Arc<Config>,
+    /// Destinations.
+    pub directory: Arc<Directory>,
+    /// Rules.
+    pub policy: Arc<Policy>,
+    /// Workloads by number.
+    pub workloads: HashMap<u32, Arc<WorkloadState>>,
+}
+
+/// One workload.
+#[derive(Debug)]
+pub struct WorkloadState {
+    /// Its number in the eBPF tables.
+    pub number: u32,
+    /// Its settings.
+    pub settings: config::Workload,
+    /// Its SPIFFE ID as the log shows it.
+    pub spiffe_id: Arc<str>,
+    /// Its counters.
+    pub metrics: Arc<WorkloadMetrics>,
+    /// Its live connections, kept across snapshots.
+    pub live: Arc<AtomicU64>,
+    /// Becomes true when the workload is removed or the daemon stops.
+    pub stopped: watch::Receiver<bool>,
+    /// Its certificate and trust, or why it has none.
+    pub identity: Result<OwnIdentity, Refusal>,
+}
+
+/// A workload's identity, ready for handshakes.
+#[derive(Debug)]
+pub struct OwnIdentity {
+    /// Makes TLS configurations.
+    pub tls: WorkloadTls,
+    /// What the log says about the certificate.
+    pub certificate: CertificateInfo,
+    /// The certificate's `notAfter`.
+    pub not_after: SystemTime,
+}
+
+impl WorkloadState {
+    /// The identity, if it may be used now.
+    ///
+    /// # Errors
+    /// [`Reason::NoIdentity`] with what the source said, or that the certificate has expired meanwhile.
+    pub fn usable_identity(&self, now: SystemTime) -> Result<&OwnIdentity, Refusal> {
+        let identity = self.identity.as_ref().map_err(Clone::clone)?;
+        if now > identity.not_after {
+            let serial = &identity.certificate.serial;
+            return Err(Refusal::new(
+                Reason::NoIdentity,
+                format!(
+                    "certificate {serial} of workload {} has expired and was not renewed",
+                    self.settings.name
+                ),
+            ));
+        }
+        Ok(identity)
+    }
+}
+
+impl Snapshot {
+    /// The workload of that name.
+    #[must_use]
+    pub fn by_name(&self, name: &str) -> Option<&Arc<WorkloadState>> {
+        self.workloads.get(&number_of(name))
+    }
+}
+
+/// A workload's number: stable across restarts, since pinned tables outlive the daemon (FNV-1a, 32 bits).
+/// Never 0, which stands for no workload.
+#[must_use]
+pub fn number_of(name: &str) -> u32 {
+    let hash =
+        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
+    hash.max(1)
+}
+
+#[cfg(test)]
+pub(crate) mod testing {
+    //! Snapshots for tests.
+
+    use super::*;
+    use crate::config::Source;
+    use crate::observe::metrics::Metrics;
+
+    /// The configuration that this text is; everything but the trust domain `example.org`.
+    pub(crate) fn config(text: &str) -> Config {
+        let text = format!("trust_domain: example.org\n{text}");
+        Config::parse(&Source { path: "F".into(), text }, &[]).unwrap()
+    }
+
+    /// A snapshot whose workloads have no identity.
+    pub(crate) fn snapshot(config: Config) -> Snapshot {
+        let metrics = Metrics::new("0");
+        let state = |settings: &config::Workload| {
+            let number = number_of(&settings.name);
+            let state = WorkloadState {
+                number,
+                settings: settings.clone(),
+                spiffe_id: settings.spiffe_id.as_str().into(),
+                metrics: metrics.workload(&settings.name),
+                live: Arc::default(),
+                stopped: watch::channel(false).1,
+                identity: Err(Reason::NoIdentity.into()),
+            };
+            (number, Arc::new(state))
+        };
+        Snapshot {
+            generation: 1,
+            directory: Arc::new(Directory::from_config(&config)),
+            policy: Arc::new(Policy::from_config(&config)),
+            workloads: config.workloads.iter().map(state).collect(),
+            config: Arc::new(config),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_workload_is_found_by_its_name_and_one_without_identity_says_why() {
+        let snapshot =
+            testing::snapshot(testing::config("workloads: [{ name: web, select: { netns: web } }]"));
+        let web = snapshot.by_name("web").unwrap();
+        assert_eq!(web.number, number_of("web"));
+        assert!(snapshot.by_name("db").is_none());
+        assert_eq!(web.usable_identity(SystemTime::now()).unwrap_err().reason, Reason::NoIdentity);
+    }
+
+    #[test]
+    fn numbers_are_stable_and_never_zero() {
+        assert_eq!(number_of("web"), number_of("web"));
+        assert_ne!(number_of("web"), number_of("db"));
+        assert_eq!(number_of(""), 0x811c_9dc5);
+    }
+}

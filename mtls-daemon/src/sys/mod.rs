@@ -1,0 +1,7 @@
+//! The only modules that make raw system calls. Everything here has a safe face.
+
+pub mod bpf;
+pub mod ktls;
+pub mod netns;
+pub mod poll;
+pub mod socket;
