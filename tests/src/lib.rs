@@ -1,0 +1,19 @@
+//! The lab: mtlsd against real programs in network namespaces. See `lab::Lab` for how a test is written.
+
+pub mod bytes;
+pub mod certs;
+pub mod demo;
+pub mod flow;
+pub mod flows;
+pub mod foreign;
+pub mod lab;
+mod not_run;
+pub mod peer;
+pub mod programs;
+pub mod scenario;
+pub mod slow;
+pub mod wire;
+
+pub use lab::{Cmd, Daemon, Lab, Output, Pod, Process, Record, eventually};
+pub use not_run::could_not_run;
+pub use scenario::{Pair, STRICT_PAIR};
