@@ -1,0 +1,149 @@
+//! `cargo xtask ci`: what `.ci/run` does, step by step, with the time each took.
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+
+use crate::repo;
+use crate::run::{Cmd, heading};
+
+/// Options of the run.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Seconds that building xtask itself took, for the table.
+    #[arg(long, value_name = "SECONDS")]
+    built_in: Option<u64>,
+}
+
+/// A step of the run. The order is from quick to slow.
+struct Step {
+    name: &'static str,
+    /// Words after `cargo`.
+    cargo: &'static [&'static str],
+    env: &'static [(&'static str, &'static str)],
+}
+
+/// The virtual machines are left out until all suites hold there within CI's time (docs/development.md). What needs a
+/// kernel with kTLS, or takes a module away from it, is excluded by name.
+const TESTS: &[&str] = &[
+    "xtask",
+    "test",
+    "--kernel",
+    "host",
+    "--exclude",
+    "a_module_that_is_loaded_later_is_used_by_new_connections",
+    "--exclude",
+    "datapath::ktls::probe::tests::every_suite_works_where_there_is_ktls",
+    "--exclude",
+    "datapath::ktls::probe::tests::keys_can_be_replaced_from_linux_6_14_on",
+    "--exclude",
+    "datapath::ktls::probe::tests::the_splice_defect_of_linux_6_12_is_found_there_and_not_on_6_1_nor_7_2",
+];
+
+const STEPS: [Step; 8] = [
+    Step { name: "formatting", cargo: &["fmt", "--all", "--check"], env: &[] },
+    Step {
+        name: "formatting of the eBPF programs",
+        cargo: &["fmt", "--manifest-path", "mtls-ebpf/Cargo.toml", "--check"],
+        env: &[],
+    },
+    Step { name: "dependencies", cargo: &["xtask", "deny"], env: &[] },
+    Step { name: "eBPF object", cargo: &["xtask", "ebpf", "check"], env: &[] },
+    Step {
+        name: "clippy",
+        cargo: &["clippy", "--locked", "--workspace", "--all-targets", "--", "-D", "warnings"],
+        env: &[],
+    },
+    Step {
+        name: "documentation",
+        cargo: &["doc", "--locked", "--workspace", "--no-deps"],
+        env: &[("RUSTDOCFLAGS", "-D warnings")],
+    },
+    // Clippy has compiled only for checking: seen apart, this is the price of a clean machine.
+    Step {
+        name: "building the unit tests",
+        cargo: &["test", "--locked", "--workspace", "--exclude", "mtls-tests", "--tests", "--no-run"],
+        env: &[],
+    },
+    // The README's command, and the last step: its closing line is the last of its kind.
+    Step { name: "tests", cargo: TESTS, env: &[] },
+];
+
+/// What became of a step.
+struct Done {
+    name: &'static str,
+    time: Duration,
+    failed: bool,
+}
+
+/// Runs every step, also after a failure: one run shows everything that is wrong.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let root = repo::root()?;
+    let mut done = Vec::new();
+    if let Some(seconds) = args.built_in {
+        done.push(Done { name: "building xtask", time: Duration::from_secs(seconds), failed: false });
+    }
+    for step in &STEPS {
+        heading(&format!("{} ({})", step.name, shown(step)));
+        let started = Instant::now();
+        let failed =
+            !command(&root, step).status().with_context(|| format!("the step `{}`", step.name))?.success();
+        if failed {
+            println!("step failed: {}", step.name);
+        }
+        done.push(Done { name: step.name, time: started.elapsed(), failed });
+    }
+    heading("where the time went");
+    print!("{}", table(&done));
+    Ok(if done.iter().any(|step| step.failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
+}
+
+fn command(root: &Path, step: &Step) -> Cmd {
+    step.env.iter().fold(Cmd::cargo(root).args(step.cargo), |cmd, (name, value)| cmd.env(name, value))
+}
+
+fn shown(step: &Step) -> String {
+    let env: String = step.env.iter().map(|(name, value)| format!("{name}='{value}' ")).collect();
+    format!("{env}cargo {}", step.cargo.join(" "))
+}
+
+fn table(done: &[Done]) -> String {
+    let width = done.iter().map(|step| step.name.len()).max().unwrap_or(0);
+    let row = |name: &str, time: Duration, note: &str| {
+        format!("{name:width$} {:7.1} s{note}\n", time.as_secs_f64())
+    };
+    let mut rows: String = done
+        .iter()
+        .map(|step| row(step.name, step.time, if step.failed { "  FAILED" } else { "" }))
+        .collect();
+    rows.push_str(&row("total", done.iter().map(|step| step.time).sum(), ""));
+    rows
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_table_names_times_failures_and_the_total() {
+        let done = [
+            Done { name: "clippy", time: Duration::from_millis(1500), failed: false },
+            Done { name: "tests", time: Duration::from_secs(60), failed: true },
+        ];
+        assert_eq!(table(&done), "clippy     1.5 s\ntests     60.0 s  FAILED\ntotal     61.5 s\n");
+    }
+
+    #[test]
+    fn the_tests_come_last_and_are_the_readmes_command() {
+        let last = STEPS.last().unwrap();
+        assert!(shown(last).starts_with("cargo xtask test "), "{}", shown(last));
+    }
+
+    #[test]
+    fn a_step_is_shown_as_it_would_be_typed() {
+        let step = Step { name: "d", cargo: &["doc"], env: &[("RUSTDOCFLAGS", "-D warnings")] };
+        assert_eq!(shown(&step), "RUSTDOCFLAGS='-D warnings' cargo doc");
+    }
+}

@@ -1,0 +1,64 @@
+//! mtlsd's own commands: set up a machine, build, test, show and check the project.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
+
+mod ci;
+mod demo;
+mod deny;
+mod ebpf;
+mod repo;
+mod run;
+mod setup;
+mod testing;
+mod vm;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// Build, test and show mtlsd.
+#[derive(Debug, Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask", max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Debug, Subcommand)]
+enum Task {
+    /// Set the machine up if need be, build, and run the demonstration.
+    Demo(demo::Args),
+    /// Set the machine up if need be, build, and run every test.
+    Test(testing::Args),
+    /// Run a command on another kernel, in a virtual machine.
+    Vm(vm::Args),
+    /// Build or check the committed eBPF object.
+    #[command(subcommand)]
+    Ebpf(ebpf::Command),
+    /// Check the dependencies: licences, sources, banned and outdated crates (deny.toml).
+    Deny,
+    /// Everything that CI runs, with the time each step took.
+    Ci(ci::Args),
+}
+
+fn main() -> ExitCode {
+    // `cargo xtask ebpf build` names this very program as cargo's compiler wrapper.
+    if ebpf::wrapper::is_wrapper() {
+        return ebpf::wrapper::main();
+    }
+    let outcome = match Cli::parse().command {
+        Task::Demo(args) => demo::run(&args),
+        Task::Test(args) => testing::run(&args),
+        Task::Vm(args) => vm::run(&args),
+        Task::Ebpf(command) => ebpf::run(&command),
+        Task::Deny => deny::run(),
+        Task::Ci(args) => ci::run(&args),
+    };
+    match outcome {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

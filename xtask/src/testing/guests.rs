@@ -1,0 +1,434 @@
+//! The integration tests on other kernels: built once here, run in virtual machines, read as on the host.
+
+use std::ffi::OsString;
+use std::io::{self, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::mpsc::{Receiver, Sender, channel};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, bail};
+use serde::Deserialize;
+
+use super::libtest::{Event, Parser};
+use super::report::Report;
+use super::summary::Part;
+use super::{NOT_RUN, not_run_lines};
+use crate::run::{Cmd, quote};
+use crate::setup;
+use crate::vm::{self, Guest, Job, KernelName};
+
+/// For all tests on one kernel.
+const TIMEOUT: Duration = Duration::from_secs(40 * 60);
+/// An emulated processor is that much slower, at worst and on a busy machine (tests/src/slow.rs).
+const SLOW: (&str, &str) = ("MTLSD_TEST_SLOW", "8");
+/// Gigabytes and thousands of connections are for the host's own kernel.
+const LIGHT: (&str, &str) = ("MTLSD_TEST_LIGHT", "16");
+
+/// Much of a test is waiting: two at a time, on one processor too.
+const THREADS: (&str, &str) = ("RUST_TEST_THREADS", "2");
+
+/// A test program.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Program {
+    /// Its source, relative to its package, as cargo shows it.
+    source: String,
+    executable: PathBuf,
+    package: PathBuf,
+}
+
+impl Program {
+    /// The line that cargo prints before it runs the program: the reader of the output knows no other.
+    fn header(&self) -> String {
+        format!("     Running {} ({})", self.source, self.executable.display())
+    }
+}
+
+/// The test programs that `cargo test --no-run --message-format json` names.
+pub fn programs(json: &str) -> Result<Vec<Program>> {
+    #[derive(Deserialize)]
+    struct Message {
+        reason: String,
+        executable: Option<PathBuf>,
+        manifest_path: Option<PathBuf>,
+        target: Option<Target>,
+        profile: Option<Profile>,
+    }
+    #[derive(Deserialize)]
+    struct Target {
+        kind: Vec<String>,
+        src_path: PathBuf,
+    }
+    #[derive(Deserialize)]
+    struct Profile {
+        test: bool,
+    }
+    let mut programs = Vec::new();
+    for line in json.lines().filter(|line| line.starts_with('{')) {
+        let message: Message = serde_json::from_str(line).context("cargo printed something unexpected")?;
+        if message.reason != "compiler-artifact" || !message.profile.is_some_and(|profile| profile.test) {
+            continue;
+        }
+        let (Some(executable), Some(manifest), Some(target)) =
+            (message.executable, message.manifest_path, message.target)
+        else {
+            continue;
+        };
+        let package = manifest.parent().unwrap_or(Path::new("/")).to_owned();
+        let source = target.src_path.strip_prefix(&package).unwrap_or(&target.src_path).display();
+        let unit = if target.kind.iter().any(|kind| kind == "test") { "" } else { "unittests " };
+        programs.push(Program { source: format!("{unit}{source}"), executable, package });
+    }
+    programs.sort_by(|a, b| a.source.cmp(&b.source));
+    if programs.is_empty() {
+        bail!("cargo built no test program");
+    }
+    Ok(programs)
+}
+
+/// Builds the test programs of a package and names them.
+pub fn build(root: &Path, package: &str) -> Result<Vec<Program>> {
+    let cmd = Cmd::cargo(root)
+        .args(["test", "--package", package, "--tests", "--no-run"])
+        .args(["--message-format", "json-render-diagnostics"]);
+    // Standard error, where cargo tells its progress, stays on the console.
+    let mut command = cmd.into_inner();
+    let output =
+        command.stderr(std::process::Stdio::inherit()).output().context("cargo cannot be started")?;
+    if !output.status.success() {
+        bail!("the integration tests cannot be built ({})", output.status);
+    }
+    programs(&String::from_utf8_lossy(&output.stdout))
+}
+
+/// What runs on every kernel.
+#[derive(Debug)]
+pub struct Plan<'a> {
+    /// The checkout.
+    pub root: &'a Path,
+    /// Cargo's target directory.
+    pub target: &'a Path,
+    /// Processors of a guest.
+    pub cpus: u32,
+    /// What runs.
+    pub programs: &'a [Program],
+    /// libtest's arguments.
+    pub libtest: &'a [&'a str],
+    /// The daemon under test.
+    pub daemon: &'a Path,
+    /// A report that expects the tests.
+    pub expected: &'a Report,
+}
+
+/// Runs the plan on these kernels, `at_once` of them at the same time.
+pub fn run_all(plan: &Plan<'_>, kernels: &[KernelName], at_once: u32) -> Vec<Part> {
+    let next = AtomicUsize::new(0);
+    let parts = Mutex::new(Vec::new());
+    let (console, lines) = channel();
+    std::thread::scope(|scope| {
+        for _ in 0..at_once {
+            let (console, next, parts) = (console.clone(), &next, &parts);
+            scope.spawn(move || {
+                // A kernel's place in the list is its place in the summary.
+                while let Some((place, kernel)) = take(next, kernels) {
+                    let part = on_kernel(plan, kernel, &console);
+                    parts.lock().unwrap_or_else(PoisonError::into_inner).push((place, part));
+                }
+            });
+        }
+        drop(console);
+        for line in lines {
+            println!("{line}");
+        }
+    });
+    let mut parts = parts.into_inner().unwrap_or_else(PoisonError::into_inner);
+    parts.sort_by_key(|(place, _)| *place);
+    parts.into_iter().map(|(_, part)| part).collect()
+}
+
+fn take<'a>(next: &AtomicUsize, kernels: &'a [KernelName]) -> Option<(usize, &'a KernelName)> {
+    let place = next.fetch_add(1, Ordering::Relaxed);
+    kernels.get(place).map(|kernel| (place, kernel))
+}
+
+fn on_kernel(plan: &Plan<'_>, kernel: &KernelName, console: &Sender<String>) -> Part {
+    let guest = match Guest::new(plan.root, kernel, plan.cpus, TIMEOUT) {
+        Ok(guest) => guest,
+        Err(error) => {
+            let mut report = Report::default();
+            report.problem(format!("{error:#}\n  (--exclude-kernel {kernel} runs the tests without it)"));
+            return Part {
+                machine: format!("virtual machine: kernel {kernel}, which cannot be had"),
+                report,
+            };
+        }
+    };
+    let mut report = plan.expected.clone();
+    let started = Instant::now();
+    let outcome = in_guest(plan, &guest, kernel, &mut report, console);
+    let seconds = started.elapsed().as_secs();
+    match outcome {
+        Ok(()) => {}
+        Err(error) => report.problem(format!("{error:#}")),
+    }
+    Part { machine: format!("virtual machine: {guest}, {seconds} s"), report }
+}
+
+/// Boots, runs every program, and fills the report in.
+fn in_guest(
+    plan: &Plan<'_>,
+    guest: &Guest,
+    kernel: &KernelName,
+    report: &mut Report,
+    console: &Sender<String>,
+) -> Result<()> {
+    let shared = Shared::new(plan.target, kernel)?;
+    let mut env = vm::environment();
+    env.push(("MTLSD_BIN".into(), plan.daemon.into()));
+    env.push((NOT_RUN.into(), shared.not_run().into()));
+    if guest.is_slow() {
+        env.extend([SLOW, LIGHT, THREADS].map(|(name, value)| (name.into(), value.into())));
+    }
+    let command = ["sh".into(), "-c".into(), script(plan)];
+    let mut programs = setup::test_programs();
+    programs.extend(plan.daemon.to_str());
+    let job = Job { command: &command, dir: plan.root, out: Some(&shared.0), env, programs };
+    let (sender, lines) = channel();
+    let (done, events) = std::thread::scope(|scope| {
+        let reader = scope.spawn(|| read(lines, kernel, console));
+        let done = guest.run(&job, Lines::new(sender), io::stderr());
+        (done, reader.join().unwrap_or_default())
+    });
+    for event in events {
+        report.event(event);
+    }
+    report.cross_check();
+    for (test, reason) in shared.read()? {
+        report.could_not_run(&test, &reason);
+    }
+    let done = done?;
+    if done.code != 0 && report.failures() == 0 {
+        report.problem(format!("the test programs failed (exit code {}) though no test did", done.code));
+    }
+    Ok(())
+}
+
+/// Every program in its package's directory, as cargo would run them, one after the other.
+fn script(plan: &Plan<'_>) -> OsString {
+    let mut text = "code=0\n".to_owned();
+    for program in plan.programs {
+        let arguments: String = plan.libtest.iter().flat_map(|word| [" ".to_owned(), quote(word)]).collect();
+        text += &format!(
+            "cd {} && echo {} && {}{arguments} || code=1\n",
+            quote(&program.package.to_string_lossy()),
+            quote(&program.header()),
+            quote(&program.executable.to_string_lossy()),
+        );
+    }
+    // One stream: a test's result stands behind what it printed.
+    format!("exec 2>&1\n{text}exit $code\n").into()
+}
+
+fn read(lines: Receiver<String>, kernel: &KernelName, console: &Sender<String>) -> Vec<Event> {
+    let mut parser = Parser::default();
+    let mut events = Vec::new();
+    for line in lines {
+        events.extend(parser.line(&line));
+        // Without its reader there is nobody to tell.
+        let _ = console.send(format!("[{kernel}] {line}"));
+    }
+    events
+}
+
+/// Cuts a stream into lines.
+#[derive(Debug)]
+struct Lines {
+    bytes: Vec<u8>,
+    to: Sender<String>,
+}
+
+impl Lines {
+    fn new(to: Sender<String>) -> Self {
+        Self { bytes: Vec::new(), to }
+    }
+
+    fn send(&self, line: &[u8]) -> io::Result<()> {
+        let text = String::from_utf8_lossy(line).trim_end_matches(['\n', '\r']).to_owned();
+        self.to.send(text).map_err(|_| io::ErrorKind::BrokenPipe.into())
+    }
+}
+
+impl Write for Lines {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.bytes.extend_from_slice(bytes);
+        while let Some(end) = self.bytes.iter().position(|byte| *byte == b'\n') {
+            let line: Vec<u8> = self.bytes.drain(..=end).collect();
+            self.send(&line)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl Drop for Lines {
+    fn drop(&mut self) {
+        if !self.bytes.is_empty() {
+            // The last words of a guest that died; nobody may be left to read them.
+            let rest = std::mem::take(&mut self.bytes);
+            let _ = self.send(&rest);
+        }
+    }
+}
+
+/// A directory that the guest may write, removed at the end.
+#[derive(Debug)]
+struct Shared(PathBuf);
+
+impl Shared {
+    fn new(target: &Path, kernel: &KernelName) -> Result<Self> {
+        let name: String =
+            kernel.to_string().chars().map(|c| if c.is_ascii_alphanumeric() { c } else { '-' }).collect();
+        let shared = Self(target.join("vm").join(format!("{}{}-{name}", vm::SHARED, std::process::id())));
+        std::fs::create_dir_all(&shared.0)
+            .and_then(|()| std::fs::write(shared.not_run(), ""))
+            .with_context(|| format!("{} cannot be written", shared.0.display()))?;
+        Ok(shared)
+    }
+
+    fn not_run(&self) -> PathBuf {
+        self.0.join("not-run")
+    }
+
+    fn read(&self) -> Result<Vec<(String, String)>> {
+        let path = self.not_run();
+        let text =
+            std::fs::read_to_string(&path).with_context(|| format!("{} cannot be read", path.display()))?;
+        Ok(not_run_lines(&text))
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // A leftover in the target directory harms nobody.
+        let _ = std::fs::remove_dir_all(&self.0);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const JSON: &str = r#"{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"kind":["test"],"src_path":"/w/tests/tests/errno.rs"},"profile":{"test":true},"executable":"/t/deps/errno-0123456789abcdef"}
+{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"kind":["lib"],"src_path":"/w/tests/src/lib.rs"},"profile":{"test":true},"executable":"/t/deps/mtls_tests-0123456789abcdef"}
+{"reason":"compiler-artifact","manifest_path":"/w/tests/Cargo.toml","target":{"kind":["bin"],"src_path":"/w/tests/src/bin/load.rs"},"profile":{"test":false},"executable":"/t/load"}
+{"reason":"compiler-artifact","manifest_path":"/r/serde/Cargo.toml","target":{"kind":["lib"],"src_path":"/r/serde/src/lib.rs"},"profile":{"test":false},"executable":null}
+{"reason":"build-script-executed"}
+{"reason":"build-finished","success":true}
+"#;
+
+    #[test]
+    fn test_programs_are_found_with_the_names_cargo_gives_them() {
+        let programs = programs(JSON).unwrap();
+        let headers: Vec<_> = programs.iter().map(Program::header).collect();
+        assert_eq!(
+            headers,
+            [
+                "     Running tests/errno.rs (/t/deps/errno-0123456789abcdef)",
+                "     Running unittests src/lib.rs (/t/deps/mtls_tests-0123456789abcdef)",
+            ]
+        );
+        let mut parser = Parser::default();
+        let suites: Vec<_> = headers.iter().filter_map(|line| parser.line(line)).collect();
+        assert_eq!(
+            suites,
+            [Event::Suite("errno tests/errno.rs".into()), Event::Suite("mtls_tests src/lib.rs".into())]
+        );
+        assert_eq!(programs[0].package, Path::new("/w/tests"));
+    }
+
+    #[test]
+    fn a_build_without_test_programs_and_a_broken_answer_are_errors() {
+        assert!(super::programs("").is_err());
+        assert!(super::programs("{\"reason\":").is_err());
+    }
+
+    #[test]
+    fn the_script_runs_every_program_though_one_fails() {
+        let dir = tempfile::tempdir().unwrap();
+        let program = |name: &str, text: &str| {
+            let executable = dir.path().join(name);
+            std::fs::write(&executable, format!("#!/bin/sh\n{text}\n")).unwrap();
+            Cmd::new("chmod").arg("755").arg(&executable).run().unwrap();
+            Program { source: format!("tests/{name}.rs"), executable, package: dir.path().to_owned() }
+        };
+        let programs = [program("a", "echo \"$# $1\"; exit 101"), program("b", "pwd >&2")];
+        let plan = Plan {
+            root: dir.path(),
+            target: dir.path(),
+            cpus: 1,
+            programs: &programs,
+            libtest: &["it's here", "--exact"],
+            daemon: dir.path(),
+            expected: &Report::default(),
+        };
+        let output = Cmd::new("sh").arg("-c").arg(script(&plan)).into_inner().output().unwrap();
+        assert_eq!(output.status.code(), Some(1));
+        let place = dir.path().display();
+        assert_eq!(
+            String::from_utf8(output.stdout).unwrap(),
+            format!(
+                "     Running tests/a.rs ({place}/a)\n2 it's here\n     Running tests/b.rs ({place}/b)\n{place}\n"
+            )
+        );
+    }
+
+    #[test]
+    fn a_kernel_that_cannot_be_had_is_one_named_problem() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut expected = Report::default();
+        expected.expect("errno tests/errno.rs", "refused", false);
+        let plan = Plan {
+            root: Path::new(env!("CARGO_MANIFEST_DIR")),
+            target: dir.path(),
+            cpus: 1,
+            programs: &[],
+            libtest: &[],
+            daemon: dir.path(),
+            expected: &expected,
+        };
+        let kernels = ["/no/such/kernel".parse().unwrap(), "/nor/this".parse().unwrap()];
+        let parts = run_all(&plan, &kernels, 2);
+        assert_eq!(parts.len(), 2);
+        let text = super::super::summary::text(&parts);
+        assert!(text.contains("there is no kernel at /no/such/kernel"), "{text}");
+        assert!(text.contains("(--exclude-kernel /nor/this runs the tests without it)"), "{text}");
+        assert!(text.ends_with("\n0 passed, 2 failed, 0 skipped\n"), "{text}");
+    }
+
+    #[test]
+    fn a_stream_becomes_lines_and_the_unfinished_one_comes_last() {
+        let (sender, receiver) = channel();
+        let mut lines = Lines::new(sender);
+        for part in ["a\nb", "c\r\n", "d"] {
+            lines.write_all(part.as_bytes()).unwrap();
+        }
+        drop(lines);
+        assert_eq!(receiver.iter().collect::<Vec<_>>(), ["a", "bc", "d"]);
+    }
+
+    #[test]
+    fn what_a_guest_wrote_about_tests_that_could_not_run_is_read_and_removed() {
+        let dir = tempfile::tempdir().unwrap();
+        let shared = Shared::new(dir.path(), &KernelName::Path("/boot/my kernel".into())).unwrap();
+        assert_eq!(shared.read().unwrap(), []);
+        std::fs::write(shared.not_run(), "a\tno kTLS\n").unwrap();
+        assert_eq!(shared.read().unwrap(), [("a".to_owned(), "no kTLS".to_owned())]);
+        let path = shared.0.clone();
+        drop(shared);
+        assert!(!path.exists());
+    }
+}

@@ -1,0 +1,472 @@
+//! `cargo xtask test`: every test of the project, on a machine that may lack all the test programs.
+
+mod guests;
+mod libtest;
+mod report;
+mod stream;
+mod summary;
+
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::str::FromStr;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::ValueEnum;
+
+use crate::repo;
+use crate::run::{Cmd, heading};
+use crate::setup;
+use crate::vm::KernelName;
+use libtest::Parser;
+use report::Report;
+use stream::Ended;
+use summary::Part;
+
+/// The package of the integration tests.
+const INTEGRATION: &str = "mtls-tests";
+/// Names the file where a test that cannot run on this machine writes `name<TAB>reason`.
+const NOT_RUN: &str = "MTLSD_TEST_NOT_RUN";
+/// libtest prints a line whenever a test ends: this long without one is a hang.
+const PATIENCE: Duration = Duration::from_secs(15 * 60);
+
+/// What to run.
+#[derive(Debug, clap::Args)]
+pub struct Args {
+    /// Do not run the test of this full name (as the summary shows it); may be repeated.
+    #[arg(long, value_name = "NAME")]
+    exclude: Vec<String>,
+    /// Run only one kind of tests. Unit tests include the documentation's examples and need no root.
+    #[arg(long)]
+    only: Option<Kind>,
+    /// Run the integration tests on this kernel: `host`, a series of Debian's, or the path of one of yours; may be
+    /// repeated. Without it: the host's, 6.1, 6.12 and 7.2.
+    #[arg(long = "kernel", value_name = "KERNEL")]
+    kernels: Vec<Machine>,
+    /// Do not run on this one of the kernels; may be repeated.
+    #[arg(long, value_name = "KERNEL")]
+    exclude_kernel: Vec<Machine>,
+    /// Virtual machines at the same time
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u32).range(1..=16))]
+    guests: u32,
+    /// Processors of each virtual machine
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    guest_cpus: u32,
+    /// Run only tests whose name contains this.
+    filter: Option<String>,
+}
+
+/// Where the integration tests run.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Machine {
+    /// On this machine.
+    Host,
+    /// In a virtual machine.
+    Guest(KernelName),
+}
+
+/// The kernels of a run without `--kernel`.
+const KERNELS: [&str; 3] = ["6.1", "6.12", "7.2"];
+
+impl FromStr for Machine {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        if text == "host" { Ok(Self::Host) } else { text.parse().map(Self::Guest) }
+    }
+}
+
+impl fmt::Display for Machine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host => f.write_str("host"),
+            Self::Guest(kernel) => kernel.fmt(f),
+        }
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Kind {
+    /// Tests inside the crates, and the examples in their documentation.
+    Unit,
+    /// The package `mtls-tests`: the daemon against real programs.
+    Integration,
+}
+
+/// One invocation of `cargo test`.
+struct Phase {
+    title: &'static str,
+    /// What follows `cargo test`.
+    select: Vec<&'static str>,
+    /// Environment of the test programs.
+    env: Vec<(&'static str, PathBuf)>,
+    /// rustdoc splits arguments at spaces and every name of an example has some: no exact names there.
+    names: bool,
+}
+
+/// Runs the tests and prints the summary.
+pub fn run(args: &Args) -> Result<ExitCode> {
+    let root = repo::root()?;
+    let mut report = Report::default();
+    let mut known: Vec<String> = Vec::new();
+    let machines = machines(args);
+    let on_host = machines.contains(&Machine::Host);
+    let kernels: Vec<KernelName> = machines.iter().filter_map(guest).collect();
+
+    // The machine first: it fails in seconds, the builds take minutes.
+    let mut machine_ready = false;
+    if args.only != Some(Kind::Unit) {
+        match setup::prepare("cargo xtask test")
+            .and_then(|()| if kernels.is_empty() { Ok(()) } else { setup::prepare_vm("cargo xtask test") })
+        {
+            Ok(()) => machine_ready = true,
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                report.problem(format!("the integration tests could not run: {error:#}"));
+            }
+        }
+    }
+    if args.only != Some(Kind::Integration) {
+        let workspace = ["--workspace", "--exclude", INTEGRATION, "--tests"];
+        phase(&root, args, &Phase::new("unit tests", &workspace), &mut report, &mut known);
+        let examples =
+            Phase { names: false, ..Phase::new("examples in the documentation", &["--workspace", "--doc"]) };
+        phase(&root, args, &examples, &mut report, &mut known);
+    }
+    let mut parts = Vec::new();
+    if machine_ready {
+        match build_daemon(&root) {
+            Ok(daemon) => {
+                let mut tests = Phase::new("integration tests", &["--package", INTEGRATION, "--tests"]);
+                tests.env.push(("MTLSD_BIN", daemon.clone()));
+                if on_host {
+                    phase(&root, args, &tests, &mut report, &mut known);
+                }
+                match in_guests(&root, args, &tests, &kernels, &daemon, &mut known) {
+                    Ok(guests) => parts = guests,
+                    Err(error) => {
+                        eprintln!("error: {error:#}");
+                        report.problem(format!("the tests on other kernels could not run: {error:#}"));
+                    }
+                }
+            }
+            Err(error) => {
+                eprintln!("error: {error:#}");
+                report.problem(format!("the integration tests could not run: {error:#}"));
+            }
+        }
+    }
+    // A name that excludes nothing is a typing error, or a test that is gone: both must be seen.
+    for name in args.exclude.iter().filter(|name| args.only.is_none() && !known.contains(name)) {
+        report.problem(format!("--exclude {name}: no test has this name"));
+    }
+    for machine in args.exclude_kernel.iter().filter(|machine| !named(args).contains(machine)) {
+        report.problem(format!("--exclude-kernel {machine}: it is not one of the kernels of this run"));
+    }
+    if known.is_empty() && report.failures() == 0 {
+        report.problem("no test was selected".to_owned());
+    }
+
+    heading("summary");
+    let machine = format!("this machine: kernel {}, kTLS {}", setup::kernel_release(), setup::ktls());
+    parts.insert(0, Part { machine, report });
+    summary::accept_elsewhere(&mut parts);
+    print!("{}", summary::text(&parts));
+    Ok(if summary::is_success(&parts) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// The kernels that were asked for.
+fn named(args: &Args) -> Vec<Machine> {
+    if !args.kernels.is_empty() {
+        return args.kernels.clone();
+    }
+    let guests = KERNELS.iter().map(|series| Machine::Guest(KernelName::Series((*series).to_owned())));
+    std::iter::once(Machine::Host).chain(guests).collect()
+}
+
+/// The kernels on which the integration tests run.
+fn machines(args: &Args) -> Vec<Machine> {
+    let mut machines = Vec::new();
+    for machine in named(args) {
+        if !args.exclude_kernel.contains(&machine) && !machines.contains(&machine) {
+            machines.push(machine);
+        }
+    }
+    machines
+}
+
+fn guest(machine: &Machine) -> Option<KernelName> {
+    match machine {
+        Machine::Host => None,
+        Machine::Guest(kernel) => Some(kernel.clone()),
+    }
+}
+
+/// The integration tests in virtual machines.
+fn in_guests(
+    root: &Path,
+    args: &Args,
+    phase: &Phase,
+    kernels: &[KernelName],
+    daemon: &Path,
+    known: &mut Vec<String>,
+) -> Result<Vec<Part>> {
+    if kernels.is_empty() {
+        return Ok(Vec::new());
+    }
+    heading("integration tests on other kernels: building");
+    let programs = guests::build(root, INTEGRATION)?;
+    let list = list(root, phase)?;
+    let mut expected = Report::default();
+    let chosen = choose(args, phase, &list, &mut expected, known)?;
+    let names: Vec<_> = kernels.iter().map(KernelName::to_string).collect();
+    heading(&format!("integration tests on {}: {} of {}", names.join(", "), chosen.len(), list.len()));
+    if chosen.is_empty() {
+        return Ok(Vec::new());
+    }
+    let plan = guests::Plan {
+        root,
+        target: &repo::target_dir(root)?,
+        cpus: args.guest_cpus,
+        programs: &programs,
+        libtest: &libtest_args(phase, args, &chosen),
+        daemon,
+        expected: &expected,
+    };
+    Ok(guests::run_all(&plan, kernels, args.guests))
+}
+
+/// Builds the daemon in the development profile; returns its path.
+pub fn build_daemon(root: &Path) -> Result<PathBuf> {
+    heading("building the daemon");
+    Cmd::cargo(root).args(["build", "--package", "mtls-daemon"]).run()?;
+    let daemon = repo::target_dir(root)?.join("debug/mtlsd");
+    if !daemon.is_file() {
+        bail!(
+            "cargo built mtls-daemon, and {} is not there; is `build.target` set in a configuration file?",
+            daemon.display()
+        );
+    }
+    Ok(daemon)
+}
+
+impl Phase {
+    fn new(title: &'static str, select: &[&'static str]) -> Self {
+        Self { title, select: select.to_vec(), env: Vec::new(), names: true }
+    }
+
+    fn cargo_test(&self, root: &Path) -> Cmd {
+        let cmd = Cmd::cargo(root).arg("test").args(&self.select);
+        self.env.iter().fold(cmd, |cmd, (name, value)| cmd.env(name, value))
+    }
+}
+
+/// Runs one phase; whatever goes wrong becomes part of the report, so that the other phases still run.
+fn phase(root: &Path, args: &Args, phase: &Phase, report: &mut Report, known: &mut Vec<String>) {
+    if let Err(error) = try_phase(root, args, phase, report, known) {
+        eprintln!("error: {error:#}");
+        report.problem(format!("{}: {error:#}", phase.title));
+    }
+}
+
+fn try_phase(
+    root: &Path,
+    args: &Args,
+    phase: &Phase,
+    report: &mut Report,
+    known: &mut Vec<String>,
+) -> Result<()> {
+    heading(&format!("{}: building", phase.title));
+    if phase.names {
+        phase.cargo_test(root).arg("--no-run").run()?;
+    }
+    let list = list(root, phase)?;
+    let chosen = choose(args, phase, &list, report, known)?;
+    heading(&format!("{}: {} of {}", phase.title, chosen.len(), list.len()));
+    if chosen.is_empty() {
+        return Ok(());
+    }
+    let not_run = NotRunFile::new(&repo::target_dir(root)?)?;
+    let cmd = phase
+        .cargo_test(root)
+        .arg("--no-fail-fast")
+        .env(NOT_RUN, &not_run.path)
+        .arg("--")
+        .args(libtest_args(phase, args, &chosen));
+    let before = report.failures();
+    let mut parser = Parser::default();
+    let ended = stream::run(cmd, PATIENCE, |line| {
+        println!("{line}");
+        if let Some(event) = parser.line(line) {
+            report.event(event);
+        }
+    })?;
+    report.cross_check();
+    for (test, reason) in not_run.read()? {
+        report.could_not_run(&test, &reason);
+    }
+    match ended {
+        Ended::Exited(status) if !status.success() && report.failures() == before => {
+            report.problem(format!("{}: cargo test failed ({status}) though no test did", phase.title));
+        }
+        Ended::Exited(_) => {}
+        Ended::Silent(time) => {
+            report.problem(format!(
+                "{}: no test ended for {} minutes; killed",
+                phase.title,
+                time.as_secs() / 60
+            ));
+        }
+    }
+    Ok(())
+}
+
+/// The tests to run. The report expects them; what is excluded by name is noted there too.
+fn choose<'a>(
+    args: &Args,
+    phase: &Phase,
+    list: &'a [(String, String)],
+    report: &mut Report,
+    known: &mut Vec<String>,
+) -> Result<Vec<&'a str>> {
+    let mut chosen = Vec::new();
+    for (suite, test) in list {
+        known.push(test.clone());
+        let excluded = args.exclude.contains(test);
+        if excluded && !phase.names {
+            bail!("`{test}` is an example in the documentation and cannot be excluded by name");
+        }
+        if excluded || args.filter.as_ref().is_none_or(|filter| test.contains(filter.as_str())) {
+            report.expect(suite, test, excluded);
+            if !excluded {
+                chosen.push(test.as_str());
+            }
+        }
+    }
+    Ok(chosen)
+}
+
+fn list(root: &Path, phase: &Phase) -> Result<Vec<(String, String)>> {
+    let cmd = phase.cargo_test(root).args(["--", "--list", "--format", "terse"]);
+    let mut output = String::new();
+    match stream::run(cmd, PATIENCE, |line| {
+        output.push_str(line);
+        output.push('\n');
+    })? {
+        Ended::Exited(status) if status.success() => Ok(libtest::listed(&output)),
+        Ended::Exited(status) => bail!("the tests cannot be listed ({status}):\n{output}"),
+        Ended::Silent(_) => bail!("listing the tests did not end"),
+    }
+}
+
+/// What libtest is asked for. Its `--skip` and its filter are both exact or both not.
+fn libtest_args<'a>(phase: &Phase, args: &'a Args, chosen: &[&'a str]) -> Vec<&'a str> {
+    match (&args.filter, args.exclude.is_empty() || !phase.names) {
+        (None, true) => Vec::new(),
+        (Some(filter), true) => vec![filter],
+        (None, false) => {
+            let skips = args.exclude.iter().flat_map(|name| ["--skip", name.as_str()]);
+            ["--exact"].into_iter().chain(skips).collect()
+        }
+        (Some(_), false) => ["--exact"].into_iter().chain(chosen.iter().copied()).collect(),
+    }
+}
+
+/// The file in which tests say that they could not run.
+struct NotRunFile {
+    path: PathBuf,
+}
+
+impl NotRunFile {
+    fn new(target: &Path) -> Result<Self> {
+        let path = target.join(format!("xtask-not-run-{}", std::process::id()));
+        std::fs::write(&path, "").with_context(|| format!("{} cannot be written", path.display()))?;
+        Ok(Self { path })
+    }
+
+    fn read(&self) -> Result<Vec<(String, String)>> {
+        let text = std::fs::read_to_string(&self.path)
+            .with_context(|| format!("{} cannot be read", self.path.display()))?;
+        Ok(not_run_lines(&text))
+    }
+}
+
+impl Drop for NotRunFile {
+    fn drop(&mut self) {
+        // A leftover in the target directory harms nobody.
+        let _ = std::fs::remove_file(&self.path);
+    }
+}
+
+fn not_run_lines(text: &str) -> Vec<(String, String)> {
+    let split = |line: &str| match line.split_once('\t') {
+        Some((test, reason)) => (test.to_owned(), reason.to_owned()),
+        None => (line.to_owned(), "no reason given".to_owned()),
+    };
+    text.lines().filter(|line| !line.is_empty()).map(split).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn args(exclude: &[&str], filter: Option<&str>) -> Args {
+        Args {
+            exclude: exclude.iter().map(|&name| name.to_owned()).collect(),
+            only: None,
+            kernels: Vec::new(),
+            exclude_kernel: Vec::new(),
+            guests: 1,
+            guest_cpus: 1,
+            filter: filter.map(str::to_owned),
+        }
+    }
+
+    #[test]
+    fn kernels_are_chosen_and_excluded_by_name() {
+        let names = |kernels: &[&str], exclude: &[&str]| {
+            let parse = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
+            let args = Args { kernels: parse(kernels), exclude_kernel: parse(exclude), ..args(&[], None) };
+            machines(&args).iter().map(Machine::to_string).collect::<Vec<_>>()
+        };
+        assert_eq!(names(&[], &[]), ["host", "6.1", "6.12", "7.2"]);
+        assert_eq!(names(&[], &["7.2", "host"]), ["6.1", "6.12"]);
+        assert_eq!(names(&["6.12", "/k", "6.12"], &[]), ["6.12", "/k"]);
+        assert!("seven".parse::<Machine>().is_err());
+    }
+
+    #[test]
+    fn libtest_is_asked_exactly() {
+        let units = Phase::new("unit tests", &[]);
+        let ask = |exclude: &[&str], filter, chosen: &[&'static str]| {
+            let args = args(exclude, filter);
+            libtest_args(&units, &args, chosen).iter().map(|&s| s.to_owned()).collect::<Vec<_>>()
+        };
+        assert_eq!(ask(&[], None, &["a"]), Vec::<String>::new());
+        assert_eq!(ask(&[], Some("cu"), &["curl"]), ["cu"]);
+        assert_eq!(ask(&["curl"], None, &["a"]), ["--exact", "--skip", "curl"]);
+        // `--skip curl` alone would also skip `curl_over_ipv6`.
+        assert_eq!(ask(&["curl"], Some("cu"), &["curl_over_ipv6"]), ["--exact", "curl_over_ipv6"]);
+    }
+
+    #[test]
+    fn examples_are_never_asked_for_by_exact_name() {
+        let examples = Phase { names: false, ..Phase::new("examples", &[]) };
+        assert_eq!(
+            libtest_args(&examples, &args(&["curl"], Some("cu")), &["src/lib.rs - curl (line 1)"]),
+            ["cu"]
+        );
+    }
+
+    #[test]
+    fn tests_that_could_not_run_are_read_with_their_reason() {
+        assert_eq!(
+            not_run_lines("a::b\tno kTLS: see\tdocs\n\nc\n"),
+            [
+                ("a::b".to_owned(), "no kTLS: see\tdocs".to_owned()),
+                ("c".to_owned(), "no reason given".to_owned()),
+            ]
+        );
+    }
+}
