@@ -20,7 +20,7 @@ use crate::setup;
 use crate::vm::{self, Guest, Job, KernelName};
 
 /// For all tests on one kernel.
-const TIMEOUT: Duration = Duration::from_secs(40 * 60);
+const TIMEOUT: Duration = Duration::from_secs(60 * 60);
 /// An emulated processor is that much slower, at worst and on a busy machine (tests/src/slow.rs).
 const SLOW: (&str, &str) = ("MTLSD_TEST_SLOW", "8");
 /// Gigabytes and thousands of connections are for the host's own kernel.
@@ -42,6 +42,39 @@ impl Program {
     /// The line that cargo prints before it runs the program: the reader of the output knows no other.
     fn header(&self) -> String {
         format!("     Running {} ({})", self.source, self.executable.display())
+    }
+
+    /// The suite's name in the summary.
+    pub fn suite(&self) -> String {
+        match Parser::default().line(&self.header()) {
+            Some(Event::Suite(name)) => name,
+            _ => self.source.clone(),
+        }
+    }
+}
+
+/// A test program, and what it is asked for.
+#[derive(Debug, Clone)]
+pub struct Task {
+    /// What runs.
+    pub program: Program,
+    /// The tests, by their full names.
+    pub tests: Vec<String>,
+    /// Set for this program only.
+    pub env: Vec<(&'static str, &'static str)>,
+}
+
+impl Task {
+    fn command(&self) -> String {
+        let Program { package, executable, .. } = &self.program;
+        let env: String = self.env.iter().map(|(name, value)| format!("{name}={} ", quote(value))).collect();
+        let tests: String = self.tests.iter().flat_map(|test| [" ".to_owned(), quote(test)]).collect();
+        format!(
+            "cd {} && echo {} && {env}{} --exact{tests} || code=1\n",
+            quote(&package.to_string_lossy()),
+            quote(&self.program.header()),
+            quote(&executable.to_string_lossy()),
+        )
     }
 }
 
@@ -87,22 +120,24 @@ pub fn programs(json: &str) -> Result<Vec<Program>> {
     Ok(programs)
 }
 
-/// Builds the test programs of a package and names them.
-pub fn build(root: &Path, package: &str) -> Result<Vec<Program>> {
-    let cmd = Cmd::cargo(root)
-        .args(["test", "--package", package, "--tests", "--no-run"])
-        .args(["--message-format", "json-render-diagnostics"]);
+/// Builds the test programs that `cargo test` would run with these words, and names them.
+pub fn build(root: &Path, select: &[&str]) -> Result<Vec<Program>> {
+    let cmd = Cmd::cargo(root).arg("test").args(select).args([
+        "--no-run",
+        "--message-format",
+        "json-render-diagnostics",
+    ]);
     // Standard error, where cargo tells its progress, stays on the console.
     let mut command = cmd.into_inner();
     let output =
         command.stderr(std::process::Stdio::inherit()).output().context("cargo cannot be started")?;
     if !output.status.success() {
-        bail!("the integration tests cannot be built ({})", output.status);
+        bail!("the tests cannot be built ({})", output.status);
     }
     programs(&String::from_utf8_lossy(&output.stdout))
 }
 
-/// What runs on every kernel.
+/// What is the same on every kernel.
 #[derive(Debug)]
 pub struct Plan<'a> {
     /// The checkout.
@@ -111,18 +146,23 @@ pub struct Plan<'a> {
     pub target: &'a Path,
     /// Processors of a guest.
     pub cpus: u32,
-    /// What runs.
-    pub programs: &'a [Program],
-    /// libtest's arguments.
-    pub libtest: &'a [&'a str],
     /// The daemon under test.
     pub daemon: &'a Path,
-    /// A report that expects the tests.
-    pub expected: &'a Report,
 }
 
-/// Runs the plan on these kernels, `at_once` of them at the same time.
-pub fn run_all(plan: &Plan<'_>, kernels: &[KernelName], at_once: u32) -> Vec<Part> {
+/// One kernel's share.
+#[derive(Debug)]
+pub struct Share {
+    /// Where.
+    pub kernel: KernelName,
+    /// What runs.
+    pub tasks: Vec<Task>,
+    /// A report that expects the tests.
+    pub expected: Report,
+}
+
+/// Runs the shares, `at_once` of them at the same time.
+pub fn run_all(plan: &Plan<'_>, shares: &[Share], at_once: u32) -> Vec<Part> {
     let next = AtomicUsize::new(0);
     let parts = Mutex::new(Vec::new());
     let (console, lines) = channel();
@@ -131,8 +171,8 @@ pub fn run_all(plan: &Plan<'_>, kernels: &[KernelName], at_once: u32) -> Vec<Par
             let (console, next, parts) = (console.clone(), &next, &parts);
             scope.spawn(move || {
                 // A kernel's place in the list is its place in the summary.
-                while let Some((place, kernel)) = take(next, kernels) {
-                    let part = on_kernel(plan, kernel, &console);
+                while let Some((place, share)) = take(next, shares) {
+                    let part = on_kernel(plan, share, &console);
                     parts.lock().unwrap_or_else(PoisonError::into_inner).push((place, part));
                 }
             });
@@ -147,12 +187,13 @@ pub fn run_all(plan: &Plan<'_>, kernels: &[KernelName], at_once: u32) -> Vec<Par
     parts.into_iter().map(|(_, part)| part).collect()
 }
 
-fn take<'a>(next: &AtomicUsize, kernels: &'a [KernelName]) -> Option<(usize, &'a KernelName)> {
+fn take<'a>(next: &AtomicUsize, shares: &'a [Share]) -> Option<(usize, &'a Share)> {
     let place = next.fetch_add(1, Ordering::Relaxed);
-    kernels.get(place).map(|kernel| (place, kernel))
+    shares.get(place).map(|share| (place, share))
 }
 
-fn on_kernel(plan: &Plan<'_>, kernel: &KernelName, console: &Sender<String>) -> Part {
+fn on_kernel(plan: &Plan<'_>, share: &Share, console: &Sender<String>) -> Part {
+    let kernel = &share.kernel;
     let guest = match Guest::new(plan.root, kernel, plan.cpus, TIMEOUT) {
         Ok(guest) => guest,
         Err(error) => {
@@ -164,9 +205,9 @@ fn on_kernel(plan: &Plan<'_>, kernel: &KernelName, console: &Sender<String>) -> 
             };
         }
     };
-    let mut report = plan.expected.clone();
+    let mut report = share.expected.clone();
     let started = Instant::now();
-    let outcome = in_guest(plan, &guest, kernel, &mut report, console);
+    let outcome = in_guest(plan, &guest, share, &mut report, console);
     let seconds = started.elapsed().as_secs();
     match outcome {
         Ok(()) => {}
@@ -179,10 +220,11 @@ fn on_kernel(plan: &Plan<'_>, kernel: &KernelName, console: &Sender<String>) -> 
 fn in_guest(
     plan: &Plan<'_>,
     guest: &Guest,
-    kernel: &KernelName,
+    share: &Share,
     report: &mut Report,
     console: &Sender<String>,
 ) -> Result<()> {
+    let Share { kernel, tasks, .. } = share;
     let shared = Shared::new(plan.target, kernel)?;
     let mut env = vm::environment();
     env.push(("MTLSD_BIN".into(), plan.daemon.into()));
@@ -190,7 +232,7 @@ fn in_guest(
     if guest.is_slow() {
         env.extend([SLOW, LIGHT, THREADS].map(|(name, value)| (name.into(), value.into())));
     }
-    let command = ["sh".into(), "-c".into(), script(plan)];
+    let command = ["sh".into(), "-c".into(), script(tasks)];
     let mut programs = setup::test_programs();
     programs.extend(plan.daemon.to_str());
     let job = Job { command: &command, dir: plan.root, out: Some(&shared.0), env, programs };
@@ -215,19 +257,10 @@ fn in_guest(
 }
 
 /// Every program in its package's directory, as cargo would run them, one after the other.
-fn script(plan: &Plan<'_>) -> OsString {
-    let mut text = "code=0\n".to_owned();
-    for program in plan.programs {
-        let arguments: String = plan.libtest.iter().flat_map(|word| [" ".to_owned(), quote(word)]).collect();
-        text += &format!(
-            "cd {} && echo {} && {}{arguments} || code=1\n",
-            quote(&program.package.to_string_lossy()),
-            quote(&program.header()),
-            quote(&program.executable.to_string_lossy()),
-        );
-    }
+fn script(tasks: &[Task]) -> OsString {
+    let commands: String = tasks.iter().map(Task::command).collect();
     // One stream: a test's result stands behind what it printed.
-    format!("exec 2>&1\n{text}exit $code\n").into()
+    format!("exec 2>&1\ncode=0\n{commands}exit $code\n").into()
 }
 
 fn read(lines: Receiver<String>, kernel: &KernelName, console: &Sender<String>) -> Vec<Event> {
@@ -365,23 +398,19 @@ mod tests {
             Cmd::new("chmod").arg("755").arg(&executable).run().unwrap();
             Program { source: format!("tests/{name}.rs"), executable, package: dir.path().to_owned() }
         };
-        let programs = [program("a", "echo \"$# $1\"; exit 101"), program("b", "pwd >&2")];
-        let plan = Plan {
-            root: dir.path(),
-            target: dir.path(),
-            cpus: 1,
-            programs: &programs,
-            libtest: &["it's here", "--exact"],
-            daemon: dir.path(),
-            expected: &Report::default(),
-        };
-        let output = Cmd::new("sh").arg("-c").arg(script(&plan)).into_inner().output().unwrap();
+        let programs = [program("a", "echo \"$# $1 $2, $GREETING\"; exit 101"), program("b", "pwd >&2")];
+        let tasks = programs.map(|program| Task {
+            program,
+            tests: vec!["it's here".to_owned()],
+            env: vec![("GREETING", "hello world")],
+        });
+        let output = Cmd::new("sh").arg("-c").arg(script(&tasks)).into_inner().output().unwrap();
         assert_eq!(output.status.code(), Some(1));
         let place = dir.path().display();
         assert_eq!(
             String::from_utf8(output.stdout).unwrap(),
             format!(
-                "     Running tests/a.rs ({place}/a)\n2 it's here\n     Running tests/b.rs ({place}/b)\n{place}\n"
+                "     Running tests/a.rs ({place}/a)\n2 --exact it's here, hello world\n     Running tests/b.rs ({place}/b)\n{place}\n"
             )
         );
     }
@@ -389,19 +418,18 @@ mod tests {
     #[test]
     fn a_kernel_that_cannot_be_had_is_one_named_problem() {
         let dir = tempfile::tempdir().unwrap();
-        let mut expected = Report::default();
-        expected.expect("errno tests/errno.rs", "refused", false);
         let plan = Plan {
             root: Path::new(env!("CARGO_MANIFEST_DIR")),
             target: dir.path(),
             cpus: 1,
-            programs: &[],
-            libtest: &[],
             daemon: dir.path(),
-            expected: &expected,
         };
-        let kernels = ["/no/such/kernel".parse().unwrap(), "/nor/this".parse().unwrap()];
-        let parts = run_all(&plan, &kernels, 2);
+        let share = |kernel: &str| Share {
+            kernel: kernel.parse().unwrap(),
+            tasks: Vec::new(),
+            expected: Report::default(),
+        };
+        let parts = run_all(&plan, &[share("/no/such/kernel"), share("/nor/this")], 2);
         assert_eq!(parts.len(), 2);
         let text = super::super::summary::text(&parts);
         assert!(text.contains("there is no kernel at /no/such/kernel"), "{text}");

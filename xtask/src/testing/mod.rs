@@ -2,14 +2,13 @@
 
 mod guests;
 mod libtest;
+mod machines;
 mod report;
 mod stream;
 mod summary;
 
-use std::fmt;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::str::FromStr;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -19,7 +18,9 @@ use crate::repo;
 use crate::run::{Cmd, heading};
 use crate::setup;
 use crate::vm::KernelName;
+use guests::{Share, Task};
 use libtest::Parser;
+use machines::{Machine, Wanted};
 use report::Report;
 use stream::Ended;
 use summary::Part;
@@ -41,9 +42,10 @@ pub struct Args {
     #[arg(long)]
     only: Option<Kind>,
     /// Run the integration tests on this kernel: `host`, a series of Debian's, or the path of one of yours; may be
-    /// repeated. Without it: the host's, 6.1, 6.12 and 7.2.
-    #[arg(long = "kernel", value_name = "KERNEL")]
-    kernels: Vec<Machine>,
+    /// repeated. Without it: the host's, 6.1, 6.12 and 7.2. With suites: only those (`datapath`: the daemon's unit
+    /// tests of the datapath, on kernel TLS).
+    #[arg(long = "kernel", value_name = "KERNEL[=SUITE,…]")]
+    kernels: Vec<Wanted>,
     /// Do not run on this one of the kernels; may be repeated.
     #[arg(long, value_name = "KERNEL")]
     exclude_kernel: Vec<Machine>,
@@ -55,35 +57,6 @@ pub struct Args {
     guest_cpus: u32,
     /// Run only tests whose name contains this.
     filter: Option<String>,
-}
-
-/// Where the integration tests run.
-#[derive(Debug, Clone, PartialEq, Eq)]
-enum Machine {
-    /// On this machine.
-    Host,
-    /// In a virtual machine.
-    Guest(KernelName),
-}
-
-/// The kernels of a run without `--kernel`.
-const KERNELS: [&str; 3] = ["6.1", "6.12", "7.2"];
-
-impl FromStr for Machine {
-    type Err = String;
-
-    fn from_str(text: &str) -> Result<Self, String> {
-        if text == "host" { Ok(Self::Host) } else { text.parse().map(Self::Guest) }
-    }
-}
-
-impl fmt::Display for Machine {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Host => f.write_str("host"),
-            Self::Guest(kernel) => kernel.fmt(f),
-        }
-    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -103,6 +76,8 @@ struct Phase {
     env: Vec<(&'static str, PathBuf)>,
     /// rustdoc splits arguments at spaces and every name of an example has some: no exact names there.
     names: bool,
+    /// Only tests whose full name starts so.
+    starts_with: &'static str,
 }
 
 /// Runs the tests and prints the summary.
@@ -110,15 +85,15 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let root = repo::root()?;
     let mut report = Report::default();
     let mut known: Vec<String> = Vec::new();
-    let machines = machines(args);
-    let on_host = machines.contains(&Machine::Host);
-    let kernels: Vec<KernelName> = machines.iter().filter_map(guest).collect();
+    let machines = machines::chosen(&args.kernels, &args.exclude_kernel);
+    let (on_host, in_guest): (Vec<_>, Vec<_>) =
+        machines.into_iter().partition(|wanted| wanted.machine == Machine::Host);
 
     // The machine first: it fails in seconds, the builds take minutes.
     let mut machine_ready = false;
     if args.only != Some(Kind::Unit) {
         match setup::prepare("cargo xtask test")
-            .and_then(|()| if kernels.is_empty() { Ok(()) } else { setup::prepare_vm("cargo xtask test") })
+            .and_then(|()| if in_guest.is_empty() { Ok(()) } else { setup::prepare_vm("cargo xtask test") })
         {
             Ok(()) => machine_ready = true,
             Err(error) => {
@@ -140,10 +115,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             Ok(daemon) => {
                 let mut tests = Phase::new("integration tests", &["--package", INTEGRATION, "--tests"]);
                 tests.env.push(("MTLSD_BIN", daemon.clone()));
-                if on_host {
+                if !on_host.is_empty() {
                     phase(&root, args, &tests, &mut report, &mut known);
                 }
-                match in_guests(&root, args, &tests, &kernels, &daemon, &mut known) {
+                match in_guests(&root, args, &tests, &in_guest, &daemon, &mut known) {
                     Ok(guests) => parts = guests,
                     Err(error) => {
                         eprintln!("error: {error:#}");
@@ -161,8 +136,8 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     for name in args.exclude.iter().filter(|name| args.only.is_none() && !known.contains(name)) {
         report.problem(format!("--exclude {name}: no test has this name"));
     }
-    for machine in args.exclude_kernel.iter().filter(|machine| !named(args).contains(machine)) {
-        report.problem(format!("--exclude-kernel {machine}: it is not one of the kernels of this run"));
+    for fault in machines::faults(&args.kernels, &args.exclude_kernel) {
+        report.problem(fault);
     }
     if known.is_empty() && report.failures() == 0 {
         report.problem("no test was selected".to_owned());
@@ -176,65 +151,90 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(if summary::is_success(&parts) { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// The kernels that were asked for.
-fn named(args: &Args) -> Vec<Machine> {
-    if !args.kernels.is_empty() {
-        return args.kernels.clone();
-    }
-    let guests = KERNELS.iter().map(|series| Machine::Guest(KernelName::Series((*series).to_owned())));
-    std::iter::once(Machine::Host).chain(guests).collect()
-}
-
-/// The kernels on which the integration tests run.
-fn machines(args: &Args) -> Vec<Machine> {
-    let mut machines = Vec::new();
-    for machine in named(args) {
-        if !args.exclude_kernel.contains(&machine) && !machines.contains(&machine) {
-            machines.push(machine);
-        }
-    }
-    machines
-}
-
-fn guest(machine: &Machine) -> Option<KernelName> {
-    match machine {
-        Machine::Host => None,
-        Machine::Guest(kernel) => Some(kernel.clone()),
-    }
-}
-
-/// The integration tests in virtual machines.
+/// The integration tests in virtual machines, and the daemon's unit tests of the datapath, which have kernel TLS
+/// only there.
 fn in_guests(
     root: &Path,
     args: &Args,
-    phase: &Phase,
-    kernels: &[KernelName],
+    integration: &Phase,
+    machines: &[Wanted],
     daemon: &Path,
     known: &mut Vec<String>,
 ) -> Result<Vec<Part>> {
-    if kernels.is_empty() {
+    if machines.is_empty() {
         return Ok(Vec::new());
     }
-    heading("integration tests on other kernels: building");
-    let programs = guests::build(root, INTEGRATION)?;
+    heading("tests on other kernels: building");
+    let mut tasks = tasks(root, args, integration, known)?;
+    if args.only.is_none() {
+        let mut datapath = Phase::new("unit tests of the datapath", &["--package", "mtls-daemon", "--lib"]);
+        datapath.starts_with = "datapath::";
+        let more = self::tasks(root, args, &datapath, known)?;
+        tasks.extend(
+            more.into_iter().map(|task| Task { env: vec![("MTLSD_TEST_DATAPATH", "relay-ktls")], ..task }),
+        );
+    }
+    let mut shares = Vec::new();
+    for wanted in machines {
+        if let Machine::Guest(kernel) = &wanted.machine {
+            shares.push(share(wanted, kernel, &tasks, &args.exclude)?);
+        }
+    }
+    for Share { kernel, tasks, .. } in &shares {
+        let tests: usize = tasks.iter().map(|task| task.tests.len()).sum();
+        heading(&format!("tests on kernel {kernel}: {tests}"));
+    }
+    shares.retain(|share| !share.tasks.is_empty());
+    let plan = guests::Plan { root, target: &repo::target_dir(root)?, cpus: args.guest_cpus, daemon };
+    Ok(guests::run_all(&plan, &shares, args.guests))
+}
+
+/// The test programs of a phase with those of their tests that were selected; excluded ones are still among them.
+fn tasks(root: &Path, args: &Args, phase: &Phase, known: &mut Vec<String>) -> Result<Vec<Task>> {
+    let programs = guests::build(root, &phase.select)?;
     let list = list(root, phase)?;
-    let mut expected = Report::default();
-    let chosen = choose(args, phase, &list, &mut expected, known)?;
-    let names: Vec<_> = kernels.iter().map(KernelName::to_string).collect();
-    heading(&format!("integration tests on {}: {} of {}", names.join(", "), chosen.len(), list.len()));
-    if chosen.is_empty() {
-        return Ok(Vec::new());
-    }
-    let plan = guests::Plan {
-        root,
-        target: &repo::target_dir(root)?,
-        cpus: args.guest_cpus,
-        programs: &programs,
-        libtest: &libtest_args(phase, args, &chosen),
-        daemon,
-        expected: &expected,
+    known.extend(list.iter().map(|(_, test)| test.clone()));
+    let selected = |test: &str| {
+        test.starts_with(phase.starts_with)
+            && (args.exclude.iter().any(|name| name == test)
+                || args.filter.as_ref().is_none_or(|filter| test.contains(filter.as_str())))
     };
-    Ok(guests::run_all(&plan, kernels, args.guests))
+    let of = |program: &guests::Program| {
+        let suite = program.suite();
+        let tests = list.iter().filter(|(name, test)| *name == suite && selected(test));
+        tests.map(|(_, test)| test.clone()).collect()
+    };
+    Ok(programs.into_iter().map(|program| Task { tests: of(&program), program, env: Vec::new() }).collect())
+}
+
+/// What one kernel has to do. A suite that there is not is an error: it would run nothing and look well.
+fn share(wanted: &Wanted, kernel: &KernelName, tasks: &[Task], exclude: &[String]) -> Result<Share> {
+    let mut expected = Report::default();
+    let mut chosen = Vec::new();
+    let names: Vec<_> = tasks.iter().map(|task| suite_name(&task.program.suite())).collect();
+    if let Some(unknown) = wanted.suites.iter().find(|suite| !names.contains(suite)) {
+        bail!("--kernel {kernel}: there is no suite `{unknown}`; there are {}", names.join(", "));
+    }
+    for (task, _) in tasks.iter().zip(&names).filter(|(_, name)| wanted.has(name)) {
+        let (excluded, tests): (Vec<_>, Vec<_>) =
+            task.tests.iter().cloned().partition(|test| exclude.contains(test));
+        for (names, excluded) in [(&excluded, true), (&tests, false)] {
+            names.iter().for_each(|test| expected.expect(&task.program.suite(), test, excluded));
+        }
+        if !tests.is_empty() {
+            chosen.push(Task { tests, ..task.clone() });
+        }
+    }
+    Ok(Share { kernel: kernel.clone(), tasks: chosen, expected })
+}
+
+/// The name by which a suite is asked for: its test program's, but for the daemon's unit tests.
+fn suite_name(suite: &str) -> String {
+    match suite.split_once(' ') {
+        Some(("mtls_daemon", _)) => machines::DATAPATH.to_owned(),
+        Some((program, _)) => program.to_owned(),
+        None => suite.to_owned(),
+    }
 }
 
 /// Builds the daemon in the development profile; returns its path.
@@ -253,7 +253,7 @@ pub fn build_daemon(root: &Path) -> Result<PathBuf> {
 
 impl Phase {
     fn new(title: &'static str, select: &[&'static str]) -> Self {
-        Self { title, select: select.to_vec(), env: Vec::new(), names: true }
+        Self { title, select: select.to_vec(), env: Vec::new(), names: true, starts_with: "" }
     }
 
     fn cargo_test(&self, root: &Path) -> Cmd {
@@ -423,17 +423,31 @@ mod tests {
         }
     }
 
+    fn task(program: &str, tests: &[&str]) -> Task {
+        let json = format!(
+            r#"{{"reason":"compiler-artifact","manifest_path":"/w/Cargo.toml","target":{{"kind":["test"],"src_path":"/w/tests/{program}.rs"}},"profile":{{"test":true}},"executable":"/t/{program}-0123456789abcdef"}}"#
+        );
+        let program = guests::programs(&json).unwrap().remove(0);
+        Task { program, tests: tests.iter().map(|&test| test.to_owned()).collect(), env: Vec::new() }
+    }
+
     #[test]
-    fn kernels_are_chosen_and_excluded_by_name() {
-        let names = |kernels: &[&str], exclude: &[&str]| {
-            let parse = |names: &[&str]| names.iter().map(|name| name.parse().unwrap()).collect();
-            let args = Args { kernels: parse(kernels), exclude_kernel: parse(exclude), ..args(&[], None) };
-            machines(&args).iter().map(Machine::to_string).collect::<Vec<_>>()
+    fn a_kernel_gets_the_suites_and_tests_that_were_asked_for() {
+        let tasks = [
+            task("errno", &["refused", "timeout"]),
+            task("mtls_daemon", &["datapath::a"]),
+            task("demo", &[]),
+        ];
+        let ask = |wanted: &str, exclude: &[&str]| {
+            let exclude: Vec<_> = exclude.iter().map(|&name| name.to_owned()).collect();
+            let share = share(&wanted.parse().unwrap(), &"6.1".parse().unwrap(), &tasks, &exclude)?;
+            anyhow::Ok(share.tasks.iter().flat_map(|task| task.tests.clone()).collect::<Vec<_>>())
         };
-        assert_eq!(names(&[], &[]), ["host", "6.1", "6.12", "7.2"]);
-        assert_eq!(names(&[], &["7.2", "host"]), ["6.1", "6.12"]);
-        assert_eq!(names(&["6.12", "/k", "6.12"], &[]), ["6.12", "/k"]);
-        assert!("seven".parse::<Machine>().is_err());
+        assert_eq!(ask("6.1", &[]).unwrap(), ["refused", "timeout", "datapath::a"]);
+        assert_eq!(ask("6.1=errno", &["timeout"]).unwrap(), ["refused"]);
+        assert_eq!(ask("6.1=datapath", &[]).unwrap(), ["datapath::a"]);
+        let error = ask("6.1=errno,recrods", &[]).unwrap_err().to_string();
+        assert!(error.contains("no suite `recrods`; there are errno, datapath, demo"), "{error}");
     }
 
     #[test]
