@@ -2,12 +2,12 @@
 //! wrk asks with keep-alive over one connection and over eight, curl downloads 8 MiB, and connections stand idle.
 //!
 //! Meant for `cargo xtask vm --lab`, where one instruction is one nanosecond; prints one JSON line per system.
-//! `lab [SYSTEM…]`: plain, relay-userspace, relay-ktls.
+//! `lab [SYSTEM[:SUITE]…]`: plain, relay-userspace, relay-ktls; a suite such as `TLS_AES_128_GCM_SHA256`.
 
 use std::fs;
 
 use mtls_tests::programs;
-use mtls_tests::{Pair, Pod, Process, STRICT_PAIR, slow};
+use mtls_tests::{Daemon, Pair, Pod, Process, STRICT_PAIR, slow};
 use serde_json::{Value, json};
 
 const PORT: u16 = 8080;
@@ -16,19 +16,20 @@ const IDLE: u64 = 200;
 
 fn main() {
     let asked: Vec<String> = std::env::args().skip(1).collect();
-    for system in ["plain", "relay-userspace", "relay-ktls"] {
-        if asked.is_empty() || asked.iter().any(|name| name == system) {
-            println!("{}", measure(system));
-        }
+    let usual = ["plain", "relay-userspace", "relay-ktls"].map(str::to_owned);
+    for system in if asked.is_empty() { &usual[..] } else { &asked } {
+        let (datapath, suite) = system.split_once(':').unwrap_or((system, ""));
+        println!("{}", measure(datapath, suite));
     }
 }
 
-fn measure(system: &str) -> Value {
+fn measure(system: &str, suite: &str) -> Value {
     let world = Pair::lab();
     let (web, db) = (world.pod("web"), world.pod("db"));
     let _nginx = server(db);
-    let daemon = (system != "plain")
-        .then(|| world.daemon(&format!("{STRICT_PAIR}datapath: {system}\naccess_log: off\n")));
+    let suites = if suite.is_empty() { "auto".to_owned() } else { format!("[{suite}]") };
+    let more = format!("datapath: {system}\naccess_log: off\ntls: {{ cipher_suites: {suites} }}\n");
+    let daemon = (system != "plain").then(|| world.daemon(&format!("{STRICT_PAIR}{more}")));
     let url = format!("http://{}/", db.at(PORT));
     let before = cpu();
     let one = wrk(web, &url, 1);
@@ -39,23 +40,29 @@ fn measure(system: &str) -> Value {
     let download = download.limit(slow::limit(60)).run().ok().text();
     let idle = daemon.as_ref().map(|daemon| idle(web, db, daemon));
     let requests = one["requests"].as_f64().unwrap_or(0.0) + eight["requests"].as_f64().unwrap_or(0.0);
-    let used = daemon.as_ref().map(|daemon| daemon.best_relay());
+    let used = daemon.as_ref().map(used);
     json!({
-        "system": system, "best": used, "one": one, "eight": eight,
+        "system": system, "used": used, "one": one, "eight": eight,
         "download_mb_s": download.parse::<f64>().unwrap_or(0.0) / 1e6,
         "cpu_us_per_request": spent * 1e6 / requests, "idle": idle,
     })
+}
+
+/// Datapath and suite of the last connection.
+fn used(daemon: &Daemon) -> Value {
+    let records = daemon.ask(&["connections"]);
+    json!([records.pointer("/0/datapath"), records.pointer("/0/tls/suite")])
 }
 
 fn server(pod: &Pod) -> Process {
     let files = pod.files().join("lab");
     fs::create_dir_all(&files).expect("lab directory is writable");
     programs::random_file(pod, &files.join("8m"), 8);
-    fs::write(files.join("index.html"), [b'x'; 64]).expect("lab directory is writable");
     let configuration = format!(
         "daemon off; user root; worker_processes 1; pid {0}/pid; error_log stderr; events {{ }} http {{ access_log off; \
-         keepalive_requests 1000000; sendfile on; server {{ listen {PORT}; root {0}; }} }}",
-        files.display()
+         keepalive_requests 1000000; sendfile on; server {{ listen {PORT}; root {0}; location = / {{ return 200 {1}; }} }} }}",
+        files.display(),
+        "x".repeat(64)
     );
     let path = files.join("nginx.conf");
     fs::write(&path, configuration).expect("lab directory is writable");
@@ -87,7 +94,7 @@ fn cpu() -> f64 {
 }
 
 /// Memory of the machine that each of many idle connections binds, and of the daemon alone.
-fn idle(web: &Pod, db: &Pod, daemon: &mtls_tests::Daemon) -> Value {
+fn idle(web: &Pod, db: &Pod, daemon: &Daemon) -> Value {
     let _load = programs::load(db, 7200);
     let own =
         || status(u32::try_from(daemon.ask(&["status"])["pid"].as_u64().unwrap_or(0)).unwrap_or(0), "VmRSS:");
