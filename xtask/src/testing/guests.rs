@@ -20,7 +20,7 @@ use crate::setup;
 use crate::vm::{self, Guest, Job, KernelName};
 
 /// For all tests on one kernel.
-const TIMEOUT: Duration = Duration::from_secs(60 * 60);
+const TIMEOUT: Duration = Duration::from_secs(90 * 60);
 /// An emulated processor is that much slower, at worst and on a busy machine (tests/src/slow.rs).
 const SLOW: (&str, &str) = ("MTLSD_TEST_SLOW", "8");
 /// Gigabytes and thousands of connections are for the host's own kernel.
@@ -42,6 +42,11 @@ impl Program {
     /// The line that cargo prints before it runs the program: the reader of the output knows no other.
     fn header(&self) -> String {
         format!("     Running {} ({})", self.source, self.executable.display())
+    }
+
+    /// The same, to run once more under other circumstances, which its name tells.
+    pub fn again(&self, how: &str) -> Self {
+        Self { source: format!("{} {how}", self.source), ..self.clone() }
     }
 
     /// The suite's name in the summary.
@@ -381,6 +386,7 @@ mod tests {
             [Event::Suite("errno tests/errno.rs".into()), Event::Suite("mtls_tests src/lib.rs".into())]
         );
         assert_eq!(programs[0].package, Path::new("/w/tests"));
+        assert_eq!(programs[0].again("with tea").suite(), "errno tests/errno.rs with tea");
     }
 
     #[test]

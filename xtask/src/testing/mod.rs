@@ -170,8 +170,11 @@ fn in_guests(
         let mut datapath = Phase::new("unit tests of the datapath", &["--package", "mtls-daemon", "--lib"]);
         datapath.starts_with = "datapath::";
         let more = self::tasks(root, args, &datapath, known)?;
+        let on =
+            |task: &Task, datapath| Task { env: vec![("MTLSD_TEST_DATAPATH", datapath)], ..task.clone() };
+        tasks.extend(more.iter().map(|task| on(task, "relay-ktls")));
         tasks.extend(
-            more.into_iter().map(|task| Task { env: vec![("MTLSD_TEST_DATAPATH", "relay-ktls")], ..task }),
+            more.iter().map(|task| Task { program: task.program.again("with auto"), ..on(task, "auto") }),
         );
     }
     let mut shares = Vec::new();
