@@ -15,6 +15,8 @@ pub struct Flows {
     server: Process,
     /// Workloads that are to use relay-userspace, whatever the kernel can do.
     userspace: &'static [&'static str],
+    /// The kernel takes over only what carries much.
+    auto: bool,
     /// Connections and bytes, each byte counted once.
     expected: Cell<(u64, u64)>,
 }
@@ -22,6 +24,9 @@ pub struct Flows {
 /// Of a connection: what `pattern` sends before its bytes.
 const HEADER: u64 = 48;
 const PORT: u16 = 7100;
+/// By default, what carries less in both directions together does not move into the kernel, and what carries more does.
+const LITTLE: u64 = 1024 * 1024;
+const MUCH: u64 = 20 * LITTLE;
 
 impl Flows {
     /// `pattern serve` in `db`.
@@ -38,7 +43,13 @@ impl Flows {
         });
         let pair = Pair::configured(Pair::lab(), &format!("{workloads}{more}"));
         let server = programs::pattern(pair.db(), PORT);
-        Self { pair, server, userspace, expected: Cell::new((0, 0)) }
+        Self { pair, server, userspace, auto: false, expected: Cell::new((0, 0)) }
+    }
+
+    /// With more top-level keys, and the datapath that is the default.
+    #[track_caller]
+    pub fn auto(more: &str) -> Self {
+        Self { auto: true, ..Self::with(&format!("datapath: auto\n{more}"), &[]) }
     }
 
     /// The server's addresses, IPv4 and IPv6.
@@ -99,7 +110,7 @@ impl Flows {
     }
 
     /// As [`Flows::served`]; the daemon counted every byte once on each side, and every connection was carried by the
-    /// best relay that its workload may use.
+    /// relay that was to carry it.
     #[track_caller]
     pub fn verdict(&self) {
         self.served();
@@ -114,7 +125,16 @@ impl Flows {
         }
         let best = daemon.best_relay();
         let right = |r: &crate::Record| {
-            r.datapath() == if self.userspace.contains(&r.workload()) { "relay-userspace" } else { best }
+            let moved = r.sent() + r.received();
+            // In between it depends on how large the reads were.
+            match self.auto {
+                true if (LITTLE..MUCH).contains(&moved) => ["relay-userspace", best].contains(&r.datapath()),
+                true if moved < LITTLE => r.datapath() == "relay-userspace",
+                _ => {
+                    r.datapath()
+                        == if self.userspace.contains(&r.workload()) { "relay-userspace" } else { best }
+                }
+            }
         };
         let of = |log: &[crate::Record]| log.iter().filter(|r| right(r)).count() as u64;
         let logged = eventually(slow::limit(20), "a record of each end of each connection", || {

@@ -18,6 +18,33 @@ fn ends_with_different_datapaths_understand_each_other() {
     }
 }
 
+#[test]
+fn what_carries_much_moves_into_the_kernel_in_the_middle_and_loses_no_byte() {
+    let flows = Flows::auto("");
+    let much = slow::scaled(512 * 1024 * 1024, 24 * 1024 * 1024);
+    let [v4, v6] = flows.both();
+    flows.send(v4, "duplex", (much, 100_000), Duration::ZERO);
+    flows.send(v6, "duplex", (100_000, much), Duration::from_millis(300));
+    flows.send(v4, "duplex", (much, much), Duration::ZERO);
+    for to in [v4, v6] {
+        flows.each(to, "half-close", &[0, 1, 900_000, 1_048_576, 1_048_577, 1_200_000, 4_000_000]);
+        flows.each(to, "server-half-close", &[1_000_000, 3_000_000]);
+    }
+    flows.random(flows.both()[0], 11, slow::scaled(1000, 100), 8);
+    flows.verdict();
+}
+
+#[test]
+fn what_is_small_stays_in_user_space_and_it_is_said_why() {
+    let flows = Flows::auto("");
+    flows.each(flows.both()[0], "half-close", &[1, 100, 10_000]);
+    flows.verdict();
+    let why = flows.pair.daemon.access_log();
+    let kernel = flows.pair.daemon.best_relay() == "relay-ktls";
+    let wanted = if kernel { "relay-ktls takes over when" } else { "no relay-ktls: this kernel has no kTLS" };
+    assert!(why.iter().all(|record| record.why_not_better().contains(wanted)), "{why:?}");
+}
+
 /// Few enough for a test to reach.
 const LOW_LIMIT: &str = "tls: { cipher_suites: [TLS_AES_128_GCM_SHA256], records_per_key: 1024 }\n";
 
@@ -31,6 +58,10 @@ fn a_key_is_changed_before_it_has_protected_too_many_records_or_the_connection_i
     if flows.pair.daemon.rekeys() {
         flows.send(to, "single", (5_000, 5_000), Duration::ZERO);
         flows.send(to, "duplex", (UP, UP), Duration::ZERO);
+        flows.verdict();
+        // Those sent in user space count too.
+        let flows = Flows::auto(LOW_LIMIT);
+        flows.send(flows.both()[0], "duplex", (UP, UP), Duration::ZERO);
         return flows.verdict();
     }
     let args = ["send", &to.to_string(), "duplex", "1", &UP.to_string(), "1", "0"];

@@ -174,7 +174,7 @@ impl fmt::Display for TlsVersion {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
 #[serde(rename_all = "kebab-case")]
 pub enum DatapathChoice {
-    /// The best that this kernel can do (default).
+    /// The daemon, until the connection carries much and the kernel can take over (default).
     #[default]
     Auto,
     /// The daemon seals and opens the records.

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::atomic::{AtomicI64, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 use std::time::Duration;
 
@@ -84,6 +84,8 @@ impl<const N: usize> Counts<N> {
 struct Traffic {
     opened: AtomicU64,
     closed: AtomicU64,
+    /// Live ones that came from another datapath, less those that left for one.
+    moved: AtomicI64,
     sent: AtomicU64,
     received: AtomicU64,
 }
@@ -173,10 +175,14 @@ impl WorkloadMetrics {
     /// A connection whose datapath is established; it counts as live until the guard is dropped.
     #[must_use]
     pub fn opened(self: &Arc<Self>, direction: Direction, datapath: Datapath) -> OpenConnection {
-        if let Some(traffic) = self.traffic(direction, datapath) {
+        if let Some(traffic) = self.traffic(direction, datapath as usize) {
             traffic.opened.fetch_add(1, Ordering::Relaxed);
         }
-        OpenConnection { workload: Arc::clone(self), direction, datapath }
+        OpenConnection {
+            workload: Arc::clone(self),
+            direction,
+            datapath: AtomicUsize::new(datapath as usize),
+        }
     }
 
     /// Connections established so far.
@@ -203,16 +209,22 @@ impl WorkloadMetrics {
         self.traffic.iter().flatten().map(Traffic::live).sum()
     }
 
-    fn traffic(&self, direction: Direction, datapath: Datapath) -> Option<&Traffic> {
-        self.traffic.get(direction as usize)?.get(datapath as usize)
+    fn traffic(&self, direction: Direction, datapath: usize) -> Option<&Traffic> {
+        self.traffic.get(direction as usize)?.get(datapath)
     }
 }
 
 impl Traffic {
+    /// A connection was opened here, or moved here.
+    fn was_used(&self) -> bool {
+        self.opened.load(Ordering::Relaxed) > 0 || self.moved.load(Ordering::Relaxed) > 0
+    }
+
     fn live(&self) -> u64 {
         // Read in this order, a connection that opens in between can only be missed, never counted negative.
         let closed = self.closed.load(Ordering::Acquire);
-        self.opened.load(Ordering::Relaxed).saturating_sub(closed)
+        let moved = self.moved.load(Ordering::Relaxed);
+        self.opened.load(Ordering::Relaxed).saturating_add_signed(moved).saturating_sub(closed)
     }
 }
 
@@ -221,20 +233,35 @@ impl Traffic {
 pub struct OpenConnection {
     workload: Arc<WorkloadMetrics>,
     direction: Direction,
-    datapath: Datapath,
+    datapath: AtomicUsize,
 }
 
 impl OpenConnection {
+    /// It goes on over another datapath: live there from now on, opened where it was.
+    pub fn move_to(&self, datapath: Datapath) {
+        if let Some(traffic) = self.workload.traffic(self.direction, datapath as usize) {
+            traffic.moved.fetch_add(1, Ordering::Relaxed);
+        }
+        let before = self.datapath.swap(datapath as usize, Ordering::Relaxed);
+        if let Some(traffic) = self.workload.traffic(self.direction, before) {
+            traffic.moved.fetch_sub(1, Ordering::Relaxed);
+        }
+    }
+
+    fn traffic(&self) -> Option<&Traffic> {
+        self.workload.traffic(self.direction, self.datapath.load(Ordering::Relaxed))
+    }
+
     /// Bytes that went from the local workload to the peer.
     pub fn add_sent(&self, bytes: u64) {
-        if let Some(traffic) = self.workload.traffic(self.direction, self.datapath) {
+        if let Some(traffic) = self.traffic() {
             traffic.sent.fetch_add(bytes, Ordering::Relaxed);
         }
     }
 
     /// Bytes that went from the peer to the local workload.
     pub fn add_received(&self, bytes: u64) {
-        if let Some(traffic) = self.workload.traffic(self.direction, self.datapath) {
+        if let Some(traffic) = self.traffic() {
             traffic.received.fetch_add(bytes, Ordering::Relaxed);
         }
     }
@@ -242,7 +269,7 @@ impl OpenConnection {
 
 impl Drop for OpenConnection {
     fn drop(&mut self) {
-        if let Some(traffic) = self.workload.traffic(self.direction, self.datapath) {
+        if let Some(traffic) = self.traffic() {
             traffic.closed.fetch_add(1, Ordering::Release);
         }
     }
@@ -412,7 +439,7 @@ fn encode_traffic(encoder: &mut DescriptorEncoder<'_>, workloads: &[Arc<Workload
                         ("direction", direction.as_str()),
                         ("datapath", datapath.as_str()),
                     ];
-                    (traffic.opened.load(Ordering::Relaxed) > 0).then_some((labels, traffic))
+                    traffic.was_used().then_some((labels, traffic))
                 })
             })
         })
@@ -607,6 +634,29 @@ mod tests {
         assert_eq!((web.live(), web.opened_total()), (1, 2));
         drop(second);
         assert_eq!(web.live(), 0);
+    }
+
+    #[test]
+    fn a_connection_that_moves_is_live_and_counted_where_it_is() {
+        let metrics = Metrics::new("1");
+        let web = metrics.workload("web");
+        let open = web.opened(Direction::Outbound, Datapath::RelayUserspace);
+        open.add_sent(1);
+        open.move_to(Datapath::RelayKtls);
+        open.add_sent(2);
+        let of = |datapath: Datapath| {
+            let traffic = web.traffic(Direction::Outbound, datapath as usize).unwrap();
+            (traffic.live(), traffic.opened.load(Ordering::Relaxed), traffic.sent.load(Ordering::Relaxed))
+        };
+        assert_eq!((of(Datapath::RelayUserspace), of(Datapath::RelayKtls)), ((0, 1, 1), (1, 0, 2)));
+        assert_eq!((web.live(), web.opened_total()), (1, 1));
+        let text = metrics.encode().unwrap();
+        for (datapath, live) in [("relay-userspace", 0), ("relay-ktls", 1)] {
+            let labels = format!(r#"{{workload="web",direction="outbound",datapath="{datapath}"}}"#);
+            assert!(text.contains(&format!("mtlsd_connections_live{labels} {live}")), "{text}");
+        }
+        drop(open);
+        assert_eq!((of(Datapath::RelayUserspace), of(Datapath::RelayKtls)), ((0, 1, 1), (0, 0, 2)));
     }
 
     #[test]

@@ -136,6 +136,22 @@ impl Observed {
         });
     }
 
+    /// The connection goes on over another datapath.
+    pub fn moved(&self, datapath: Datapath, why_not_better: Cow<'static, str>) {
+        self.live.learn(|learned| {
+            learned.datapath = Some(datapath);
+            learned.why_not_better = Some(why_not_better);
+        });
+        if let Some(open) = self.open.get() {
+            open.move_to(datapath);
+        }
+    }
+
+    /// It stays where it is, for another reason.
+    pub fn stays(&self, why_not_better: String) {
+        self.live.learn(|learned| learned.why_not_better = Some(why_not_better.into()));
+    }
+
     /// Bytes that went from the local workload to the peer.
     pub fn add_sent(&self, bytes: u64) {
         self.live.add_sent(bytes);

@@ -23,6 +23,7 @@ paths:
   runtime: $files/runtime
   state: $files/state
   bpffs: $bpffs
+datapath: auto
 workloads:
   - { name: shop, select: { netns: $shop.netns }, addresses: [$shop.v4] }
   - { name: api, select: { netns: $api.netns }, addresses: [$api.v4] }

@@ -71,6 +71,8 @@ impl Daemon {
             ("cgroup_root", self.node.cgroup_root.to_string_lossy().into_owned()),
             ("metrics", format!("{{ listen: \"{}\" }}", self.metrics)),
             ("access_log", format!("{{ file: {} }}", file("access.jsonl"))),
+            // Where the kernel has TLS, every connection is to show what it makes of it.
+            ("datapath", "relay-ktls".to_owned()),
         ];
         let mut text = String::new();
         for (key, value) in added {

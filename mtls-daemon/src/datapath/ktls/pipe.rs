@@ -61,7 +61,8 @@ impl Pipe {
         self.filled == 0
     }
 
-    /// Moves bytes from a socket into the empty pipe, as much as is there; does not wait. 0 at EOF.
+    /// Moves bytes from a socket into the empty pipe, as much as is there; does not wait. 0 at EOF, and from
+    /// kTLS for an empty record.
     ///
     /// # Errors
     /// `EAGAIN` when nothing is there; `EINVAL` from kTLS when a control record is next.

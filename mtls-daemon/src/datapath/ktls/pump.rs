@@ -74,7 +74,7 @@ enum Closing {
 }
 
 impl<'a> KernelPump<'a> {
-    /// `plaintext`: what the peer said that was decrypted before the kernel took over.
+    /// `plaintext`: what the peer said that was decrypted, and counted, before the kernel took over.
     pub fn new(
         application: TcpStream,
         peer: TcpStream,
@@ -85,7 +85,6 @@ impl<'a> KernelPump<'a> {
         for socket in [&application, &peer] {
             reset_unless_ended(socket);
         }
-        observed.add_received(count(plaintext.waiting().len()));
         let to_application = Way { held: plaintext, ..Way::default() };
         let flow = Flow {
             channel,
@@ -199,10 +198,7 @@ impl Flow<'_> {
         }
         with_scratch(READ_SIZE, |room| {
             let room = room.get_mut(..READ_SIZE).unwrap_or_default();
-            let length =
-                ready!(poll_io(application, Interest::READABLE, cx, || (&*SockRef::from(application))
-                    .read(room)))
-                .map_err(PumpError::Application)?;
+            let length = ready!(poll_read(application, room, cx)).map_err(PumpError::Application)?;
             self.note_read(length);
             let bytes = room.get(..length).unwrap_or_default();
             // Most of the time there is room, and nothing has to be kept.
@@ -374,6 +370,29 @@ fn reading(error: io::Error) -> PumpError {
     match ChannelError::of_reading(&error) {
         Some(protocol) => PumpError::Channel(protocol),
         None => PumpError::Peer(error),
+    }
+}
+
+/// Reads from a plain socket. One that did not fill the room is empty: it is not asked again before the kernel
+/// reports more, which saves a system call per message. (kTLS may hold a control record back, so it is asked.)
+fn poll_read(socket: &TcpStream, room: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_read_ready(cx))?;
+        let mut last = None;
+        let read = socket.try_io(Interest::READABLE, || {
+            let length = (&*SockRef::from(socket)).read(room)?;
+            if length == 0 || length == room.len() {
+                return Ok(length);
+            }
+            last = Some(length);
+            Err(io::ErrorKind::WouldBlock.into())
+        });
+        match (last, read) {
+            (Some(length), _) => return Poll::Ready(Ok(length)),
+            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            (None, Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            (None, result) => return Poll::Ready(result),
+        }
     }
 }
 

@@ -33,10 +33,10 @@ pub struct Relay {
 pub type KernelTls = Result<Arc<Abilities>, Unavailable>;
 
 impl Relay {
-    /// May connections of this workload move into the kernel at all?
+    /// Do connections of this workload begin in the kernel?
     #[must_use]
-    pub fn may_offload(&self, settings: &Workload) -> bool {
-        settings.datapath != DatapathChoice::RelayUserspace && self.ktls.load().is_ok()
+    pub fn offloads_at_once(&self, settings: &Workload) -> bool {
+        settings.datapath == DatapathChoice::RelayKtls && self.ktls.load().is_ok()
     }
 
     /// On what terms may the records of this workload's connection move into the kernel? `suite`: what the
@@ -49,10 +49,20 @@ impl Relay {
         settings: &Workload,
         tls: &Tls,
         suite: Option<Suite>,
-    ) -> Result<Terms, Cow<'static, str>> {
+    ) -> Result<Offload, Cow<'static, str>> {
         let (suite, rekey) = offload(&self.ktls.load(), settings.datapath, suite)?;
-        Ok(Terms { suite, rekey, records_per_key: tls.records_per_key(suite) })
+        let terms = Terms { suite, rekey, records_per_key: tls.records_per_key(suite) };
+        Ok(Offload { terms, at_once: settings.datapath == DatapathChoice::RelayKtls })
     }
+}
+
+/// How a connection moves into the kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct Offload {
+    /// On what terms.
+    pub terms: Terms,
+    /// From the first byte; otherwise when it carries much.
+    pub at_once: bool,
 }
 
 fn offload(

@@ -178,7 +178,7 @@ impl Reception<'_> {
                 let none = Buffer::default;
                 let pump =
                     Pump::new(application, stream, Codec::Plain, self.observed, none(), first.into(), none());
-                let mut carrier = Carrier::UserSpace(pump);
+                let mut carrier = Carrier::user_space(pump);
                 let result = carrier.run(self.idle()).await;
                 finish(carrier, result)
             }
@@ -211,8 +211,9 @@ impl Reception<'_> {
                         return Ending::Refused(refusal_of(&error, &verdict));
                     }
                     let suite = session.records().suite().and_then(Suite::of);
-                    let terms = self.relay.offload(&self.workload.settings, &self.snapshot.config.tls, suite);
-                    return match Carrier::new(session, application, self.observed, terms) {
+                    let offload =
+                        self.relay.offload(&self.workload.settings, &self.snapshot.config.tls, suite);
+                    return match Carrier::new(session, application, self.observed, offload) {
                         Ok(mut carrier) => {
                             let result = carrier.run(self.idle()).await;
                             finish(carrier, result)
@@ -248,7 +249,7 @@ impl Reception<'_> {
             identity.tls.server(arrived.mtlsd, authorise).map_err(|error| internal(error.to_string()))?;
         let records = Records::server(config).map_err(|error| internal(error.to_string()))?;
         let mut session = Session::new(arrived.stream, records, arrived.first)
-            .ready_for_kernel(self.relay.may_offload(&self.workload.settings));
+            .ready_for_kernel(self.relay.offloads_at_once(&self.workload.settings));
         let started = Instant::now();
         let result = tokio::time::timeout(limit, session.handshake()).await;
         note_handshake(self.observed, session.records().agreed().as_ref(), &verdict);

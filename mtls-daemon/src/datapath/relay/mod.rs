@@ -3,6 +3,7 @@
 //! [`outbound`] dials for a captured connect(), [`inbound`] receives a steered SYN, both end in the [`pump`].
 
 pub mod admission;
+mod boundary;
 pub mod carrier;
 pub mod context;
 pub mod dial;

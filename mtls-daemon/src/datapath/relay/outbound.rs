@@ -86,8 +86,8 @@ pub async fn carry(relay: Arc<Relay>, place: Arc<Place>, held: Held) {
     };
     place.forget(cookie);
     let suite = ready.session.records().suite().and_then(Suite::of);
-    let terms = relay.offload(&workload.settings, &snapshot.config.tls, suite);
-    let ending = match Carrier::new(ready.session, ready.application, &observed, terms) {
+    let offload = relay.offload(&workload.settings, &snapshot.config.tls, suite);
+    let ending = match Carrier::new(ready.session, ready.application, &observed, offload) {
         Ok(mut carrier) => {
             let stopped = workload.stopped.clone();
             let result = carrier.run_until(snapshot.config.timeouts.idle, stopped).await;
@@ -203,7 +203,7 @@ impl Attempt<'_> {
         let records = Records::client(config, name)
             .map_err(|error| Refusal::new(Reason::Internal, error.to_string()))?;
         let mut session = Session::new(peer, records, Vec::new())
-            .ready_for_kernel(self.relay.may_offload(&self.workload.settings));
+            .ready_for_kernel(self.relay.offloads_at_once(&self.workload.settings));
         let started = Instant::now();
         let result = tokio::time::timeout(limit, session.handshake()).await;
         note_handshake(self.observed, session.records().agreed().as_ref(), &verdict);

@@ -7,6 +7,7 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 
+use super::boundary::{Boundary, WholeRecords};
 use super::pump::Codec;
 use crate::datapath::buffer::Buffer;
 use crate::datapath::ktls::{self, Channel, ChannelError, Terms};
@@ -40,6 +41,8 @@ pub struct Session {
     boundary: Boundary,
     kernel_enabled: bool,
     peer_ended: bool,
+    /// rustls may keep back the answer to a KeyUpdate until we send something.
+    answer_may_wait: bool,
 }
 
 /// What the kernel took over.
@@ -82,6 +85,7 @@ impl Session {
             outgoing: Buffer::default(),
             kernel_enabled: false,
             peer_ended: false,
+            answer_may_wait: false,
         }
     }
 
@@ -142,6 +146,7 @@ impl Session {
     /// When the peer is gone.
     pub async fn send_preface(&mut self, preface: &Preface) -> Result<(), SessionError> {
         self.records.encrypt(&preface.encode(), self.incoming.waiting_mut(), self.outgoing.tail())?;
+        self.answer_may_wait = false;
         self.flush().await
     }
 
@@ -169,6 +174,12 @@ impl Session {
         if !self.incoming.is_empty() || !self.boundary.is_between_records() {
             return stays(self, "bytes arrived together with the end of the handshake");
         }
+        if self.answer_may_wait {
+            return stays(
+                self,
+                "more than data arrived before the first data, which may ask for a KeyUpdate",
+            );
+        }
         if !self.kernel_enabled
             && let Err(errno) = ktls::enable(&self.tcp)
         {
@@ -187,6 +198,14 @@ impl Session {
         (self.tcp, codec, self.incoming, self.plaintext, self.outgoing)
     }
 
+    /// As [`Handover::after`] wants to know it.
+    ///
+    /// [`Handover::after`]: super::pump::handover::Handover::after
+    #[must_use]
+    pub fn answer_may_wait(&self) -> bool {
+        self.answer_may_wait
+    }
+
     /// The socket alone, to be closed after an error.
     #[must_use]
     pub fn into_socket(self) -> TcpStream {
@@ -194,9 +213,13 @@ impl Session {
     }
 
     fn advance(&mut self) -> Result<(), TlsError> {
+        let whole = WholeRecords::of(self.incoming.waiting());
+        let (handshaking, before) = (self.records.is_handshaking(), self.plaintext.waiting().len());
         let bytes = self.incoming.waiting_mut();
         let (done, progress) = self.records.advance(bytes, self.plaintext.tail(), self.outgoing.tail());
         self.incoming.consume(done);
+        let produced = self.plaintext.waiting().len() - before;
+        self.answer_may_wait |= !handshaking && !whole.were_data(done, produced);
         self.peer_ended |= progress? == Progress::PeerClosed;
         Ok(())
     }
@@ -218,50 +241,6 @@ impl Session {
             self.outgoing.clear();
         }
         Ok(())
-    }
-}
-
-/// Where the records of a byte stream end (RFC 8446, section 5.1), so that no more is read than the one that is
-/// under way: what comes after the handshake may be the kernel's.
-#[derive(Debug, Default)]
-struct Boundary {
-    header: [u8; HEADER],
-    header_length: usize,
-    body_left: usize,
-}
-
-const HEADER: usize = 5;
-
-impl Boundary {
-    /// How much may be read without going beyond a record. Never 0.
-    fn wanted(&self) -> usize {
-        if self.body_left > 0 { self.body_left } else { HEADER - self.header_length }
-    }
-
-    fn is_between_records(&self) -> bool {
-        self.body_left == 0 && self.header_length == 0
-    }
-
-    /// These bytes were read.
-    fn pass(&mut self, mut bytes: &[u8]) {
-        while let Some((first, rest)) = bytes.split_first() {
-            if self.body_left > 0 {
-                let passed = self.body_left.min(bytes.len());
-                self.body_left -= passed;
-                bytes = bytes.get(passed..).unwrap_or_default();
-                continue;
-            }
-            if let Some(place) = self.header.get_mut(self.header_length) {
-                *place = *first;
-            }
-            self.header_length += 1;
-            bytes = rest;
-            if self.header_length == HEADER {
-                let [_, _, _, high, low] = self.header;
-                self.body_left = usize::from(u16::from_be_bytes([high, low]));
-                self.header_length = 0;
-            }
-        }
     }
 }
 
@@ -287,50 +266,4 @@ pub async fn linger(mut tcp: TcpStream) {
         }
     };
     let _ = tokio::time::timeout(PATIENCE, drain).await;
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn reading_stops_at_the_end_of_each_record() {
-        let mut boundary = Boundary::default();
-        assert_eq!(boundary.wanted(), 5);
-        boundary.pass(&[22, 3, 1]);
-        assert_eq!(boundary.wanted(), 2);
-        assert!(!boundary.is_between_records());
-        boundary.pass(&[1, 2]);
-        assert_eq!(boundary.wanted(), 258);
-        boundary.pass(&[0; 257]);
-        assert_eq!(boundary.wanted(), 1);
-        boundary.pass(&[0]);
-        assert!(boundary.is_between_records());
-        // An empty record, and the header of the next.
-        boundary.pass(&[23, 3, 3, 0, 0, 23]);
-        assert_eq!(boundary.wanted(), 4);
-    }
-
-    proptest::proptest! {
-        #[test]
-        fn however_the_bytes_are_cut_the_records_end_at_the_same_place(
-            lengths in proptest::collection::vec(0..600_u16, 1..6), cut in 1..700_usize
-        ) {
-            let stream: Vec<u8> = lengths
-                .iter()
-                .flat_map(|length| {
-                    let mut record = vec![23, 3, 3];
-                    record.extend(length.to_be_bytes());
-                    record.resize(HEADER + usize::from(*length), 9);
-                    record
-                })
-                .collect();
-            let mut boundary = Boundary::default();
-            for piece in stream.chunks(cut) {
-                boundary.pass(piece);
-                assert!(boundary.wanted() > 0);
-            }
-            assert!(boundary.is_between_records());
-        }
-    }
 }

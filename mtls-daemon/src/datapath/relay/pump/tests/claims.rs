@@ -149,7 +149,7 @@ async fn a_server_that_says_all_and_closes_in_its_first_flight_is_heard_in_full(
         let (peer, codec, incoming, to_application, to_peer) = session.into_parts();
         let observed = observed();
         let pump = Pump::new(at_pump, peer, codec, &observed, incoming, to_application, to_peer);
-        run(Carrier::UserSpace(pump), None).await
+        run(Carrier::user_space(pump), None).await
     });
     let mut server = Peer { tcp: server_tcp, records: server, incoming: Vec::new() };
     while server.records.is_handshaking() {
@@ -365,7 +365,7 @@ async fn bytes_are_counted_in_both_directions() {
         let none = Buffer::default;
         let early = Buffer::from(b"early".to_vec());
         let pump = Pump::new(at_pump, from_peer, Codec::Plain, &observed, none(), early, none());
-        run(Carrier::UserSpace(pump), None).await.unwrap();
+        run(Carrier::user_space(pump), None).await.unwrap();
         let record = observed.end(Ending::Closed);
         (record.bytes.sent, record.bytes.received)
     });

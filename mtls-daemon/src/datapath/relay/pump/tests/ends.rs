@@ -1,6 +1,7 @@
 //! What the tests put at both sides of a pump.
 
 use std::num::NonZeroUsize;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
 use std::time::Duration;
 
@@ -104,16 +105,32 @@ pub async fn tcp() -> (TcpStream, TcpStream) {
     (a.unwrap(), b.unwrap().0)
 }
 
-/// `relay-ktls` in this variable makes the tests of the TLS side run on the kernel's TLS, which must be there.
+/// `relay-ktls` in this variable makes the tests of the TLS side run on the kernel's TLS, which must be there, and
+/// `auto` has it take over soon.
 const DATAPATH: &str = "MTLSD_TEST_DATAPATH";
 
-static KERNEL: LazyLock<Option<Arc<Abilities>>> = LazyLock::new(|| {
-    let wanted = std::env::var(DATAPATH).is_ok_and(|datapath| datapath == "relay-ktls");
-    wanted.then(|| Arc::new(ktls::probe().unwrap()))
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Offload {
+    AtOnce,
+    Soon,
+}
+
+static KERNEL: LazyLock<Option<(Offload, Abilities)>> = LazyLock::new(|| {
+    let offload = match std::env::var(DATAPATH).as_deref() {
+        Ok("relay-ktls") => Offload::AtOnce,
+        Ok("auto") => Offload::Soon,
+        Ok(other) => panic!("{DATAPATH}={other} is neither relay-ktls nor auto"),
+        Err(_) => return None,
+    };
+    Some((offload, ktls::probe().unwrap()))
 });
 
+/// What large reads bring before a handover: each test meets several.
+static WORTH: [usize; 4] = [1, 0, 3_000, 40_000];
+static TURN: AtomicUsize = AtomicUsize::new(0);
+
 pub fn plain_pump(application: TcpStream, peer: TcpStream, observed: &Observed) -> Carrier<'_> {
-    Carrier::UserSpace(pump(application, peer, Codec::Plain, observed))
+    Carrier::user_space(pump(application, peer, Codec::Plain, observed))
 }
 
 pub fn tls_pump(
@@ -122,14 +139,20 @@ pub fn tls_pump(
     records: Records,
     observed: &Observed,
 ) -> Carrier<'_> {
-    let Some(abilities) = &*KERNEL else {
-        return Carrier::UserSpace(userspace_pump(application, peer, records, observed));
+    let Some((offload, abilities)) = &*KERNEL else {
+        return Carrier::user_space(userspace_pump(application, peer, records, observed));
     };
     let suite = records.suite().and_then(Suite::of).unwrap();
     let terms = Terms { suite, rekey: abilities.rekey, records_per_key: suite.records_per_key() };
+    if *offload == Offload::Soon {
+        let worth = WORTH[TURN.fetch_add(1, Ordering::Relaxed) % WORTH.len()];
+        let mut pump = userspace_pump(application, peer, records, observed);
+        pump.hand_over(Some(Handover::after(worth, false)));
+        return Carrier::UserSpace(pump, Some(terms));
+    }
     if ktls::enable(&peer).is_err() {
         // The peer has ended its direction already; so does the daemon then.
-        return Carrier::UserSpace(userspace_pump(application, peer, records, observed));
+        return Carrier::user_space(userspace_pump(application, peer, records, observed));
     }
     let channel = Channel::install(&peer, records, &terms).unwrap();
     Carrier::Kernel(KernelPump::new(application, peer, channel, observed, Buffer::default()))

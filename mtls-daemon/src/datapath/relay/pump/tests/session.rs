@@ -49,7 +49,7 @@ fn messages_in_any_number_of_records_and_chunks_are_understood_and_bytes_may_go_
                 let (peer, codec, incoming, to_application, to_peer) = session.into_parts();
                 let observed = observed();
                 let pump = Pump::new(at_pump, peer, codec, &observed, incoming, to_application, to_peer);
-                run(Carrier::UserSpace(pump), None).await
+                run(Carrier::user_space(pump), None).await
             });
             // The ticket: a message in several records, of which only some are there when the client speaks.
             let ticket = accept(&mut server, &cuts).await;
