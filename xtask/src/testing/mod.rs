@@ -27,6 +27,8 @@ use summary::Part;
 
 /// The package of the integration tests.
 const INTEGRATION: &str = "mtls-tests";
+/// Selects the unit tests. Always together: another selection has other features, and everything is built anew.
+const UNIT: [&str; 4] = ["--workspace", "--exclude", INTEGRATION, "--tests"];
 /// Names the file where a test that cannot run on this machine writes `name<TAB>reason`.
 const NOT_RUN: &str = "MTLSD_TEST_NOT_RUN";
 /// libtest prints a line whenever a test ends: this long without one is a hang.
@@ -103,8 +105,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         }
     }
     if args.only != Some(Kind::Integration) {
-        let workspace = ["--workspace", "--exclude", INTEGRATION, "--tests"];
-        phase(&root, args, &Phase::new("unit tests", &workspace), &mut report, &mut known);
+        phase(&root, args, &Phase::new("unit tests", &UNIT), &mut report, &mut known);
         let examples =
             Phase { names: false, ..Phase::new("examples in the documentation", &["--workspace", "--doc"]) };
         phase(&root, args, &examples, &mut report, &mut known);
@@ -167,7 +168,7 @@ fn in_guests(
     heading("tests on other kernels: building");
     let mut tasks = tasks(root, args, integration, known)?;
     if args.only.is_none() {
-        let mut datapath = Phase::new("unit tests of the datapath", &["--package", "mtls-daemon", "--lib"]);
+        let mut datapath = Phase::new("unit tests of the datapath", &UNIT);
         datapath.starts_with = "datapath::";
         let more = self::tasks(root, args, &datapath, known)?;
         let on =
