@@ -24,9 +24,10 @@ pub struct Flows {
 /// Of a connection: what `pattern` sends before its bytes.
 const HEADER: u64 = 48;
 const PORT: u16 = 7100;
-/// By default, what carries less in both directions together does not move into the kernel, and what carries more does.
+/// By default, what carries less in both directions together does not move into the kernel.
 const LITTLE: u64 = 1024 * 1024;
-const MUCH: u64 = 20 * LITTLE;
+/// What carries as much in each direction does.
+const MUCH: u64 = 12 * LITTLE;
 
 impl Flows {
     /// `pattern serve` in `db`.
@@ -123,13 +124,13 @@ impl Flows {
             let counted = daemon.metric("mtlsd_connection_bytes_total", &labels);
             assert!((counted - bytes as f64).abs() < 0.5, "{counted} bytes counted, {bytes} sent");
         }
-        let best = daemon.best_relay();
+        let best = if self.auto { daemon.auto_relay() } else { daemon.best_relay() };
         let right = |r: &crate::Record| {
-            let moved = r.sent() + r.received();
-            // In between it depends on how large the reads were.
-            match self.auto {
-                true if (LITTLE..MUCH).contains(&moved) => ["relay-userspace", best].contains(&r.datapath()),
-                true if moved < LITTLE => r.datapath() == "relay-userspace",
+            let userspace = r.datapath() == "relay-userspace";
+            match (self.auto, r.sent().min(r.received()) >= MUCH, r.sent() + r.received() < LITTLE) {
+                (true, false, true) => userspace,
+                // It depends on how large the reads were, and on which direction ended first.
+                (true, false, false) => userspace || r.datapath() == best,
                 _ => {
                     r.datapath()
                         == if self.userspace.contains(&r.workload()) { "relay-userspace" } else { best }

@@ -65,8 +65,8 @@ impl Foreign {
     #[track_caller]
     pub fn auto() -> Self {
         let foreign = Self::with("datapath: auto\n");
-        let datapaths =
-            if foreign.datapaths == USERSPACE { &USERSPACE[..] } else { &["relay-userspace", "relay-ktls"] };
+        let moves = foreign.pair.daemon.auto_relay() == "relay-ktls";
+        let datapaths = if moves { &["relay-userspace", "relay-ktls"][..] } else { &USERSPACE };
         Self { datapaths, ..foreign }
     }
 

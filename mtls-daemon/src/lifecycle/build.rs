@@ -187,7 +187,11 @@ impl Prepared {
 
 fn tls_settings(config: &Config, workload: &Workload, ktls: &KernelTls) -> TlsSettings {
     let offload = workload.datapath != DatapathChoice::RelayUserspace;
-    let abilities = ktls.as_ref().ok().filter(|_| offload);
+    let abilities = ktls.as_ref().ok().filter(|abilities| match workload.datapath {
+        DatapathChoice::RelayUserspace => false,
+        DatapathChoice::RelayKtls => true,
+        DatapathChoice::Auto => abilities.serves_auto(),
+    });
     TlsSettings {
         min_version: match config.tls.min_version {
             TlsVersion::V1_3 => MinVersion::Tls13,

@@ -262,6 +262,12 @@ impl Daemon {
         if self.ability("relay-ktls").is_ok() { "relay-ktls" } else { "relay-userspace" }
     }
 
+    /// The relay that by default carries what is large: a kernel that cannot change keys is left alone.
+    #[track_caller]
+    pub fn auto_relay(&self) -> &'static str {
+        if self.rekeys() { self.best_relay() } else { "relay-userspace" }
+    }
+
     /// Whether a peer may update its keys: a kernel before 6.14 cannot follow, and the connection is ended instead.
     #[track_caller]
     pub fn rekeys(&self) -> bool {

@@ -70,11 +70,17 @@ impl WholeRecords {
         whole
     }
 
+    /// TLS took all of them when it took so many bytes; otherwise it waits for the rest of a message.
+    #[must_use]
+    pub fn end_at(self, done: usize) -> bool {
+        done == self.length
+    }
+
     /// Says whether these records, of which TLS took `done` bytes and made `produced` bytes of data, held nothing but
     /// data without padding. Where it says no there may have been a KeyUpdate: its content is not among the data.
     #[must_use]
     pub fn were_data(self, done: usize, produced: usize) -> bool {
-        done == self.length && produced == self.content
+        self.end_at(done) && produced == self.content
     }
 }
 

@@ -17,8 +17,8 @@ use crate::observe::connection::Datapath;
 use crate::observe::observer::Observed;
 
 const NO_DIRECT: &str = "direct is not part of this version of mtlsd";
-const NOT_MUCH: &str = "relay-ktls takes over when large reads have brought 1 MiB, because for small messages user space \
-                        is faster; `datapath: relay-ktls` begins with it";
+const NOT_MUCH: &str = "relay-ktls takes over, while both directions are open, when large reads have brought 1 MiB; for \
+                        small messages user space is faster; `datapath: relay-ktls` begins with it";
 
 /// A pump of either kind.
 pub enum Carrier<'a> {

@@ -29,6 +29,9 @@ pub struct Relay {
     pub ktls: ArcSwap<KernelTls>,
 }
 
+const NO_REKEY: &str = "no relay-ktls: this kernel cannot change keys (Linux 6.14 and later can), so a KeyUpdate of the \
+                        peer or many records would end the connection; `datapath: relay-ktls` accepts that";
+
 /// What the probe found.
 pub type KernelTls = Result<Arc<Abilities>, Unavailable>;
 
@@ -74,6 +77,9 @@ fn offload(
         return Err("datapath: relay-userspace is configured".into());
     }
     let abilities = ktls.as_ref().map_err(|why| format!("no relay-ktls: {why}"))?;
+    if datapath == DatapathChoice::Auto && !abilities.serves_auto() {
+        return Err(NO_REKEY.into());
+    }
     let suite = suite.ok_or("TLS 1.2 was agreed; relay-ktls needs TLS 1.3")?;
     if !abilities.can(suite) {
         let why = abilities.missing.iter().find(|missing| missing.suite == suite);
@@ -121,12 +127,18 @@ mod tests {
         }))
     }
 
+    fn cannot_rekey() -> KernelTls {
+        able().map(|abilities| Arc::new(Abilities { rekey: false, ..Abilities::clone(&abilities) }))
+    }
+
     #[test]
     fn what_the_kernel_can_do_is_offloaded_whether_auto_or_asked_for() {
         for datapath in [DatapathChoice::Auto, DatapathChoice::RelayKtls] {
             let agreed = offload(&able(), datapath, Some(Suite::Aes256Gcm)).unwrap();
             assert_eq!(agreed, (Suite::Aes256Gcm, true));
         }
+        let agreed = offload(&cannot_rekey(), DatapathChoice::RelayKtls, Some(Suite::Aes256Gcm)).unwrap();
+        assert_eq!(agreed, (Suite::Aes256Gcm, false));
     }
 
     #[test]
@@ -144,6 +156,7 @@ mod tests {
             (&none, auto, Some(Suite::Aes256Gcm), "no relay-ktls: this kernel has no kTLS"),
             (&none, asked, Some(Suite::Aes256Gcm), "modprobe tls"),
             (&able(), auto, None, "TLS 1.2 was agreed"),
+            (&cannot_rekey(), auto, Some(Suite::Aes256Gcm), "cannot change keys"),
             (&able(), asked, Some(Suite::ChaCha20Poly1305), "TLS_CHACHA20_POLY1305_SHA256: no such cipher"),
         ] {
             let why = offload(ktls, datapath, suite).unwrap_err();

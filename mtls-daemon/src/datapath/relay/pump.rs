@@ -225,7 +225,7 @@ impl Flow<'_> {
 
     /// Everything received is decrypted, everything to be sent was sent, and nobody has ended.
     fn may_hand_over(&self) -> bool {
-        self.handover.as_ref().is_some_and(|handover| handover.is_due() && handover.is_safe())
+        self.handover.as_ref().is_some_and(Handover::is_due)
             && self.incoming.is_empty()
             && self.to_peer.is_empty()
             && !self.application_ended
@@ -259,7 +259,7 @@ impl Flow<'_> {
             observed.add_sent(count(length));
             self.application_ended |= length == 0;
             if let Some(handover) = &mut self.handover {
-                handover.sent(length, !self.incoming.is_empty());
+                handover.sent(length);
             }
         })
     }
@@ -297,7 +297,7 @@ impl Flow<'_> {
             let ended = decode(codec, bytes, length == 0, incoming, to_application, to_peer);
             if let Some(handover) = handover {
                 let done = (kept + length).saturating_sub(incoming.waiting().len());
-                handover.received(length, whole.were_data(done, to_application.waiting().len()));
+                handover.received(length, whole, done, to_application.waiting().len());
             }
             Poll::Ready(ended)
         });

@@ -24,6 +24,13 @@ pub struct Abilities {
 }
 
 impl Abilities {
+    /// May connections move into this kernel without being asked to? One that cannot change keys would end them where
+    /// user space goes on.
+    #[must_use]
+    pub fn serves_auto(&self) -> bool {
+        self.rekey
+    }
+
     /// Does this suite work?
     #[must_use]
     pub fn can(&self, suite: Suite) -> bool {
