@@ -110,10 +110,15 @@ fn each_workload_has_the_suites_that_suit_its_datapath_and_the_kernel() {
     };
     let for_kernel = SuiteOrder::auto(Some(&able));
     assert_ne!(for_kernel, SuiteOrder::default());
-    let able = Ok(Arc::new(able));
+    let rekeys = Abilities { suites: vec![Suite::ChaCha20Poly1305], rekey: true, ..able.clone() };
+    let for_rekeying = SuiteOrder::auto(Some(&rekeys));
+    assert_ne!(for_rekeying, SuiteOrder::default());
+    let (able, rekeys) = (Ok(Arc::new(able)), Ok(Arc::new(rekeys)));
     let none = Err(Unavailable::NoModule { may_load: true });
     for (name, ktls, suites, secret_extraction) in [
-        ("auto", &able, &for_kernel, true),
+        // The daemon does its records: this kernel cannot change keys.
+        ("auto", &able, &SuiteOrder::default(), true),
+        ("auto", &rekeys, &for_rekeying, true),
         ("kernel", &able, &for_kernel, true),
         ("user", &able, &SuiteOrder::default(), false),
         ("auto", &none, &SuiteOrder::default(), true),

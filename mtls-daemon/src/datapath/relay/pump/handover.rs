@@ -106,7 +106,7 @@ mod tests {
         handover.received(10, record(2), 0, 0);
         handover.sent(1);
         assert!(!handover.is_due());
-        handover.received(10, record(3), 27, 0);
+        handover.received(10, record(3), 25, 0);
         assert!(!handover.is_due());
         handover.sent(1);
         assert!(handover.is_due());
