@@ -70,6 +70,12 @@ impl Foreign {
         Self { datapaths, ..foreign }
     }
 
+    /// For connections that do not leave user space, whatever the kernel can do.
+    #[must_use]
+    pub fn in_user_space(self) -> Self {
+        Self { datapaths: &USERSPACE, ..self }
+    }
+
     /// A port for the next connection; IPv4 and IPv6 by turns.
     pub fn next(&self, pod: &Pod) -> SocketAddr {
         let turn = self.next.replace(self.next.get() + 1);

@@ -102,6 +102,11 @@ fn empty_records_are_no_end_and_cost_no_byte() {
 }
 
 #[test]
+fn a_flood_of_empty_records_ends_the_connection_and_holds_nobody_up() {
+    refuses(&[("empty:33", ""), ("try:empty:50000", "")]);
+}
+
+#[test]
 fn records_of_one_byte_arrive_in_order() {
     let peer = ["send:5000:1", "tiny:and some text", "receive:5000"];
     let application = ["receive:5000", "expect:and some text", "send:5000:1", "expect-eof", "fin"];
@@ -305,10 +310,22 @@ fn the_preface_of_a_server_is_taken_however_it_is_cut() {
         &["preface:hello"],
         &["preface-tiny", "data:hello"],
         &["empty:3", "preface:he", "padded:100:llo"],
-        &["ticket", "segments:1:1", "preface:hel", "ticket-fragmented", "segments:0:0", "data:lo"],
+        &["segments:1:1", "preface:hel", "ticket-fragmented", "segments:0:0", "data:lo"],
     ];
     for start in starts {
         let peer = [&["--alpn", "mtlsd/1"], start, &["expect:welcome"]].concat();
         foreign.outbound(&application, &then_ends(&peer)).ends("");
     }
+}
+
+#[test]
+fn what_may_be_a_key_update_before_the_preface_keeps_the_connection_in_user_space() {
+    let foreign = Foreign::new();
+    let kernel_tls = foreign.pair.daemon.best_relay() == "relay-ktls";
+    let foreign = foreign.in_user_space();
+    let application = ["expect:hello", "data:welcome", "expect-eof", "fin"];
+    let peer = ["--alpn", "mtlsd/1", "ticket", "segments:1:1", "preface:hel", "data:lo", "expect:welcome"];
+    let told = foreign.outbound(&application, &then_ends(&peer)).ends("");
+    let why = told.record.0["why_not_better"].as_str().unwrap_or_default();
+    assert_eq!(why.contains("may ask for a KeyUpdate"), kernel_tls, "{why}");
 }

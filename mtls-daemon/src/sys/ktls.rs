@@ -15,6 +15,8 @@ const SEQUENCE: usize = 8;
 /// Where `tcpi_bytes_acked` is in `struct tcp_info` (include/uapi/linux/tcp.h, Linux 4.1).
 const BYTES_ACKED: usize = 120;
 const TCP_INFO_LEN: usize = 128;
+/// `TCP_ESTABLISHED`, `TCP_FIN_WAIT1` and `TCP_FIN_WAIT2` (include/net/tcp_states.h).
+const STATES_BEFORE_FIN: [u8; 3] = [1, 4, 5];
 
 /// Room for one control message with one byte, aligned as `struct cmsghdr` wants it.
 #[repr(C)]
@@ -106,6 +108,15 @@ fn crypto_info_size(cipher: u16) -> Option<usize> {
     }
 }
 
+/// Says whether the peer has sent FIN, or the connection is over (`tcpi_state`).
+///
+/// # Errors
+/// When the socket is not TCP.
+pub fn peer_has_ended(socket: &impl AsFd) -> io::Result<bool> {
+    let [state]: [u8; 1] = option(socket, libc::IPPROTO_TCP, libc::TCP_INFO)?;
+    Ok(!STATES_BEFORE_FIN.contains(&state))
+}
+
 /// How many bytes TCP was given to send on this socket so far, modulo 2⁶⁴: those acknowledged and those
 /// that wait. Never more than the truth.
 ///
@@ -193,10 +204,22 @@ mod tests {
     }
 
     #[test]
+    fn the_peers_fin_is_told_from_our_own() {
+        let (mut near, far) = pair();
+        assert!(!peer_has_ended(&near).unwrap());
+        near.shutdown(std::net::Shutdown::Write).unwrap();
+        assert!(!peer_has_ended(&near).unwrap());
+        drop(far);
+        assert_eq!(near.read(&mut [0; 1]).unwrap(), 0, "FIN is here");
+        assert!(peer_has_ended(&near).unwrap());
+    }
+
+    #[test]
     fn what_is_no_socket_is_an_error() {
         let file = std::fs::File::open("/dev/null").unwrap();
         assert!(receive(&file, &mut []).is_err());
         assert!(send_record(&file, 21, &[]).is_err());
         assert!(bytes_given_to_tcp(&file).is_err());
+        assert!(peer_has_ended(&file).is_err());
     }
 }

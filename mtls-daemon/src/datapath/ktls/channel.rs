@@ -22,6 +22,8 @@ const MAX_CONTENT: usize = 16 * 1024;
 const MARGIN: u64 = pipe::MAX_PIECES as u64 + 3;
 /// KeyUpdates that a peer may send without application data between them, as in rustls.
 const MAX_KEY_UPDATES: u32 = 32;
+/// Empty records that a peer may send one after another, as in rustls.
+const MAX_EMPTY_RECORDS: u32 = 32;
 
 /// Why a channel cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -44,6 +46,9 @@ pub enum ChannelError {
     /// KeyUpdates for nothing.
     #[error("the peer sent {0} KeyUpdates without data between them")]
     TooManyKeyUpdates(u32),
+    /// Records for nothing.
+    #[error("the peer sent {0} empty records one after another")]
+    TooManyEmptyRecords(u32),
     /// Our key has protected as many records as it may, and the kernel cannot change it.
     #[error("{0} records were sent with one {1} key")]
     KeyLimit(u64, &'static str),
@@ -67,7 +72,9 @@ impl ChannelError {
             Self::BadRecord => Some(AlertDescription::BadRecordMac),
             Self::RecordOverflow => Some(AlertDescription::RecordOverflow),
             Self::NotARecord => Some(AlertDescription::DecodeError),
-            Self::TooManyKeyUpdates(_) => Some(AlertDescription::UnexpectedMessage),
+            Self::TooManyKeyUpdates(_) | Self::TooManyEmptyRecords(_) => {
+                Some(AlertDescription::UnexpectedMessage)
+            }
             Self::CannotFollow(_)
             | Self::KeyLimit(..)
             | Self::Schedule(_)
@@ -120,6 +127,7 @@ pub struct Channel {
     base: u64,
     answer_due: bool,
     key_updates: u32,
+    empty_records: u32,
 }
 
 impl Channel {
@@ -147,6 +155,7 @@ impl Channel {
             base,
             answer_due: false,
             key_updates: 0,
+            empty_records: 0,
         })
     }
 
@@ -191,6 +200,19 @@ impl Channel {
     /// Notes that application data came.
     pub fn received(&mut self) {
         self.key_updates = 0;
+        self.empty_records = 0;
+    }
+
+    /// Notes an empty record.
+    ///
+    /// # Errors
+    /// When there were too many.
+    pub fn received_nothing(&mut self) -> Result<(), ChannelError> {
+        self.empty_records += 1;
+        if self.empty_records > MAX_EMPTY_RECORDS {
+            return Err(ChannelError::TooManyEmptyRecords(self.empty_records));
+        }
+        Ok(())
     }
 
     /// Deals with a record that is not application data. True when the peer has ended its direction.

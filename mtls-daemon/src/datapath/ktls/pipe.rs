@@ -2,13 +2,16 @@
 //!
 //! A pipe is filled only when it is empty: splicing from kTLS into one that is not loses bytes on Linux 6.12.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Read};
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use nix::fcntl::{FcntlArg, OFlag, SpliceFFlags, fcntl, splice};
 use nix::unistd::pipe2;
+
+use crate::datapath::ends::count;
 
 /// Bytes that one pipe holds at most.
 pub const CAPACITY: usize = 256 * 1024;
@@ -26,7 +29,7 @@ static SPARE: Mutex<Vec<Ends>> = Mutex::new(Vec::new());
 
 #[derive(Debug)]
 struct Ends {
-    read: OwnedFd,
+    read: File,
     write: OwnedFd,
 }
 
@@ -35,24 +38,36 @@ struct Ends {
 pub struct Pipe {
     ends: Option<Ends>,
     filled: usize,
+    borrowed: bool,
 }
 
 impl Pipe {
     /// An empty pipe; `None` when the pool has no more, or the process no descriptor.
     #[must_use]
     pub fn take() -> Option<Self> {
-        if IN_USE.fetch_add(1, Ordering::Relaxed) >= MAX_PIPES {
-            IN_USE.fetch_sub(1, Ordering::Relaxed);
-            return None;
-        }
+        Self::take_or_borrow().ok().filter(|pipe| !pipe.borrowed)
+    }
+
+    /// An empty pipe, also when the pool has no more: a borrowed one, which is emptied and given back at once.
+    ///
+    /// # Errors
+    /// When the process has no descriptor left.
+    pub fn take_or_borrow() -> io::Result<Self> {
+        let borrowed = IN_USE.fetch_add(1, Ordering::Relaxed) >= MAX_PIPES;
         // Counted from here on: dropping it uncounts.
-        let mut pipe = Self { ends: None, filled: 0 };
+        let mut pipe = Self { ends: None, filled: 0, borrowed };
         let spare = SPARE.lock().unwrap_or_else(PoisonError::into_inner).pop();
         pipe.ends = Some(match spare {
             Some(ends) => ends,
-            None => open().ok()?,
+            None => open()?,
         });
-        Some(pipe)
+        Ok(pipe)
+    }
+
+    /// True when it may not be kept.
+    #[must_use]
+    pub fn is_borrowed(&self) -> bool {
+        self.borrowed
     }
 
     /// True when every byte has left.
@@ -86,6 +101,18 @@ impl Pipe {
         self.filled = self.filled.saturating_sub(moved);
         Ok(moved)
     }
+
+    /// Copies everything in it to the end of `bytes`.
+    ///
+    /// # Errors
+    /// None that read(2) of a pipe is known for.
+    pub fn empty_into(&mut self, bytes: &mut Vec<u8>) -> io::Result<()> {
+        if let Some(ends) = &self.ends {
+            let copied = (&ends.read).take(count(self.filled)).read_to_end(bytes)?;
+            self.filled = self.filled.saturating_sub(copied);
+        }
+        Ok(())
+    }
 }
 
 /// kTLS heeds only SPLICE_F_NONBLOCK and plain TCP only O_NONBLOCK, which tokio sets. SPLICE_F_MORE would leave
@@ -102,7 +129,7 @@ fn open() -> io::Result<Ends> {
     if usize::try_from(fcntl(&write, FcntlArg::F_GETPIPE_SZ)?).is_ok_and(|size| size < LEAST) {
         return Err(io::ErrorKind::QuotaExceeded.into());
     }
-    Ok(Ends { read, write })
+    Ok(Ends { read: read.into(), write })
 }
 
 impl Drop for Pipe {
@@ -170,7 +197,15 @@ mod tests {
             assert_eq!(pipe.drain(&sink).unwrap_err().kind(), io::ErrorKind::WouldBlock, "it is empty");
             pipe.filled = 0;
         }
-        drop(taken);
+        let mut borrowed = Pipe::take_or_borrow().unwrap();
+        assert!(borrowed.is_borrowed());
+        into.write_all(b"not to be kept").unwrap();
+        while borrowed.fill(&source).is_err() {}
+        let mut bytes = b"in order and ".to_vec();
+        borrowed.empty_into(&mut bytes).unwrap();
+        assert!(borrowed.is_empty());
+        assert_eq!(bytes, b"in order and not to be kept");
+        drop((taken, borrowed));
         assert!(SPARE.lock().unwrap().len() <= SPARES);
         assert!(Pipe::take().is_some());
     }

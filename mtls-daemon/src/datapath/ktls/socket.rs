@@ -124,6 +124,14 @@ impl<'s> TlsSocket<'s> {
         sys::next_sequence(&self.0)
     }
 
+    /// As [`sys::peer_has_ended`].
+    ///
+    /// # Errors
+    /// When the socket is not TCP.
+    pub fn peer_has_ended(self) -> io::Result<bool> {
+        sys::peer_has_ended(&self.0)
+    }
+
     /// As [`sys::bytes_given_to_tcp`].
     ///
     /// # Errors
