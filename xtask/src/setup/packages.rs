@@ -167,8 +167,9 @@ mod tests {
             program(&sbin.join("policy-rc.d"), text);
         }
         program(&bin.join("apt-get"), &format!("tail -n 1 $MTLSD_ROOT/usr/sbin/policy-rc.d; {apt_get}"));
-        let output = Cmd::new("sh")
-            .args(["-c", SCRIPT, "apt-install", "socat"])
+        // A shell cannot trap what was ignored when it began, as SIGINT is in a script's background job.
+        let output = Cmd::new("env")
+            .args(["--default-signal=INT,TERM", "sh", "-c", SCRIPT, "apt-install", "socat"])
             .env("MTLSD_ROOT", dir.path())
             .env("PATH", format!("{}:/usr/bin:/bin", bin.display()))
             .into_inner()
