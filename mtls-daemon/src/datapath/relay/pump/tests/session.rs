@@ -96,6 +96,12 @@ async fn a_refusal_by_preface_arrives_whole_though_the_server_closes_behind_it()
 }
 
 #[tokio::test]
+async fn no_message_of_a_handshake_waits_for_an_acknowledgement() {
+    let (session, _server) = peers(fresh_records()).await;
+    assert!(session.into_socket().nodelay().unwrap());
+}
+
+#[tokio::test]
 async fn garbage_is_answered_with_an_alert_and_eof_is_told_apart() {
     let (mut peer, from_peer) = tcp().await;
     let mut session = Session::new(from_peer, fresh_records().1, b"GET / HTTP/1.1\r\n\r\n".to_vec());
