@@ -2,9 +2,11 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod bench;
 mod ci;
 mod demo;
 mod deny;
+mod digest;
 mod ebpf;
 mod repo;
 mod run;
@@ -30,6 +32,8 @@ enum Task {
     Demo(demo::Args),
     /// Set the machine up if need be, build, and run every test.
     Test(testing::Args),
+    /// Set the machine up if need be, build, and measure mtlsd against plain TCP and other proxies
+    Bench(bench::Args),
     /// Run a command on another kernel, in a virtual machine.
     Vm(vm::Args),
     /// Build or check the committed eBPF object.
@@ -49,6 +53,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
         Task::Demo(args) => demo::run(&args),
         Task::Test(args) => testing::run(&args),
+        Task::Bench(args) => bench::run(&args),
         Task::Vm(args) => vm::run(&args),
         Task::Ebpf(command) => ebpf::run(&command),
         Task::Deny => deny::run(),

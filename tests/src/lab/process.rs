@@ -268,8 +268,17 @@ impl Process {
     /// If it ends before, or after 20 s.
     #[track_caller]
     pub fn wait_for(&mut self, text: &str) {
+        self.wait_long_for(text, slow::limit(20));
+    }
+
+    /// As [`Process::wait_for`] with another limit.
+    ///
+    /// # Panics
+    /// If it ends before, or after that time.
+    #[track_caller]
+    pub fn wait_long_for(&mut self, text: &str, limit: Duration) {
         let what = format!("`{text}` from `{}`", self.argv);
-        eventually(slow::limit(20), &what, || {
+        eventually(limit, &what, || {
             let ended = self.poll().is_some();
             let printed = self.printed();
             let found = printed.contains(text).then_some(());

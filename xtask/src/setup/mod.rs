@@ -32,6 +32,12 @@ pub fn prepare_vm(command: &str) -> Result<()> {
     packages::install_missing(None, &packages::VM)
 }
 
+/// As [`prepare`], and what the benchmark measures besides.
+pub fn prepare_bench(command: &str) -> Result<()> {
+    prepare(command)?;
+    packages::install_missing(Some("the benchmark uses"), &packages::BENCH)
+}
+
 /// The programs that the tests start, by name.
 pub fn test_programs() -> Vec<&'static str> {
     packages::TESTS.iter().map(|(probe, ..)| probe.name()).collect()

@@ -52,6 +52,17 @@ pub const VM: [Row; 6] = [
     (Probe::Program("setpriv"), "util-linux", None),
 ];
 
+/// What the benchmark starts besides what the tests do.
+pub const BENCH: [Row; 7] = [
+    (Probe::Program("stunnel"), "stunnel4", Some("stunnel4")),
+    (Probe::Program("haproxy"), "haproxy", Some("haproxy")),
+    (Probe::Program("iptables"), "iptables", None),
+    (Probe::Program("wrk"), "wrk", None),
+    (Probe::Program("setpriv"), "util-linux", None),
+    (Probe::Program("unzip"), "unzip", None),
+    (Probe::Program("git"), "git", None),
+];
+
 /// Installs packages with service starts forbidden; see the script for how.
 const SCRIPT: &str = include_str!("apt-install.sh");
 

@@ -2,15 +2,13 @@
 //! apt checks the index against Debian's signature and each file against the index.
 
 use std::collections::BTreeSet;
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use sha2::{Digest, Sha256};
 
 use super::index::{self, Choice, Found, Package};
 use super::sources::Mirrors;
+use crate::digest::sha256;
 use crate::run::Cmd;
 
 const KEYRING: &str = "/usr/share/keyrings/debian-archive-keyring.gpg";
@@ -177,20 +175,6 @@ fn downloaded(dir: &Path, name: &str) -> Result<PathBuf> {
         Some(file) => Ok(file.path()),
         None => bail!("apt downloaded {name}, and no file of it is in {}", dir.display()),
     }
-}
-
-fn sha256(path: &Path) -> Result<String> {
-    let mut file = File::open(path).with_context(|| format!("{} cannot be opened", path.display()))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let read = file.read(&mut buffer).with_context(|| format!("{} cannot be read", path.display()))?;
-        match buffer.get(..read) {
-            None | Some([]) => break,
-            Some(bytes) => hash.update(bytes),
-        }
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 #[cfg(test)]

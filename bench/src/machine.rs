@@ -1,0 +1,65 @@
+//! What the kernel says about the machine and its processes.
+
+use std::fs;
+
+use anyhow::{Context, Result};
+
+/// Ticks of /proc/stat in a second (USER_HZ, the same on every Linux of our platforms).
+const TICKS: f64 = 100.0;
+
+/// Seconds that all processors were busy since the machine started: everything but idle and iowait.
+///
+/// # Errors
+/// Without /proc.
+pub fn cpu_seconds() -> Result<f64> {
+    let stat = fs::read_to_string("/proc/stat").context("/proc/stat")?;
+    let line = stat.lines().next().unwrap_or_default();
+    // user, nice, system, idle, iowait, irq, softirq, steal; guest is part of user.
+    let ticks = line.split_whitespace().skip(1).take(7).filter_map(|tick| tick.parse::<f64>().ok());
+    Ok(ticks.enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, tick)| tick).sum::<f64>() / TICKS)
+}
+
+/// Memory that is free or can be freed, bytes (`MemAvailable`).
+///
+/// # Errors
+/// Without /proc.
+pub fn available() -> Result<f64> {
+    field("/proc/meminfo", "MemAvailable:")
+}
+
+/// Memory of the machine, bytes.
+///
+/// # Errors
+/// Without /proc.
+pub fn total() -> Result<f64> {
+    field("/proc/meminfo", "MemTotal:")
+}
+
+/// Resident memory of a process, bytes (`VmRSS`).
+///
+/// # Errors
+/// When it is gone.
+pub fn resident(pid: u32) -> Result<f64> {
+    field(&format!("/proc/{pid}/status"), "VmRSS:")
+}
+
+/// A field in KiB of such a file.
+fn field(path: &str, name: &str) -> Result<f64> {
+    let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
+    let line = text.lines().find_map(|line| line.strip_prefix(name));
+    let kib = line.and_then(|line| line.split_whitespace().next()?.parse::<f64>().ok());
+    Ok(kib.with_context(|| format!("{path} has no {name}"))? * 1024.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_kernel_tells() {
+        assert!(cpu_seconds().unwrap() > 0.0);
+        assert!(available().unwrap() > 0.0 && available().unwrap() <= total().unwrap());
+        assert!(resident(std::process::id()).unwrap() > 100_000.0);
+        assert!(resident(u32::MAX).is_err());
+    }
+}

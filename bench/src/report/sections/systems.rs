@@ -1,0 +1,40 @@
+//! What was measured, and with which commands.
+
+use super::super::document::{Block, Table};
+use super::super::text;
+use crate::result::Run;
+
+/// The chapter.
+pub fn blocks(run: &Run) -> Vec<Block> {
+    let mut blocks = vec![Block::chapter("Systems")];
+    if run.systems.is_empty() {
+        blocks.push(Block::paragraph("The run holds no systems."));
+        return blocks;
+    }
+    let mut table = Table::new(&["System", "Title", "Setting", "Ran"], &[]);
+    for system in &run.systems {
+        let (name, title) = (system.name.clone(), system.title.clone());
+        match &system.failure {
+            None => table.push([name, title, system.setting.clone(), "yes".to_owned()]),
+            Some(why) => {
+                table.push([name, title, system.setting.clone(), format!("no: {}", text::reason(why))])
+            }
+        }
+    }
+    blocks.push(Block::Table(table));
+    blocks.push(Block::section("Commands"));
+    for system in run.systems.iter().filter(|system| !system.commands.is_empty()) {
+        blocks.push(Block::paragraph(format!("{} ({}):", system.title, system.name)));
+        blocks.push(Block::Code(system.commands.clone()));
+    }
+    let silent: Vec<&str> = run
+        .systems
+        .iter()
+        .filter(|system| system.commands.is_empty())
+        .map(|system| system.name.as_str())
+        .collect();
+    if !silent.is_empty() {
+        blocks.push(Block::paragraph(format!("Nothing was started for: {}.", silent.join(", "))));
+    }
+    blocks
+}

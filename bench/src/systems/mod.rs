@@ -1,0 +1,221 @@
+//! The ways for bytes that are compared. Each has two nodes of its own, each with one pod: the application's client
+//! in `web`, nginx in `db`; they stand all the time, and those that are not measured have nothing to do.
+
+mod envoy;
+mod forwarders;
+mod mtlsd;
+pub mod server;
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::path::PathBuf;
+
+use anyhow::{Context, Result, anyhow, bail};
+use mtls_tests::certs::{Authority, Files, Leaf};
+use mtls_tests::{Daemon, Lab, Pod, Process};
+
+use crate::machine;
+
+/// The port of nginx.
+const HTTP: u16 = 8080;
+
+/// A system by its name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Kind {
+    /// Plain TCP, the floor.
+    Plain,
+    /// mtlsd: rustls seals and opens the records.
+    RelayUserspace,
+    /// mtlsd: the kernel does, from the first byte.
+    RelayKtls,
+    /// mtlsd as it comes: begins in user space, moves into the kernel what carries much.
+    Auto,
+    /// A pair of Envoy sidecars.
+    Envoy,
+    /// A pair of stunnels.
+    Stunnel,
+    /// A pair of HAProxys.
+    Haproxy,
+    /// A pair of Istio's ztunnels; the binary that `MTLSD_BENCH_ZTUNNEL` names.
+    Ztunnel,
+}
+
+impl Kind {
+    /// In the order of the report.
+    pub const ALL: [Self; 8] = [
+        Self::Plain,
+        Self::RelayUserspace,
+        Self::RelayKtls,
+        Self::Auto,
+        Self::Envoy,
+        Self::Stunnel,
+        Self::Haproxy,
+        Self::Ztunnel,
+    ];
+
+    /// As `--systems` has it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Plain => "plain",
+            Self::RelayUserspace => "relay-userspace",
+            Self::RelayKtls => "relay-ktls",
+            Self::Auto => "auto",
+            Self::Envoy => "envoy",
+            Self::Stunnel => "stunnel",
+            Self::Haproxy => "haproxy",
+            Self::Ztunnel => "ztunnel",
+        }
+    }
+}
+
+impl fmt::Display for Kind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// Two nodes with a client's and a server's pod.
+pub struct World {
+    /// The namespaces.
+    pub lab: Lab,
+    /// Issues the peers' certificates.
+    authority: Authority,
+}
+
+impl World {
+    fn new() -> Self {
+        let mut lab = Lab::new(&["web"]);
+        lab.add_node("n2");
+        lab.add_pod("n2", "db");
+        lab.pod("web").sysctl("net.ipv4.ip_local_port_range", "1024 65535");
+        let authority = Authority::new(lab.dir(), "bench");
+        Self { lab, authority }
+    }
+
+    /// The client's pod.
+    #[must_use]
+    pub fn web(&self) -> &Pod {
+        self.lab.pod("web")
+    }
+
+    /// The server's pod.
+    #[must_use]
+    pub fn db(&self) -> &Pod {
+        self.lab.pod("db")
+    }
+
+    fn certificate(&self, name: &str) -> Files {
+        self.authority.issue(name, &Leaf::good(&format!("spiffe://example.org/{name}")))
+    }
+
+    fn root(&self) -> &PathBuf {
+        &self.authority.root
+    }
+}
+
+/// What is between the client and nginx. Fields drop in this order.
+#[derive(Default)]
+struct Between {
+    daemons: Vec<Daemon>,
+    processes: Vec<Process>,
+    /// Where the client connects to, if not to nginx.
+    address: Option<SocketAddr>,
+    title: String,
+    setting: String,
+    commands: Vec<String>,
+}
+
+/// A system that is up.
+pub struct Running {
+    /// Which.
+    pub kind: Kind,
+    between: Between,
+    _server: Process,
+    /// Where it runs.
+    pub world: World,
+}
+
+impl Running {
+    /// Starts a system, and asks nginx through it.
+    ///
+    /// # Errors
+    /// Why it cannot run here.
+    pub fn start(kind: Kind) -> Result<Self> {
+        let started = catch_unwind(AssertUnwindSafe(|| {
+            let world = World::new();
+            let server = server::nginx(world.db(), HTTP)?;
+            let between = match kind {
+                Kind::Plain => Ok(Between {
+                    title: "plain TCP".into(),
+                    setting: "nothing between".into(),
+                    ..Between::default()
+                }),
+                Kind::RelayUserspace | Kind::RelayKtls | Kind::Auto => mtlsd::start(&world, kind),
+                Kind::Envoy => envoy::start(&world),
+                Kind::Stunnel => forwarders::stunnel(&world),
+                Kind::Haproxy => forwarders::haproxy(&world),
+                Kind::Ztunnel => Err(anyhow!("this version of the benchmark cannot start ztunnel yet")),
+            }?;
+            let running = Self { kind, between, _server: server, world };
+            running.is_what_it_says()?;
+            Ok(running)
+        }));
+        // The lab's own helpers panic with the whole story.
+        started.unwrap_or_else(|panic| {
+            let said = panic.downcast_ref::<String>().cloned();
+            let said = said.or_else(|| panic.downcast_ref::<&str>().map(|said| (*said).to_owned()));
+            Err(anyhow!(said.unwrap_or_else(|| "it panicked".to_owned())))
+        })
+    }
+
+    /// For the report.
+    #[must_use]
+    pub fn description(&self) -> crate::result::System {
+        crate::result::System {
+            name: self.kind.name().into(),
+            title: self.between.title.clone(),
+            setting: self.between.setting.clone(),
+            commands: self.between.commands.clone(),
+            failure: None,
+        }
+    }
+
+    /// What the client connects to.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.between.address.unwrap_or_else(|| self.world.db().at(HTTP))
+    }
+
+    /// Resident memory of what is between, bytes.
+    ///
+    /// # Errors
+    /// When it ended.
+    pub fn resident(&self) -> Result<f64> {
+        let daemons = self.between.daemons.iter().map(|daemon| daemon.ask(&["status"]).get("pid")?.as_u64());
+        let daemons: Option<Vec<u64>> = daemons.collect();
+        let mut pids: Vec<u32> = self.between.processes.iter().map(Process::pid).collect();
+        for pid in daemons.context("`mtlsd status` names no pid")? {
+            pids.push(u32::try_from(pid)?);
+        }
+        pids.into_iter().map(machine::resident).sum()
+    }
+
+    /// A wrong system would be measured without anybody noticing: nginx's bytes must not be on the wire.
+    fn is_what_it_says(&self) -> Result<()> {
+        let capture = self.world.lab.capture();
+        let url = format!("http://{}{}", self.address(), server::path(64)?);
+        let answer = self.world.web().run(&["curl", "-sS", "--max-time", "20", &url]);
+        let traffic = capture.stop();
+        if answer.code != Some(0) || answer.stdout.len() != 64 {
+            bail!("nginx cannot be asked through it: {answer}");
+        }
+        if self.kind != Kind::Plain
+            && let Some(found) = traffic.find(&answer.stdout)
+        {
+            bail!("the answer crossed the wire in plain: {found}");
+        }
+        self.between.daemons.iter().try_for_each(|daemon| mtlsd::serves(daemon, self.kind))
+    }
+}
