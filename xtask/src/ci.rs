@@ -33,11 +33,11 @@ const TESTS: &[&str] = &[
     "--kernel",
     "host",
     "--kernel",
+    "6.1=datapath,offload,records",
+    "--kernel",
     "6.12=datapath,offload,key_updates",
     "--kernel",
     "7.2=datapath,offload,key_updates",
-    "--kernel",
-    "6.1=datapath,offload",
 ];
 
 const STEPS: [Step; 8] = [
