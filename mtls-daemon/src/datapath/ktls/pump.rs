@@ -138,7 +138,8 @@ async fn move_bytes(application: &TcpStream, peer: &TcpStream, flow: &mut Flow<'
     let mut peer_failed = pin!(peer.ready(Interest::ERROR));
     poll_fn(|cx| {
         // First, because what is written while an error waits gets that error.
-        while peer_failed.as_mut().poll(cx).is_ready() {
+        while let Poll::Ready(reported) = peer_failed.as_mut().poll(cx) {
+            reported.map_err(PumpError::Peer)?;
             peer_failed.set(peer.ready(Interest::ERROR));
             clear_error(peer);
             if flow.to_application.ended {
