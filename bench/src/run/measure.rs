@@ -1,9 +1,10 @@
 //! One measurement of one system.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use mtls_tests::Cmd;
+use mtls_tests::{Cmd, Process};
 
 use super::plan::Plan;
 use crate::load::Told;
@@ -92,20 +93,45 @@ fn round(told: Told, unit: f64) -> Round {
 fn idle(system: &Running, connections: u32) -> Result<Round> {
     std::thread::sleep(SETTLE);
     let (resident, available) = (system.resident()?, machine::available()?);
-    let command = generator(system)?.args(["idle", &system.address().to_string(), &server::path(64)?]);
-    let mut client = command.args(["--connections", &connections.to_string()]).piped().spawn().quiet();
-    let limit = Duration::from_secs_f64(PATIENCE);
-    client.wait_long_for("open", limit);
-    std::thread::sleep(SETTLE);
+    let held = Held::open(system, connections)?;
     let per = |before: f64, after: f64| (after - before) / f64::from(connections);
     let memory = Memory {
         processes: per(resident, system.resident()?),
         machine: per(machine::available()?, available),
         resting: resident,
     };
-    client.close_stdin();
-    let _ = client.output(limit);
+    held.close();
     Ok(Round { memory: Some(memory), ..Round::default() })
+}
+
+/// Connections that stand open.
+pub struct Held(Process);
+
+impl Held {
+    /// Opens them, each with one request.
+    ///
+    /// # Errors
+    /// When they are not open in time.
+    pub fn open(system: &Running, connections: u32) -> Result<Self> {
+        let command = generator(system)?.args(["idle", &system.address().to_string(), &server::path(64)?]);
+        let mut client = command.args(["--connections", &connections.to_string()]).piped().spawn().quiet();
+        let opened = catch_unwind(AssertUnwindSafe(|| client.wait_long_for("open", patience())));
+        if opened.is_err() {
+            bail!("{connections} connections were not open within {PATIENCE} s: {}", client.stderr().trim());
+        }
+        std::thread::sleep(SETTLE);
+        Ok(Self(client))
+    }
+
+    /// Closes them, and waits until they are.
+    pub fn close(mut self) {
+        self.0.close_stdin();
+        let _ = self.0.ends_within(patience());
+    }
+}
+
+fn patience() -> Duration {
+    Duration::from_secs_f64(PATIENCE)
 }
 
 /// For the progress line.

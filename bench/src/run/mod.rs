@@ -1,6 +1,7 @@
 //! `mtls-bench run`: every system up, every workload on each by turns, as often as asked.
 
 mod checks;
+mod curves;
 mod environment;
 mod measure;
 mod plan;
@@ -72,8 +73,9 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let rows = rows(&plan, &running)?;
     let cross_checks = checks::run(&plan, &running, &rows);
+    let curves = curves::run(&plan, &running);
     let environment = environment::describe(options, &plan, &systems)?;
-    let run = Run { format: FORMAT, environment, systems, rows, curves: Vec::new(), cross_checks };
+    let run = Run { format: FORMAT, environment, systems, rows, curves, cross_checks };
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&run)?;
         std::fs::write(path, text)

@@ -4,7 +4,7 @@ use anyhow::{Result, bail};
 use nix::sys::resource::{Resource, getrlimit};
 
 use super::Options;
-use crate::result::Workload;
+use crate::result::{Axis, Workload};
 use crate::systems::Kind;
 
 /// Idle connections that are opened where the machine allows it.
@@ -17,6 +17,7 @@ const OTHER_DESCRIPTORS: u64 = 1000;
 pub struct Plan {
     kinds: Vec<Kind>,
     workloads: Vec<Workload>,
+    curves: bool,
     rounds: u32,
     seconds: f64,
 }
@@ -39,7 +40,7 @@ impl Plan {
             *kind == Kind::Plain || options.systems.is_empty() || options.systems.contains(kind)
         };
         let kinds = Kind::ALL.into_iter().filter(wanted).collect();
-        Ok(Self { kinds, workloads: workloads(options.quick), rounds, seconds })
+        Ok(Self { kinds, workloads: workloads(options.quick), curves: !options.quick, rounds, seconds })
     }
 
     /// The systems, plain TCP first.
@@ -51,6 +52,19 @@ impl Plan {
     #[must_use]
     pub fn workloads(&self) -> &[Workload] {
         &self.workloads
+    }
+
+    /// The points of a curve; none in a quick run.
+    #[must_use]
+    pub fn curve(&self, axis: Axis) -> Vec<u32> {
+        let points: &[u32] = match axis {
+            _ if !self.curves => &[],
+            Axis::Workloads => &[1, 10, 100, 500],
+            Axis::Rules => &[10, 100, 1000, 10_000],
+            Axis::Connections => &[100, 1000, 10_000, 50_000],
+        };
+        let most = if axis == Axis::Connections { most_connections(descriptors()) } else { u32::MAX };
+        points.iter().copied().filter(|&point| point <= most).collect()
     }
 
     /// Times that each is measured.
@@ -88,7 +102,11 @@ fn descriptors() -> u64 {
 
 /// A proxy needs two descriptors for each connection.
 fn most_idle(descriptors: u64) -> u32 {
-    u32::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2).unwrap_or(u32::MAX).clamp(1, IDLE)
+    most_connections(descriptors).clamp(1, IDLE)
+}
+
+fn most_connections(descriptors: u64) -> u32 {
+    u32::try_from(descriptors.saturating_sub(OTHER_DESCRIPTORS) / 2).unwrap_or(u32::MAX)
 }
 
 #[cfg(test)]
@@ -133,6 +151,18 @@ mod tests {
         assert_eq!(most_idle(1_000_000), 10_000);
         assert_eq!(most_idle(20_000), 9500);
         assert_eq!(most_idle(10), 1);
+    }
+
+    #[test]
+    fn a_curve_goes_from_few_to_as_many_as_the_machine_allows() {
+        let plan = Plan::new(&options()).unwrap();
+        assert_eq!(plan.curve(Axis::Rules), [10, 100, 1000, 10_000]);
+        let connections = plan.curve(Axis::Connections);
+        assert!(
+            connections.is_sorted()
+                && connections.iter().all(|&point| point <= most_connections(descriptors()))
+        );
+        assert!(Plan::new(&Options { quick: true, ..options() }).unwrap().curve(Axis::Rules).is_empty());
     }
 
     #[test]

@@ -76,6 +76,15 @@ impl fmt::Display for Kind {
     }
 }
 
+/// How much mtlsd has to know besides the two pods.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Size {
+    /// Rules of the policy, all in all; the one that allows the client is the last.
+    pub rules: u32,
+    /// Workloads of the client's node, all in all.
+    pub workloads: u32,
+}
+
 /// Two nodes with a client's and a server's pod.
 pub struct World {
     /// The namespaces.
@@ -143,6 +152,14 @@ impl Running {
     /// # Errors
     /// Why it cannot run here.
     pub fn start(kind: Kind) -> Result<Self> {
+        Self::start_sized(kind, Size::default())
+    }
+
+    /// As [`Running::start`], for mtlsd with so many rules and workloads.
+    ///
+    /// # Errors
+    /// As [`Running::start`].
+    pub fn start_sized(kind: Kind, size: Size) -> Result<Self> {
         let started = catch_unwind(AssertUnwindSafe(|| {
             let world = World::new();
             let server = server::nginx(world.db(), HTTP)?;
@@ -152,7 +169,7 @@ impl Running {
                     setting: "nothing between".into(),
                     ..Between::default()
                 }),
-                Kind::RelayUserspace | Kind::RelayKtls | Kind::Auto => mtlsd::start(&world, kind),
+                Kind::RelayUserspace | Kind::RelayKtls | Kind::Auto => mtlsd::start(&world, kind, size),
                 Kind::Envoy => envoy::start(&world),
                 Kind::Stunnel => forwarders::stunnel(&world),
                 Kind::Haproxy => forwarders::haproxy(&world),

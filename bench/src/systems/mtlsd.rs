@@ -1,29 +1,57 @@
 //! mtlsd itself: a daemon on each node, one CA.
 
-use anyhow::{Result, bail};
+use std::fs;
+
+use anyhow::{Context, Result, bail};
 use mtls_tests::Daemon;
 use mtls_tests::lab::NODE;
 
-use super::{Between, Kind, World};
+use super::{Between, Kind, Size, World};
 
 const WEB: &str = "web";
 const DB: &str = "db";
-/// The directory of the site, and what one node serves itself.
+/// What one node serves itself, and where the other's workload is.
 const CONFIGURATION: &str = r#"
-workloads: [ { name: OWN, select: { netns: $OWN.netns }, addresses: ["$OWN.v4", "$OWN.v6"] } ]
 directory: [ { name: OTHER, addresses: ["$OTHER.v4", "$OTHER.v6"], spiffe_ids: ["spiffe://example.org/OTHER"] } ]
-policy: [ { name: everyone-here, action: allow, from: { trust_domains: [example.org] } } ]
 access_log: off
 limits: { connections: 200000, connections_per_workload: 200000 }
+workloads:
+  - { name: OWN, select: { netns: $OWN.netns }, addresses: ["$OWN.v4", "$OWN.v6"] }
 "#;
+/// The rule that matches.
+const LAST_RULE: &str =
+    "  - { name: everyone-here, action: allow, from: { trust_domains: [example.org] } }\n";
 
-pub fn start(world: &World, kind: Kind) -> Result<Between> {
-    let yaml = |own: &str, other: &str| {
-        let yaml = CONFIGURATION.replace("OWN", own).replace("OTHER", other);
-        format!("{yaml}datapath: {}\n", kind.name())
-    };
-    let mut here = world.lab.prepare(NODE, &yaml(WEB, DB));
-    let mut there = world.lab.prepare("n2", &yaml(DB, WEB));
+/// The configuration of one node.
+fn yaml(world: &World, own: &str, other: &str, kind: Kind, size: Size) -> Result<String> {
+    let mut yaml = CONFIGURATION.replace("OWN", own).replace("OTHER", other);
+    if own == WEB {
+        for number in 1..size.workloads {
+            // A real cgroup, without a process.
+            let cgroup = world.lab.node(NODE).cgroup_root.join(format!("more-{number}"));
+            fs::create_dir_all(&cgroup).with_context(|| cgroup.display().to_string())?;
+            yaml.push_str(&format!(
+                "  - {{ name: more-{number}, select: {{ cgroup: {} }} }}\n",
+                cgroup.display()
+            ));
+        }
+    }
+    yaml.push_str("policy:\n");
+    for number in 1..size.rules {
+        yaml.push_str(&format!(
+            "  - {{ name: more-{number}, action: allow, from: {{ spiffe_ids: [\"spiffe://example.org/more-{number}\"] }} }}\n"
+        ));
+    }
+    Ok(format!("{yaml}{LAST_RULE}datapath: {kind}\n"))
+}
+
+/// Starts both daemons.
+///
+/// # Errors
+/// When this kernel has nothing for this datapath.
+pub fn start(world: &World, kind: Kind, size: Size) -> Result<Between> {
+    let mut here = world.lab.prepare(NODE, &yaml(world, WEB, DB, kind, size)?);
+    let mut there = world.lab.prepare("n2", &yaml(world, DB, WEB, kind, size)?);
     here.ca_init();
     there.share_ca(&here);
     here.start();
