@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use clap::{Args, Subcommand};
 use serde::{Deserialize, Serialize};
 use tokio::task::{JoinSet, LocalSet};
@@ -111,24 +111,18 @@ pub struct Told {
 /// When not one connection can be made.
 pub fn run(load: Load) -> Result<()> {
     let told = match load {
-        Load::Paced { target, connections, rate } => paced::run(&target, connections, rate)?,
-        load => on_one_thread(load)?,
-    };
+        Load::Requests { target, connections } => on_one_thread(requests(target, connections)),
+        Load::Paced { target, connections, rate } => paced::run(&target, connections, rate),
+        Load::Stream { target, streams } => on_one_thread(stream(target, streams)),
+        Load::Connect { target, parallel } => on_one_thread(connect(target, parallel)),
+        Load::Idle { target, connections } => on_one_thread(idle(target, connections)),
+    }?;
     println!("{}", serde_json::to_string(&told)?);
     Ok(())
 }
 
-fn on_one_thread(load: Load) -> Result<Told> {
+fn on_one_thread(measured: impl Future<Output = Result<Told>>) -> Result<Told> {
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-    let measured = async {
-        match load {
-            Load::Requests { target, connections } => requests(target, connections).await,
-            Load::Stream { target, streams } => stream(target, streams).await,
-            Load::Connect { target, parallel } => connect(target, parallel).await,
-            Load::Idle { target, connections } => idle(target, connections).await,
-            Load::Paced { .. } => bail!("it has threads of its own"),
-        }
-    };
     LocalSet::new().block_on(&runtime, measured)
 }
 
@@ -290,8 +284,6 @@ async fn idle(target: Target, connections: u32) -> Result<Told> {
     let mut out = std::io::stdout();
     writeln!(out, "open").and_then(|()| out.flush())?;
     tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await??;
-    let mut times = Times::new()?;
-    times.add(before.elapsed());
     Ok(Told {
         count: u64::try_from(clients.len())?,
         seconds: before.elapsed().as_secs_f64(),

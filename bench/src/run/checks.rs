@@ -13,12 +13,11 @@ const IPERF: u16 = 5201;
 pub fn run(plan: &Plan, running: &[Running], rows: &[Row]) -> Vec<CrossCheck> {
     let mut checks = Vec::new();
     for system in running.iter().filter(|system| matches!(system.kind, Kind::Plain | Kind::RelayUserspace)) {
-        let tried = [("wrk", wrk(plan, system)), ("iperf3", iperf3(plan, system))];
-        for (tool, theirs) in tried {
-            let workload = match tool {
-                "wrk" => Workload::Requests { connections: 8, body: 64 },
-                _ => Workload::Throughput { streams: 1 },
-            };
+        let tried = [
+            ("wrk", "requests/s", Workload::Requests { connections: 8, body: 64 }, wrk(plan, system)),
+            ("iperf3", "bytes/s", Workload::Throughput { streams: 1 }, iperf3(plan, system)),
+        ];
+        for (tool, unit, workload, theirs) in tried {
             let row = rows.iter().find(|row| row.system == system.kind.name() && row.workload == workload);
             let ours = row.and_then(|row| row.rounds.last()?.per_second);
             match (theirs, ours) {
@@ -26,7 +25,7 @@ pub fn run(plan: &Plan, running: &[Running], rows: &[Row]) -> Vec<CrossCheck> {
                     system: system.kind.name().into(),
                     what: workload.to_string(),
                     tool: tool.into(),
-                    unit: if tool == "wrk" { "requests/s".into() } else { "bytes/s".into() },
+                    unit: unit.into(),
                     ours,
                     theirs,
                 }),

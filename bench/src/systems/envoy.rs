@@ -73,13 +73,10 @@ fn sidecar(pod: &Pod, binary: &Path, port: u16, configuration: Value) -> Result<
 }
 
 fn listener(port: u16, address: &str, transport: Option<Value>) -> Value {
-    let mut chain = json!({ "filters": [ {
+    let chain = json!({ "filters": [ {
         "name": "envoy.filters.network.tcp_proxy",
         "typed_config": { "@type": format!("{TYPES}.filters.network.tcp_proxy.v3.TcpProxy"), "stat_prefix": "tcp", "cluster": "original" },
     } ] });
-    if let (Some(transport), Some(chain)) = (transport, chain.as_object_mut()) {
-        chain.insert("transport_socket".into(), transport);
-    }
     json!({
         "name": "all",
         "address": { "socket_address": { "address": address, "port_value": port } },
@@ -87,19 +84,24 @@ fn listener(port: u16, address: &str, transport: Option<Value>) -> Value {
             "name": "envoy.filters.listener.original_dst",
             "typed_config": { "@type": format!("{TYPES}.filters.listener.original_dst.v3.OriginalDst") },
         } ],
-        "filter_chains": [ chain ],
+        "filter_chains": [ over(chain, transport) ],
     })
 }
 
 fn cluster(transport: Option<Value>) -> Value {
-    let mut cluster = json!({
+    let cluster = json!({
         "name": "original", "type": "ORIGINAL_DST", "lb_policy": "CLUSTER_PROVIDED", "connect_timeout": "10s",
         "circuit_breakers": { "thresholds": [ { "max_connections": 1_000_000, "max_pending_requests": 1_000_000 } ] },
     });
-    if let (Some(transport), Some(cluster)) = (transport, cluster.as_object_mut()) {
-        cluster.insert("transport_socket".into(), transport);
+    over(cluster, transport)
+}
+
+/// A filter chain or a cluster with TLS below it, if there is to be any.
+fn over(mut what: Value, transport: Option<Value>) -> Value {
+    if let (Some(transport), Some(what)) = (transport, what.as_object_mut()) {
+        what.insert("transport_socket".into(), transport);
     }
-    cluster
+    what
 }
 
 fn outbound(tls: &Value) -> Value {
