@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use rustls::Error as TlsError;
 
-use super::ktls::ChannelError;
+use super::tls::ChannelError;
 use crate::observe::{Reason, Refusal};
 
 /// Why a connection ended otherwise than by both sides closing.

@@ -5,5 +5,6 @@ pub mod ends;
 pub mod error;
 pub mod ktls;
 pub mod relay;
+pub mod tls;
 
 pub use error::PumpError;

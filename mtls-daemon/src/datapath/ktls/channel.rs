@@ -5,13 +5,15 @@ use std::io;
 use std::os::fd::AsFd;
 
 use nix::errno::Errno;
-use rustls::{AlertDescription, Error as TlsError};
+use rustls::AlertDescription;
 
-use super::control::{Control, ControlError, Reader, Role, encode_alert, encode_key_update};
-use super::keys::{RecordKeys, Suite, UnsupportedSecrets};
+use super::keys::{RecordKeys, Suite};
 use super::pipe;
-use super::socket::{ContentType, TlsSocket};
+use super::socket::TlsSocket;
 use crate::datapath::ends::count;
+use crate::datapath::tls::control::{Control, ControlError, Reader, Role, encode_alert, encode_key_update};
+use crate::datapath::tls::tally::Tally;
+use crate::datapath::tls::{ChannelError, ContentType};
 use crate::handshake::{KeySchedule, Records};
 
 /// What a record adds to its content: header, content type and tag (RFC 8446, section 5.2).
@@ -20,80 +22,6 @@ const RECORD_OVERHEAD: u64 = 5 + 1 + 16;
 const MAX_CONTENT: usize = 16 * 1024;
 /// Records that one operation can make at most, and a KeyUpdate and an alert.
 const MARGIN: u64 = pipe::MAX_PIECES as u64 + 3;
-/// KeyUpdates that a peer may send without application data between them, as in rustls.
-const MAX_KEY_UPDATES: u32 = 32;
-/// Empty records that a peer may send one after another, as in rustls.
-const MAX_EMPTY_RECORDS: u32 = 32;
-
-/// Why a channel cannot go on.
-#[derive(Debug, thiserror::Error)]
-pub enum ChannelError {
-    /// The peer broke the protocol or said that we did.
-    #[error(transparent)]
-    Control(#[from] ControlError),
-    /// A record is not authentic (`EBADMSG`).
-    #[error("a record of the peer is not authentic")]
-    BadRecord,
-    /// A record is longer than it may be (`EMSGSIZE`).
-    #[error("a record of the peer is longer than 16,384 bytes")]
-    RecordOverflow,
-    /// A record that is none (`EINVAL` where no control record is).
-    #[error("what the peer sent is not a TLS 1.3 record")]
-    NotARecord,
-    /// The peer changed its key and the kernel cannot.
-    #[error("the peer sent a KeyUpdate, and this kernel cannot change keys: {0}")]
-    CannotFollow(Errno),
-    /// KeyUpdates for nothing.
-    #[error("the peer sent {0} KeyUpdates without data between them")]
-    TooManyKeyUpdates(u32),
-    /// Records for nothing.
-    #[error("the peer sent {0} empty records one after another")]
-    TooManyEmptyRecords(u32),
-    /// Our key has protected as many records as it may, and the kernel cannot change it.
-    #[error("{0} records were sent with one {1} key")]
-    KeyLimit(u64, &'static str),
-    /// rustls has no next key.
-    #[error("no next key: {0}")]
-    Schedule(#[from] TlsError),
-    /// The next key is of no known form.
-    #[error(transparent)]
-    Secrets(#[from] UnsupportedSecrets),
-    /// The kernel did not take a key for another reason.
-    #[error("installing a key: {0}")]
-    Install(Errno),
-}
-
-impl ChannelError {
-    /// What the peer is told; `None` when it has said so itself.
-    #[must_use]
-    pub fn alert(&self) -> Option<AlertDescription> {
-        match self {
-            Self::Control(error) => error.alert(),
-            Self::BadRecord => Some(AlertDescription::BadRecordMac),
-            Self::RecordOverflow => Some(AlertDescription::RecordOverflow),
-            Self::NotARecord => Some(AlertDescription::DecodeError),
-            Self::TooManyKeyUpdates(_) | Self::TooManyEmptyRecords(_) => {
-                Some(AlertDescription::UnexpectedMessage)
-            }
-            Self::CannotFollow(_)
-            | Self::KeyLimit(..)
-            | Self::Schedule(_)
-            | Self::Secrets(_)
-            | Self::Install(_) => Some(AlertDescription::InternalError),
-        }
-    }
-
-    /// What an error of reading a kTLS socket means; `None`: it is TCP's.
-    #[must_use]
-    pub fn of_reading(error: &io::Error) -> Option<Self> {
-        match error.raw_os_error().map(Errno::from_raw) {
-            Some(Errno::EBADMSG) => Some(Self::BadRecord),
-            Some(Errno::EMSGSIZE) => Some(Self::RecordOverflow),
-            Some(Errno::EINVAL | Errno::EIO) => Some(Self::NotARecord),
-            _ => None,
-        }
-    }
-}
 
 /// What a channel is made with.
 #[derive(Debug, Clone, Copy)]
@@ -126,8 +54,7 @@ pub struct Channel {
     /// What TCP had been given when the kernel took over.
     base: u64,
     answer_due: bool,
-    key_updates: u32,
-    empty_records: u32,
+    tally: Tally,
 }
 
 impl Channel {
@@ -154,8 +81,7 @@ impl Channel {
             content: 0,
             base,
             answer_due: false,
-            key_updates: 0,
-            empty_records: 0,
+            tally: Tally::default(),
         })
     }
 
@@ -199,8 +125,7 @@ impl Channel {
 
     /// Notes that application data came.
     pub fn received(&mut self) {
-        self.key_updates = 0;
-        self.empty_records = 0;
+        self.tally.data();
     }
 
     /// Notes an empty record.
@@ -208,11 +133,7 @@ impl Channel {
     /// # Errors
     /// When there were too many.
     pub fn received_nothing(&mut self) -> Result<(), ChannelError> {
-        self.empty_records += 1;
-        if self.empty_records > MAX_EMPTY_RECORDS {
-            return Err(ChannelError::TooManyEmptyRecords(self.empty_records));
-        }
-        Ok(())
+        self.tally.empty_record()
     }
 
     /// Deals with a record that is not application data. True when the peer has ended its direction.
@@ -230,10 +151,7 @@ impl Channel {
             Control::CloseNotify => return Ok(true),
             Control::KeyUpdate { requested } => requested,
         };
-        self.key_updates += 1;
-        if self.key_updates > MAX_KEY_UPDATES {
-            return Err(ChannelError::TooManyKeyUpdates(self.key_updates));
-        }
+        self.tally.key_update()?;
         let schedule = self.schedule.as_mut().ok_or(ChannelError::CannotFollow(Errno::EBUSY))?;
         let keys = RecordKeys::new(schedule.next_rx()?)?;
         socket.install_rx(&keys).map_err(|errno| match errno {

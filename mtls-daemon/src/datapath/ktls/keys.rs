@@ -6,6 +6,8 @@ use rustls::crypto::{GetRandomFailed, SecureRandom};
 use rustls::{CipherSuite, ConnectionTrafficSecrets, SupportedCipherSuite};
 use zeroize::Zeroize;
 
+use crate::datapath::tls::secrets::UnsupportedSecrets;
+
 /// A TLS 1.3 cipher suite that the kernel can do (RFC 8446, section B.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Suite {
@@ -55,11 +57,6 @@ impl Suite {
 
 /// The key of one direction with the sequence number of its next record. Wiped when dropped.
 pub struct RecordKeys(TlsCryptoInfo);
-
-/// The suite cannot be handed to the kernel.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-#[error("the kernel has no form for these TLS secrets")]
-pub struct UnsupportedSecrets;
 
 const SALT: usize = libc::TLS_CIPHER_AES_GCM_128_SALT_SIZE;
 

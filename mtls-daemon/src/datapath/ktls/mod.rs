@@ -2,18 +2,17 @@
 //!
 //! `probe` finds out what this kernel can do; `keys` brings rustls' secrets into the kernel's form; `socket` is
 //! one TLS socket as the kernel sees it (RFC 8446 records in, records out); `channel` is what is left of TLS
-//! 1.3 for user space after the handshake: alerts, KeyUpdate, tickets; `pump` moves the bytes.
+//! 1.3 for user space after the handshake, with `datapath::tls`; `pump` moves the bytes.
 
 mod channel;
-mod control;
 mod keys;
 mod pipe;
 mod probe;
 mod pump;
 mod socket;
 
-pub use channel::{Channel, ChannelError, Terms};
+pub use channel::{Channel, Terms};
 pub use keys::{RecordKeys, Suite};
 pub use probe::{Abilities, Defect, Missing, Unavailable, listed, probe};
 pub use pump::KernelPump;
-pub use socket::{ContentType, Received, TlsSocket, enable};
+pub use socket::{Received, TlsSocket, enable};

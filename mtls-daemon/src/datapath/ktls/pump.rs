@@ -15,12 +15,13 @@ use tokio::io::Interest;
 use tokio::net::TcpStream;
 use tokio::time::Sleep;
 
-use super::channel::{Channel, ChannelError};
+use super::channel::Channel;
 use super::pipe::Pipe;
 use super::socket::TlsSocket;
 use crate::datapath::PumpError;
 use crate::datapath::buffer::Buffer;
 use crate::datapath::ends::{close_politely, end, error_of, reset_unless_ended};
+use crate::datapath::tls::ChannelError;
 use crate::observe::observer::Observed;
 
 /// For the alert to reach the peer before the socket closes.

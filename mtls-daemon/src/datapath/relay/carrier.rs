@@ -12,7 +12,8 @@ use super::pump::{Moved, Pump};
 use super::session::{NotTaken, Session};
 use crate::datapath::PumpError;
 use crate::datapath::ends::{count, idle_for};
-use crate::datapath::ktls::{self, Channel, ChannelError, KernelPump, Terms};
+use crate::datapath::ktls::{self, Channel, KernelPump, Terms};
+use crate::datapath::tls::ChannelError;
 use crate::observe::connection::Datapath;
 use crate::observe::observer::Observed;
 

@@ -10,7 +10,8 @@ use tokio::net::TcpStream;
 use super::boundary::{Boundary, WholeRecords};
 use super::pump::Codec;
 use crate::datapath::buffer::Buffer;
-use crate::datapath::ktls::{self, Channel, ChannelError, Terms};
+use crate::datapath::ktls::{self, Channel, Terms};
+use crate::datapath::tls::ChannelError;
 use crate::handshake::preface::UnknownPreface;
 use crate::handshake::{Preface, Progress, Records};
 

@@ -17,7 +17,8 @@ use rustls::crypto::SecureRandom;
 
 use super::answer::Failure;
 use crate::datapath::ktls::keys::{RecordKeys, Suite};
-use crate::datapath::ktls::socket::{ContentType, Received, TlsSocket, enable};
+use crate::datapath::ktls::socket::{Received, TlsSocket, enable};
+use crate::datapath::tls::ContentType;
 use crate::sys::ktls as sys;
 
 /// How long nothing may move. Far more than the kernel needs, also on a busy machine.

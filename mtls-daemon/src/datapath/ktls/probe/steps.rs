@@ -8,7 +8,8 @@ use rustls::crypto::SecureRandom;
 use super::answer::Failure;
 use super::pair::{Pair, Pipe, RECORD, Spliced, fresh};
 use crate::datapath::ktls::keys::Suite;
-use crate::datapath::ktls::socket::{ContentType, TlsSocket};
+use crate::datapath::ktls::socket::TlsSocket;
+use crate::datapath::tls::ContentType;
 
 /// An alert that asks for nothing (user_canceled; RFC 8446, section 6.1).
 const HARMLESS_ALERT: &[u8] = &[1, 90];

@@ -12,9 +12,10 @@ use super::{Flow, Step, forgive, poll_io};
 use crate::datapath::PumpError;
 use crate::datapath::buffer::with_scratch;
 use crate::datapath::ends::{count, end, error_of, write};
-use crate::datapath::ktls::channel::ChannelError;
 use crate::datapath::ktls::pipe::Pipe;
-use crate::datapath::ktls::socket::{ContentType, Received, TlsSocket};
+use crate::datapath::ktls::socket::{Received, TlsSocket};
+use crate::datapath::tls::ChannelError;
+use crate::datapath::tls::ContentType;
 
 /// Room for one record's content, twice over.
 const RECORD_ROOM: usize = 32 * 1024;

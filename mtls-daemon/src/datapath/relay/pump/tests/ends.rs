@@ -11,8 +11,9 @@ use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
 use super::super::*;
-use crate::datapath::ktls::{self, Abilities, Channel, ChannelError, KernelPump, Suite, Terms};
+use crate::datapath::ktls::{self, Abilities, Channel, KernelPump, Suite, Terms};
 use crate::datapath::relay::carrier::Carrier;
+use crate::datapath::tls::ChannelError;
 use crate::handshake::{ExpectedServer, PeerNameSettings, TlsSettings, Trust, WorkloadTls};
 use crate::identity::TrustBundles;
 use crate::identity::testing::{LeafSpec, TestCa};

@@ -2,7 +2,7 @@
 
 use rustls::AlertDescription;
 
-use super::socket::ContentType;
+use super::content::ContentType;
 
 /// Handshake message types (RFC 8446, section 4).
 const NEW_SESSION_TICKET: u8 = 4;

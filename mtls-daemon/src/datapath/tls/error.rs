@@ -1,0 +1,79 @@
+//! Why the TLS side of an open connection cannot go on, whoever does its records.
+
+use std::io;
+
+use nix::errno::Errno;
+use rustls::{AlertDescription, Error as TlsError};
+
+use super::control::ControlError;
+use super::secrets::UnsupportedSecrets;
+
+/// Why a channel cannot go on.
+#[derive(Debug, thiserror::Error)]
+pub enum ChannelError {
+    /// The peer broke the protocol or said that we did.
+    #[error(transparent)]
+    Control(#[from] ControlError),
+    /// A record is not authentic (`EBADMSG`).
+    #[error("a record of the peer is not authentic")]
+    BadRecord,
+    /// A record is longer than it may be (`EMSGSIZE`).
+    #[error("a record of the peer is longer than 16,384 bytes")]
+    RecordOverflow,
+    /// A record that is none (`EINVAL` where no control record is).
+    #[error("what the peer sent is not a TLS 1.3 record")]
+    NotARecord,
+    /// The peer changed its key and the kernel cannot.
+    #[error("the peer sent a KeyUpdate, and this kernel cannot change keys: {0}")]
+    CannotFollow(Errno),
+    /// KeyUpdates for nothing.
+    #[error("the peer sent {0} KeyUpdates without data between them")]
+    TooManyKeyUpdates(u32),
+    /// Records for nothing.
+    #[error("the peer sent {0} empty records one after another")]
+    TooManyEmptyRecords(u32),
+    /// Our key has protected as many records as it may, and the kernel cannot change it.
+    #[error("{0} records were sent with one {1} key")]
+    KeyLimit(u64, &'static str),
+    /// rustls has no next key.
+    #[error("no next key: {0}")]
+    Schedule(#[from] TlsError),
+    /// The next key is of no known form.
+    #[error(transparent)]
+    Secrets(#[from] UnsupportedSecrets),
+    /// The kernel did not take a key for another reason.
+    #[error("installing a key: {0}")]
+    Install(Errno),
+}
+
+impl ChannelError {
+    /// What the peer is told; `None` when it has said so itself.
+    #[must_use]
+    pub fn alert(&self) -> Option<AlertDescription> {
+        match self {
+            Self::Control(error) => error.alert(),
+            Self::BadRecord => Some(AlertDescription::BadRecordMac),
+            Self::RecordOverflow => Some(AlertDescription::RecordOverflow),
+            Self::NotARecord => Some(AlertDescription::DecodeError),
+            Self::TooManyKeyUpdates(_) | Self::TooManyEmptyRecords(_) => {
+                Some(AlertDescription::UnexpectedMessage)
+            }
+            Self::CannotFollow(_)
+            | Self::KeyLimit(..)
+            | Self::Schedule(_)
+            | Self::Secrets(_)
+            | Self::Install(_) => Some(AlertDescription::InternalError),
+        }
+    }
+
+    /// What an error of reading a kTLS socket means; `None`: it is TCP's.
+    #[must_use]
+    pub fn of_reading(error: &io::Error) -> Option<Self> {
+        match error.raw_os_error().map(Errno::from_raw) {
+            Some(Errno::EBADMSG) => Some(Self::BadRecord),
+            Some(Errno::EMSGSIZE) => Some(Self::RecordOverflow),
+            Some(Errno::EINVAL | Errno::EIO) => Some(Self::NotARecord),
+            _ => None,
+        }
+    }
+}

@@ -1,0 +1,11 @@
+//! An open TLS 1.3 connection after its handshake: what both datapaths of the relay share, and its records where they are
+//! sealed and opened in user space.
+
+pub mod content;
+pub mod control;
+pub mod error;
+pub mod secrets;
+pub mod tally;
+
+pub use content::ContentType;
+pub use error::ChannelError;
