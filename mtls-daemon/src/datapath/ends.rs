@@ -1,11 +1,12 @@
 //! What both pumps do with the two sockets of a connection.
 
-use std::io;
+use std::io::{self, IoSliceMut, Read as _};
 use std::net::Shutdown;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
+use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 use super::buffer::Buffer;
@@ -45,6 +46,49 @@ pub fn write(socket: &TcpStream, buffer: &mut Buffer, cx: &mut Context<'_>) -> P
             }
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             Err(error) => return Poll::Ready(Err(error)),
+        }
+    }
+}
+
+/// Reads from a plain socket. One that did not fill the room is empty: it is not asked again before the kernel
+/// reports more, which saves a system call per message.
+pub fn poll_read(socket: &TcpStream, room: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
+    let full = room.len();
+    poll_call(socket, full, cx, || (&*SockRef::from(socket)).read(room))
+}
+
+/// As [`poll_read`], into several rooms, which have `full` bytes together.
+pub fn poll_read_vectored(
+    socket: &TcpStream,
+    rooms: &mut [IoSliceMut<'_>],
+    full: usize,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    poll_call(socket, full, cx, || (&*SockRef::from(socket)).read_vectored(rooms))
+}
+
+fn poll_call(
+    socket: &TcpStream,
+    full: usize,
+    cx: &mut Context<'_>,
+    mut call: impl FnMut() -> io::Result<usize>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        ready!(socket.poll_read_ready(cx))?;
+        let mut last = None;
+        let read = socket.try_io(Interest::READABLE, || {
+            let length = call()?;
+            if length == 0 || length == full {
+                return Ok(length);
+            }
+            last = Some(length);
+            Err(io::ErrorKind::WouldBlock.into())
+        });
+        match (last, read) {
+            (Some(length), _) => return Poll::Ready(Ok(length)),
+            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
+            (None, Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
+            (None, result) => return Poll::Ready(result),
         }
     }
 }

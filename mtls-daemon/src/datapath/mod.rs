@@ -8,3 +8,6 @@ pub mod relay;
 pub mod tls;
 
 pub use error::PumpError;
+
+#[cfg(test)]
+mod tests;

@@ -81,8 +81,6 @@ pub struct TlsSettings {
     pub min_version: MinVersion,
     /// The suites.
     pub suites: SuiteOrder,
-    /// Lets the datapath take the record keys out of rustls, which kTLS needs.
-    pub secret_extraction: bool,
 }
 
 /// Why no configuration can be made.
@@ -137,7 +135,7 @@ impl WorkloadTls {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;
         config.max_early_data_size = 0;
-        config.enable_secret_extraction = self.settings.secret_extraction;
+        config.enable_secret_extraction = true;
         config.ignore_client_order = self.settings.suites.ours_decides;
         if mtlsd_alpn {
             config.alpn_protocols = vec![ALPN_MTLSD.to_vec()];
@@ -161,7 +159,7 @@ impl WorkloadTls {
             .with_client_cert_resolver(Arc::clone(&self.key) as _);
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
-        config.enable_secret_extraction = self.settings.secret_extraction;
+        config.enable_secret_extraction = true;
         config.alpn_protocols = vec![ALPN_MTLSD.to_vec()];
         Ok((Arc::new(config), verdict))
     }

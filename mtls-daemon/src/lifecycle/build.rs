@@ -186,7 +186,6 @@ impl Prepared {
 }
 
 fn tls_settings(config: &Config, workload: &Workload, ktls: &KernelTls) -> TlsSettings {
-    let offload = workload.datapath != DatapathChoice::RelayUserspace;
     let abilities = ktls.as_ref().ok().filter(|abilities| match workload.datapath {
         DatapathChoice::RelayUserspace => false,
         DatapathChoice::RelayKtls => true,
@@ -201,8 +200,6 @@ fn tls_settings(config: &Config, workload: &Workload, ktls: &KernelTls) -> TlsSe
             Some(suites) => SuiteOrder::configured(suites.clone()),
             None => SuiteOrder::auto(abilities.map(AsRef::as_ref)),
         },
-        // Also while there is no kTLS: it may come between a handshake and its end.
-        secret_extraction: offload,
     }
 }
 

@@ -11,10 +11,11 @@ use super::keys::{RecordKeys, Suite};
 use super::pipe;
 use super::socket::TlsSocket;
 use crate::datapath::ends::count;
-use crate::datapath::tls::control::{Control, ControlError, Reader, Role, encode_alert, encode_key_update};
+use crate::datapath::tls::channel::Handed;
+use crate::datapath::tls::control::{Control, ControlError, Reader, encode_alert, encode_key_update};
 use crate::datapath::tls::tally::Tally;
 use crate::datapath::tls::{ChannelError, ContentType};
-use crate::handshake::{KeySchedule, Records};
+use crate::handshake::KeySchedule;
 
 /// What a record adds to its content: header, content type and tag (RFC 8446, section 5.2).
 const RECORD_OVERHEAD: u64 = 5 + 1 + 16;
@@ -62,14 +63,13 @@ impl Channel {
     ///
     /// # Errors
     /// The connection is lost then.
-    pub fn install(socket: &impl AsFd, records: Records, terms: &Terms) -> Result<Self, ChannelError> {
-        let role = if matches!(records, Records::Client(_)) { Role::Client } else { Role::Server };
+    pub fn install(socket: &impl AsFd, handed: Handed, terms: &Terms) -> Result<Self, ChannelError> {
+        let Handed { role, schedule, tx, rx } = handed;
         let socket = TlsSocket::new(socket);
-        let (secrets, schedule) = records.into_kernel()?;
-        let first_sequence = secrets.tx.0;
+        let first_sequence = tx.0;
         let base = socket.bytes_given_to_tcp().map_err(|error| ChannelError::Install(errno(&error)))?;
-        socket.install_tx(&RecordKeys::new(secrets.tx)?).map_err(ChannelError::Install)?;
-        socket.install_rx(&RecordKeys::new(secrets.rx)?).map_err(ChannelError::Install)?;
+        socket.install_tx(&RecordKeys::new(tx)?).map_err(ChannelError::Install)?;
+        socket.install_rx(&RecordKeys::new(rx)?).map_err(ChannelError::Install)?;
         Ok(Self {
             schedule: terms.rekey.then_some(schedule),
             reader: Reader::new(role),

@@ -1,19 +1,20 @@
-//! What carries a connection once both ends are there: the kernel's TLS if it can be had, else rustls.
+//! What carries a connection once both ends are there: the kernel's TLS, our own records, or rustls.
 
 use std::borrow::Cow;
+use std::pin::pin;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
 use super::context::Offload;
-use super::pump::handover::{Handover, WORTH};
-use super::pump::{Moved, Pump};
-use super::session::{NotTaken, Session};
+use super::pump::Pump;
+use super::session::{NotTaken, Opened, Session};
 use crate::datapath::PumpError;
 use crate::datapath::ends::{count, idle_for};
 use crate::datapath::ktls::{self, Channel, KernelPump, Terms};
 use crate::datapath::tls::ChannelError;
+use crate::datapath::tls::pump::{Handover, Moved, UserPump, WORTH};
 use crate::observe::connection::Datapath;
 use crate::observe::observer::Observed;
 
@@ -21,37 +22,39 @@ const NO_DIRECT: &str = "direct is not part of this version of mtlsd";
 const NOT_MUCH: &str = "relay-ktls takes over, while both directions are open, when large reads have brought 1 MiB; for \
                         small messages user space is faster; `datapath: relay-ktls` begins with it";
 
-/// A pump of either kind.
+/// A pump of any kind.
 pub enum Carrier<'a> {
-    /// relay-userspace, and everything that is not TLS of ours. The terms: on which the kernel may take over.
-    UserSpace(Pump<'a>, Option<Terms>),
+    /// relay-userspace. The terms: on which the kernel may take over.
+    UserSpace(UserPump<'a>, Option<Terms>),
     /// relay-ktls.
     Kernel(KernelPump<'a>),
+    /// Plain on both sides, TLS 1.2, and what cannot be taken out of rustls.
+    Other(Pump<'a>),
     /// The kernel took only half of it. Both sockets are closed.
     Lost(&'a Observed),
 }
 
 impl<'a> Carrier<'a> {
     /// Takes the best datapath for the beginning that `offload` allows, and notes which and why not a better one.
+    /// `records_per_key`: how many one key may protect.
     ///
     /// # Errors
-    /// When the kernel took only half of the connection: it is lost, and both ends are reset.
+    /// When the connection was lost on the way out of rustls; both ends are reset.
     pub fn new(
         session: Session,
         application: TcpStream,
         observed: &'a Observed,
         offload: Result<Offload, Cow<'static, str>>,
+        records_per_key: Option<u64>,
     ) -> Result<Self, ChannelError> {
         let (session, later, why) = match offload {
             Err(why) => (session, None, why),
             Ok(Offload { terms, at_once: false }) => (session, Some(terms), NOT_MUCH.into()),
             Ok(Offload { terms, at_once: true }) => match session.into_kernel(&terms) {
-                Ok(taken) => {
+                Ok(Opened { tcp, channel, plaintext }) => {
                     observed.established(Datapath::RelayKtls, Some(NO_DIRECT.into()));
-                    observed.add_received(count(taken.plaintext.waiting().len()));
-                    let pump =
-                        KernelPump::new(application, taken.tcp, taken.channel, observed, taken.plaintext);
-                    return Ok(Self::Kernel(pump));
+                    observed.add_received(count(plaintext.waiting().len()));
+                    return Ok(Self::Kernel(KernelPump::new(application, tcp, channel, observed, plaintext)));
                 }
                 Err(NotTaken::Stays(session, why)) => {
                     (*session, None, format!("no relay-ktls: {why}").into())
@@ -59,18 +62,22 @@ impl<'a> Carrier<'a> {
                 Err(NotTaken::Lost(error)) => return Err(error),
             },
         };
-        observed.established(Datapath::RelayUserspace, Some(why));
-        let handover = later.map(|_| Handover::after(WORTH, session.answer_may_wait()));
-        let (peer, codec, incoming, to_application, to_peer) = session.into_parts();
-        let mut pump = Pump::new(application, peer, codec, observed, incoming, to_application, to_peer);
-        pump.hand_over(handover);
-        Ok(Self::UserSpace(pump, later))
-    }
-
-    /// A pump that stays in user space.
-    #[must_use]
-    pub fn user_space(pump: Pump<'a>) -> Self {
-        Self::UserSpace(pump, None)
+        match session.into_user_space(records_per_key) {
+            Ok(Opened { tcp, channel, plaintext }) => {
+                observed.established(Datapath::RelayUserspace, Some(why));
+                let mut pump = UserPump::new(application, tcp, channel, observed, plaintext);
+                pump.hand_over(later.map(|_| Handover::after(WORTH)));
+                Ok(Self::UserSpace(pump, later))
+            }
+            Err(NotTaken::Stays(session, stays)) => {
+                let why = if later.is_some() { format!("no relay-ktls: {stays}").into() } else { why };
+                observed.established(Datapath::RelayUserspace, Some(why));
+                let (peer, codec, incoming, to_application, to_peer) = session.into_parts();
+                let pump = Pump::new(application, peer, codec, observed, incoming, to_application, to_peer);
+                Ok(Self::Other(pump))
+            }
+            Err(NotTaken::Lost(error)) => Err(error),
+        }
     }
 
     /// Moves bytes until both directions have ended, or one end fails, or nothing was moved for `idle`.
@@ -79,13 +86,14 @@ impl<'a> Carrier<'a> {
     /// Why the connection was cut.
     pub async fn run(&mut self, idle: Option<Duration>) -> Result<(), PumpError> {
         let observed = self.observed();
-        let moved = self.move_all();
+        // By reference, and what is rare boxed: the future keeps a place for each.
+        let mut moved = pin!(self.move_all());
         let Some(limit) = idle else {
-            return moved.await;
+            return moved.as_mut().await;
         };
         tokio::select! {
-            result = moved => result,
-            () = idle_for(limit, observed) => Err(PumpError::Idle(limit)),
+            result = moved.as_mut() => result,
+            () = Box::pin(idle_for(limit, observed)) => Err(PumpError::Idle(limit)),
         }
     }
 
@@ -97,6 +105,7 @@ impl<'a> Carrier<'a> {
                     Moved::Enough => self.hand_over()?,
                 },
                 Self::Kernel(pump) => return pump.run().await,
+                Self::Other(pump) => return Box::pin(pump.run()).await,
                 Self::Lost(_) => return Err(PumpError::Stopped),
             }
         }
@@ -115,16 +124,9 @@ impl<'a> Carrier<'a> {
             pump.hand_over(None);
             return Ok(());
         }
-        let Some(records) = pump.take_records() else {
-            observed.stays(
-                "no relay-ktls: the TLS state was not at rest when it was to be handed over".to_owned(),
-            );
-            pump.hand_over(None);
-            return Ok(());
-        };
         let Self::UserSpace(pump, _) = std::mem::replace(self, Self::Lost(observed)) else { return Ok(()) };
-        let (application, peer, to_application) = pump.into_sockets();
-        let channel = Channel::install(&peer, records, &terms)?;
+        let (application, peer, handed, to_application) = pump.into_parts();
+        let channel = Channel::install(&peer, handed, &terms)?;
         observed.moved(Datapath::RelayKtls, NO_DIRECT.into());
         *self = Self::Kernel(KernelPump::new(application, peer, channel, observed, to_application));
         Ok(())
@@ -150,6 +152,7 @@ impl<'a> Carrier<'a> {
         match self {
             Self::UserSpace(pump, _) => pump.end(result),
             Self::Kernel(pump) => pump.end(result),
+            Self::Other(pump) => pump.end(result),
             Self::Lost(_) => {}
         }
     }
@@ -158,6 +161,7 @@ impl<'a> Carrier<'a> {
         match self {
             Self::UserSpace(pump, _) => pump.observed(),
             Self::Kernel(pump) => pump.observed(),
+            Self::Other(pump) => pump.observed(),
             Self::Lost(observed) => observed,
         }
     }

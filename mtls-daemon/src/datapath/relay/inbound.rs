@@ -7,17 +7,14 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 
 use super::admission::HandshakePermit;
-use super::carrier::Carrier;
 use super::context::{Relay, note_handshake};
+use super::convey::{self, Limits, Open, Peer};
 use super::dial;
 use super::hello::{Hello, read_hello};
 use super::outbound::{refusal_of, reset};
 use super::place::Place;
-use super::pump::{Codec, Pump};
 use super::session::{Session, SessionError, end_politely};
 use crate::config::{Mode, Timeouts};
-use crate::datapath::PumpError;
-use crate::datapath::buffer::Buffer;
 use crate::datapath::ktls::Suite;
 use crate::handshake::{Authorise, Preface, Records, Verdict};
 use crate::identity::PeerName;
@@ -27,7 +24,7 @@ use crate::observe::{Reason, Refusal};
 use crate::policy::Query;
 use crate::snapshot::{Snapshot, WorkloadState};
 
-/// Carries one inbound connection from its first byte to its end.
+/// Carries one inbound connection from its first byte to where bytes can flow.
 pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, from: SocketAddr) {
     let Ok(to) = stream.local_addr() else {
         return;
@@ -52,7 +49,7 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
         &workload.live,
         workload.settings.max_connections,
     );
-    let _permit = match permit {
+    let permit = match permit {
         Ok(permit) => permit,
         Err(refusal) => {
             reset(&stream);
@@ -78,11 +75,17 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
         to,
     };
     let mut stopped = workload.stopped.clone();
-    let ending = tokio::select! {
-        ending = reception.carry(stream) => ending,
-        _ = stopped.wait_for(|stopped| *stopped) => Ending::Cut(Reason::ShuttingDown.into()),
+    let opened = tokio::select! {
+        opened = reception.open(stream) => opened,
+        _ = stopped.wait_for(|stopped| *stopped) => Err(Ending::Cut(Reason::ShuttingDown.into())),
     };
-    observed.end(ending);
+    match opened {
+        Ok(open) => {
+            let limits = Limits { idle: snapshot.config.timeouts.idle, stopped, permit };
+            convey::spawn(open, limits, observed);
+        }
+        Err(ending) => drop(observed.end(ending)),
+    }
 }
 
 struct Reception<'a> {
@@ -97,23 +100,23 @@ struct Reception<'a> {
 }
 
 impl Reception<'_> {
-    async fn carry(&self, stream: TcpStream) -> Ending {
+    async fn open(&self, stream: TcpStream) -> Result<Open, Ending> {
         if self.gate.mode == Mode::Strict {
-            self.carry_strict(stream).await
+            self.open_strict(stream).await
         } else {
-            self.carry_permissive(stream).await
+            self.open_permissive(stream).await
         }
     }
 
     /// Only mutual TLS. A client that says nothing is a handshake under way like any other, so that a flood of
     /// them is bounded; and one time limit goes from its first byte to the last of the handshake.
-    async fn carry_strict(&self, mut stream: TcpStream) -> Ending {
+    async fn open_strict(&self, mut stream: TcpStream) -> Result<Open, Ending> {
         let limit = self.snapshot.config.timeouts.handshake;
         let slot = match self.relay.admission.load().inbound_handshake(self.from.ip(), limit).await {
             Ok(slot) => slot,
             Err(refusal) => {
                 reset(&stream);
-                return Ending::Refused(refusal);
+                return Err(Ending::Refused(refusal));
             }
         };
         let started = Instant::now();
@@ -125,22 +128,20 @@ impl Reception<'_> {
             }
             Ok(Ok(Hello::NotTls)) => {
                 reset(&stream);
-                Ending::Refused(Refusal::new(
-                    Reason::Plaintext,
-                    format!("it began with {}", looks_like(&first)),
-                ))
+                let detail = format!("it began with {}", looks_like(&first));
+                Err(Ending::Refused(Refusal::new(Reason::Plaintext, detail)))
             }
-            Ok(Err(error)) => Ending::Refused(no_hello(&error)),
+            Ok(Err(error)) => Err(Ending::Refused(no_hello(&error))),
             Err(_) => {
                 reset(&stream);
                 let detail = format!("{} bytes in {limit:?}", first.len());
-                Ending::Refused(Refusal::new(Reason::HandshakeTimeout, detail))
+                Err(Ending::Refused(Refusal::new(Reason::HandshakeTimeout, detail)))
             }
         }
     }
 
     /// mtlsd peers get mutual TLS; everything else, silence included, is the application's to understand.
-    async fn carry_permissive(&self, mut stream: TcpStream) -> Ending {
+    async fn open_permissive(&self, mut stream: TcpStream) -> Result<Open, Ending> {
         let timeouts = &self.snapshot.config.timeouts;
         let mut first = Vec::new();
         match detect(&mut stream, &mut first, timeouts).await {
@@ -155,51 +156,48 @@ impl Reception<'_> {
                     Ok(slot) => slot,
                     Err(refusal) => {
                         reset(&stream);
-                        return Ending::Refused(refusal);
+                        return Err(Ending::Refused(refusal));
                     }
                 };
                 self.terminate(Arrived { stream, first, mtlsd: true }, slot, timeouts.handshake).await
             }
             Ok(Ok(Hello::Tls { mtlsd: false })) => self.pass_on(stream, first, Datapath::Passthrough).await,
             Ok(Ok(Hello::NotTls)) | Err(_) => self.pass_on(stream, first, Datapath::Plaintext).await,
-            Ok(Err(error)) => Ending::Refused(no_hello(&error)),
+            Ok(Err(error)) => Err(Ending::Refused(no_hello(&error))),
         }
     }
 
     /// Permissive: carries the bytes as they are.
-    async fn pass_on(&self, stream: TcpStream, first: Vec<u8>, datapath: Datapath) -> Ending {
-        if let Err(refusal) = self.gate.admit(None) {
-            reset(&stream);
-            return Ending::Refused(refusal);
-        }
-        match self.deliver().await {
-            Ok(application) => {
-                self.observed.established(datapath, None);
-                let none = Buffer::default;
-                let pump =
-                    Pump::new(application, stream, Codec::Plain, self.observed, none(), first.into(), none());
-                let mut carrier = Carrier::user_space(pump);
-                let result = carrier.run(self.idle()).await;
-                finish(carrier, result)
-            }
+    async fn pass_on(&self, tcp: TcpStream, first: Vec<u8>, datapath: Datapath) -> Result<Open, Ending> {
+        let delivered = match self.gate.admit(None) {
+            Ok(()) => self.deliver().await,
+            Err(refusal) => Err(refusal),
+        };
+        match delivered {
+            Ok(application) => Ok(Open { application, peer: Peer::Plain { tcp, first, datapath } }),
             Err(refusal) => {
-                reset(&stream);
-                Ending::Refused(refusal)
+                reset(&tcp);
+                Err(Ending::Refused(refusal))
             }
         }
     }
 
-    async fn terminate(&self, arrived: Arrived, slot: HandshakePermit, limit: Duration) -> Ending {
+    async fn terminate(
+        &self,
+        arrived: Arrived,
+        slot: HandshakePermit,
+        limit: Duration,
+    ) -> Result<Open, Ending> {
         let mtlsd = arrived.mtlsd;
         let shaken = self.shake_hands(arrived, limit).await;
         drop(slot);
         let (mut session, verdict) = match shaken {
             Ok(pair) => pair,
-            Err(refusal) => return Ending::Refused(refusal),
+            Err(refusal) => return Err(Ending::Refused(refusal)),
         };
         let Some(peer) = verdict.peer() else {
             reset(&session.into_socket());
-            return Ending::Refused(Reason::NoCertificate.into());
+            return Err(Ending::Refused(Reason::NoCertificate.into()));
         };
         // The others were authorised within the handshake.
         let admitted = if mtlsd { self.gate.admit(Some(&peer.name)) } else { Ok(()) };
@@ -208,18 +206,16 @@ impl Reception<'_> {
                 Ok(application) => {
                     if mtlsd && let Err(error) = session.send_preface(&Preface::Ready).await {
                         reset(&application);
-                        return Ending::Refused(refusal_of(&error, &verdict));
+                        return Err(Ending::Refused(refusal_of(&error, &verdict)));
                     }
                     let suite = session.records().suite().and_then(Suite::of);
-                    let offload =
-                        self.relay.offload(&self.workload.settings, &self.snapshot.config.tls, suite);
-                    return match Carrier::new(session, application, self.observed, offload) {
-                        Ok(mut carrier) => {
-                            let result = carrier.run(self.idle()).await;
-                            finish(carrier, result)
-                        }
-                        Err(error) => Ending::Cut(PumpError::from(error).refusal()),
+                    let tls = &self.snapshot.config.tls;
+                    let peer = Peer::Tls {
+                        offload: self.relay.offload(&self.workload.settings, tls, suite),
+                        records_per_key: suite.and_then(|suite| tls.records_per_key(suite)),
+                        session,
                     };
+                    return Ok(Open { application, peer });
                 }
                 Err(refusal) => refusal,
             },
@@ -232,7 +228,7 @@ impl Reception<'_> {
         } else {
             reset(&session.into_socket());
         }
-        Ending::Refused(refusal)
+        Err(Ending::Refused(refusal))
     }
 
     async fn shake_hands(&self, arrived: Arrived, limit: Duration) -> Result<(Session, Verdict), Refusal> {
@@ -273,10 +269,6 @@ impl Reception<'_> {
         }
     }
 
-    fn idle(&self) -> Option<Duration> {
-        self.snapshot.config.timeouts.idle
-    }
-
     /// Connects to the application, which sees the true client as its peer.
     async fn deliver(&self) -> Result<TcpStream, Refusal> {
         let limit = self.snapshot.config.timeouts.handshake;
@@ -291,15 +283,6 @@ impl Reception<'_> {
                 format!("{} did not accept within {limit:?}", self.to),
             )),
         }
-    }
-}
-
-/// Closes both sockets, and says how it ended.
-fn finish(carrier: Carrier<'_>, result: Result<(), PumpError>) -> Ending {
-    carrier.end(&result);
-    match result {
-        Ok(()) => Ending::Closed,
-        Err(error) => Ending::Cut(error.refusal()),
     }
 }
 

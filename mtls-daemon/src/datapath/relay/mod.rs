@@ -1,11 +1,12 @@
 //! The relay: the daemon stands between the application and the wire, in the workload's own namespace.
 //!
-//! [`outbound`] dials for a captured connect(), [`inbound`] receives a steered SYN, both end in the [`pump`].
+//! [`outbound`] dials for a captured connect(), [`inbound`] receives a steered SYN, both end in [`convey`].
 
 pub mod admission;
 mod boundary;
 pub mod carrier;
 pub mod context;
+pub mod convey;
 pub mod dial;
 pub mod hello;
 pub mod inbound;

@@ -10,8 +10,8 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::admission::ConnectionPermit;
-use super::carrier::Carrier;
 use super::context::{Relay, note_handshake};
+use super::convey::{self, Limits, Open, Peer};
 use super::dial;
 use super::place::Place;
 use super::session::{Session, SessionError};
@@ -42,7 +42,7 @@ pub struct Held {
     pub gone: oneshot::Receiver<()>,
 }
 
-/// Carries one captured connection from its held SYN to its end.
+/// Carries one captured connection from its held SYN to where bytes can flow.
 pub async fn carry(relay: Arc<Relay>, place: Arc<Place>, held: Held) {
     let snapshot = relay.snapshot.load_full();
     let Some(workload) = snapshot.workloads.get(&held.workload).map(Arc::clone) else {
@@ -86,21 +86,14 @@ pub async fn carry(relay: Arc<Relay>, place: Arc<Place>, held: Held) {
     };
     place.forget(cookie);
     let suite = ready.session.records().suite().and_then(Suite::of);
-    let offload = relay.offload(&workload.settings, &snapshot.config.tls, suite);
-    let ending = match Carrier::new(ready.session, ready.application, &observed, offload) {
-        Ok(mut carrier) => {
-            let stopped = workload.stopped.clone();
-            let result = carrier.run_until(snapshot.config.timeouts.idle, stopped).await;
-            carrier.end(&result);
-            result
-        }
-        Err(error) => Err(error.into()),
+    let peer = Peer::Tls {
+        offload: relay.offload(&workload.settings, &snapshot.config.tls, suite),
+        records_per_key: suite.and_then(|suite| snapshot.config.tls.records_per_key(suite)),
+        session: ready.session,
     };
-    drop(ready.permit);
-    observed.end(match ending {
-        Ok(()) => Ending::Closed,
-        Err(error) => Ending::Cut(error.refusal()),
-    });
+    let stopped = workload.stopped.clone();
+    let limits = Limits { idle: snapshot.config.timeouts.idle, stopped, permit: ready.permit };
+    convey::spawn(Open { application: ready.application, peer }, limits, observed);
 }
 
 /// Both ends are there.

@@ -1,10 +1,9 @@
-//! Moving bytes both ways between the application and the peer, byte-exact, with back-pressure, half-close
-//! and RST as RST.
+//! Moving bytes both ways between the application and the peer, byte-exact, with back-pressure, half-close and RST as RST,
+//! where the peer's side is plain, or rustls does its records: TLS 1.2, and the few connections of TLS 1.3 that cannot be
+//! taken out of it.
 //!
 //! One task per connection and no lock: each direction reads only when what it read before is written, so a
 //! connection never holds more than one read's worth of bytes per direction.
-
-pub mod handover;
 
 use std::future::poll_fn;
 use std::io;
@@ -15,14 +14,12 @@ use tokio::io::{AsyncRead, Interest, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
-use super::boundary::{Boundary, WholeRecords};
 use super::session::end_politely;
 use crate::datapath::PumpError;
 use crate::datapath::buffer::{Buffer, READ_SIZE, with_scratch};
 use crate::datapath::ends::{close_politely, count, end, error_of, reset_unless_ended, write};
 use crate::handshake::{Progress, Records};
 use crate::observe::observer::Observed;
-use handover::Handover;
 
 /// Largest TLS 1.3 record with its header (RFC 8446, section 5.2).
 const MAX_RECORD: usize = 5 + 16384 + 256;
@@ -38,15 +35,6 @@ pub enum Codec {
     },
     /// Both sides are plain.
     Plain,
-}
-
-/// Why a pump stopped moving bytes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Moved {
-    /// Both directions have ended.
-    All,
-    /// The kernel may take the connection over now.
-    Enough,
 }
 
 /// A connection with both ends open.
@@ -76,8 +64,6 @@ struct Flow<'a> {
     peer_ended: bool,
     told_application: bool,
     told_peer: bool,
-    /// `None`: it stays here for good.
-    handover: Option<Handover>,
 }
 
 impl<'a> Pump<'a> {
@@ -110,39 +96,8 @@ impl<'a> Pump<'a> {
             peer_ended,
             told_application: false,
             told_peer: false,
-            handover: None,
         };
         Self { application, peer, flow }
-    }
-
-    /// Lets [`Pump::run`] return when the connection is to be handed to the kernel; `None`: never.
-    pub fn hand_over(&mut self, when: Option<Handover>) {
-        self.flow.handover = when;
-    }
-
-    /// The peer's socket.
-    pub fn peer(&self) -> &TcpStream {
-        &self.peer
-    }
-
-    /// The TLS side after [`Moved::Enough`]; `None` if there is none, or if it has something left to say after all:
-    /// the pump then goes on. Otherwise only [`Pump::into_sockets`] is left to do.
-    pub fn take_records(&mut self) -> Option<Records> {
-        let Flow { codec, to_application, to_peer, .. } = &mut self.flow;
-        let Codec::Tls { records, .. } = codec else { return None };
-        let (_, progress) = records.advance(&mut [], to_application.tail(), to_peer.tail());
-        if progress.is_err() || !to_peer.is_empty() {
-            return None;
-        }
-        match std::mem::replace(codec, Codec::Plain) {
-            Codec::Tls { records, .. } => Some(records),
-            Codec::Plain => None,
-        }
-    }
-
-    /// The application's socket, the peer's, and what the application has not taken yet.
-    pub fn into_sockets(self) -> (TcpStream, TcpStream, Buffer) {
-        (self.application, self.peer, self.flow.to_application)
     }
 
     /// Where what is moved is counted.
@@ -150,11 +105,11 @@ impl<'a> Pump<'a> {
         self.flow.observed
     }
 
-    /// Moves bytes until both directions have ended, or one end fails, or the kernel is to go on.
+    /// Moves bytes until both directions have ended, or one end fails.
     ///
     /// # Errors
     /// Why the connection was cut.
-    pub async fn run(&mut self) -> Result<Moved, PumpError> {
+    pub async fn run(&mut self) -> Result<(), PumpError> {
         move_bytes(&mut self.application, &mut self.peer, &mut self.flow).await
     }
 
@@ -179,7 +134,7 @@ async fn move_bytes(
     application: &mut TcpStream,
     peer: &mut TcpStream,
     flow: &mut Flow<'_>,
-) -> Result<Moved, PumpError> {
+) -> Result<(), PumpError> {
     let (from_application, application) = application.split();
     let (from_peer, peer) = peer.split();
     let (application, peer) = (application.as_ref(), peer.as_ref());
@@ -203,33 +158,17 @@ async fn move_bytes(
 }
 
 impl Flow<'_> {
-    fn poll(&mut self, ends: &mut Ends<'_>, cx: &mut Context<'_>) -> Poll<Result<Moved, PumpError>> {
+    fn poll(&mut self, ends: &mut Ends<'_>, cx: &mut Context<'_>) -> Poll<Result<(), PumpError>> {
         loop {
             let outbound = self.poll_outbound(ends, cx)?;
-            // Between the directions too: when both carry much, this is when nothing waits to be sent.
-            if self.may_hand_over() {
-                return Poll::Ready(Ok(Moved::Enough));
-            }
             let inbound = self.poll_inbound(ends, cx)?;
             if self.told_application && self.told_peer {
-                return Poll::Ready(Ok(Moved::All));
-            }
-            if self.may_hand_over() {
-                return Poll::Ready(Ok(Moved::Enough));
+                return Poll::Ready(Ok(()));
             }
             if outbound.is_pending() && inbound.is_pending() {
                 return Poll::Pending;
             }
         }
-    }
-
-    /// Everything received is decrypted, everything to be sent was sent, and nobody has ended.
-    fn may_hand_over(&self) -> bool {
-        self.handover.as_ref().is_some_and(Handover::is_due)
-            && self.incoming.is_empty()
-            && self.to_peer.is_empty()
-            && !self.application_ended
-            && !self.peer_ended
     }
 
     /// One step from the application to the peer; pending when nothing can be done now.
@@ -258,9 +197,6 @@ impl Flow<'_> {
         read.map_ok(|length| {
             observed.add_sent(count(length));
             self.application_ended |= length == 0;
-            if let Some(handover) = &mut self.handover {
-                handover.sent(length);
-            }
         })
     }
 
@@ -276,15 +212,10 @@ impl Flow<'_> {
             self.told_application = true;
             return Poll::Ready(end(ends.application).map_err(PumpError::Application));
         }
-        let Self { codec, incoming, to_application, to_peer, observed, handover, .. } = self;
+        let Self { codec, incoming, to_application, to_peer, observed, .. } = self;
         let step = with_scratch(READ_SIZE + MAX_RECORD, |scratch| {
             let kept = incoming.waiting().len();
-            let (old, mut new) = scratch.split_at_mut_checked(kept).unwrap_or_default();
-            if handover.as_ref().is_some_and(Handover::is_due) {
-                let mut boundary = Boundary::default();
-                boundary.pass(incoming.waiting());
-                new = new.get_mut(..boundary.wanted()).unwrap_or_default();
-            }
+            let (old, new) = scratch.split_at_mut_checked(kept).unwrap_or_default();
             let length = match read(&mut ends.from_peer, new, cx) {
                 Poll::Pending => return Poll::Pending,
                 Poll::Ready(Err(error)) => return Poll::Ready(Err(PumpError::Peer(error))),
@@ -293,13 +224,7 @@ impl Flow<'_> {
             old.copy_from_slice(incoming.waiting());
             incoming.clear();
             let bytes = scratch.get_mut(..kept + length).unwrap_or_default();
-            let whole = WholeRecords::of(bytes);
-            let ended = decode(codec, bytes, length == 0, incoming, to_application, to_peer);
-            if let Some(handover) = handover {
-                let done = (kept + length).saturating_sub(incoming.waiting().len());
-                handover.received(length, whole, done, to_application.waiting().len());
-            }
-            Poll::Ready(ended)
+            Poll::Ready(decode(codec, bytes, length == 0, incoming, to_application, to_peer))
         });
         step.map_ok(|ended| {
             observed.add_received(count(self.to_application.waiting().len()));
@@ -375,4 +300,20 @@ fn read<'b>(
 }
 
 #[cfg(test)]
-mod tests;
+mod tests {
+    use super::*;
+    use crate::datapath::tests::ends::Watched;
+
+    impl Watched for Pump<'_> {
+        fn step(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpError>> {
+            let (from_application, application) = self.application.split();
+            let (from_peer, peer) = self.peer.split();
+            let (application, peer) = (application.as_ref(), peer.as_ref());
+            self.flow.poll(&mut Ends { from_application, application, from_peer, peer }, cx)
+        }
+
+        fn buffers(&self) -> [&Buffer; 3] {
+            [&self.flow.incoming, &self.flow.to_application, &self.flow.to_peer]
+        }
+    }
+}

@@ -11,7 +11,8 @@ use super::boundary::{Boundary, WholeRecords};
 use super::pump::Codec;
 use crate::datapath::buffer::Buffer;
 use crate::datapath::ktls::{self, Channel, Terms};
-use crate::datapath::tls::ChannelError;
+use crate::datapath::tls::channel::Handed;
+use crate::datapath::tls::{ChannelError, UserChannel};
 use crate::handshake::preface::UnknownPreface;
 use crate::handshake::{Preface, Progress, Records};
 
@@ -46,17 +47,17 @@ pub struct Session {
     answer_may_wait: bool,
 }
 
-/// What the kernel took over.
-pub struct KernelSession {
+/// A connection after its handshake whose records rustls does not do any more.
+pub struct Opened<C> {
     /// The peer's socket.
     pub tcp: TcpStream,
     /// The connection on it.
-    pub channel: Channel,
+    pub channel: C,
     /// What the peer said that was decrypted before.
     pub plaintext: Buffer,
 }
 
-/// Why the kernel did not take over.
+/// Why nobody took over.
 #[derive(Debug)]
 pub enum NotTaken {
     /// The session is as it was.
@@ -170,29 +171,55 @@ impl Session {
     ///
     /// # Errors
     /// See [`NotTaken`].
-    pub fn into_kernel(self, terms: &Terms) -> Result<KernelSession, NotTaken> {
-        let stays = |session, why: &str| Err(NotTaken::Stays(Box::new(session), why.to_owned()));
-        if self.peer_ended {
-            return stays(self, "the peer has ended its direction already");
-        }
-        if !self.incoming.is_empty() || !self.boundary.is_between_records() {
-            return stays(self, "bytes arrived together with the end of the handshake");
-        }
-        if self.answer_may_wait {
-            return stays(
-                self,
-                "more than data arrived before the first data, which may ask for a KeyUpdate",
-            );
+    pub fn into_kernel(self, terms: &Terms) -> Result<Opened<Channel>, NotTaken> {
+        if let Err(why) = self.is_at_rest() {
+            return Err(NotTaken::Stays(Box::new(self), why.to_owned()));
         }
         if !self.kernel_enabled
             && let Err(errno) = ktls::enable(&self.tcp)
         {
-            return stays(self, &format!("setsockopt(TCP_ULP, \"tls\") says {errno}"));
+            return Err(NotTaken::Stays(
+                Box::new(self),
+                format!("setsockopt(TCP_ULP, \"tls\") says {errno}"),
+            ));
         }
-        match Channel::install(&self.tcp, self.records, terms) {
-            Ok(channel) => Ok(KernelSession { tcp: self.tcp, channel, plaintext: self.plaintext }),
+        let taken = Handed::of(self.records).and_then(|handed| Channel::install(&self.tcp, handed, terms));
+        match taken {
+            Ok(channel) => Ok(Opened { tcp: self.tcp, channel, plaintext: self.plaintext }),
             Err(error) => Err(NotTaken::Lost(error)),
         }
+    }
+
+    /// Takes the keys out of rustls, to do the records of TLS 1.3 in place. `records_per_key`: how many one key may
+    /// protect.
+    ///
+    /// # Errors
+    /// See [`NotTaken`].
+    pub fn into_user_space(self, records_per_key: Option<u64>) -> Result<Opened<UserChannel>, NotTaken> {
+        if let Err(why) = self.is_at_rest() {
+            return Err(NotTaken::Stays(Box::new(self), why.to_owned()));
+        }
+        match UserChannel::new(self.records, records_per_key) {
+            Ok(channel) => Ok(Opened { tcp: self.tcp, channel, plaintext: self.plaintext }),
+            Err(error) => Err(NotTaken::Lost(error)),
+        }
+    }
+
+    /// Nothing is half said, so that others may go on with the records.
+    fn is_at_rest(&self) -> Result<(), &'static str> {
+        if self.records.suite().is_none_or(|suite| suite.tls13().is_none()) {
+            return Err("TLS 1.2 was agreed");
+        }
+        if self.peer_ended {
+            return Err("the peer has ended its direction already");
+        }
+        if !self.incoming.is_empty() || !self.boundary.is_between_records() {
+            return Err("bytes arrived together with the end of the handshake");
+        }
+        if self.answer_may_wait {
+            return Err("more than data arrived before the first data, which may ask for a KeyUpdate");
+        }
+        Ok(())
     }
 
     /// Hands everything to the pump: socket, codec, undecrypted input, decrypted input, unsent output.
@@ -200,14 +227,6 @@ impl Session {
     pub fn into_parts(self) -> (TcpStream, Codec, Buffer, Buffer, Buffer) {
         let codec = Codec::Tls { records: self.records, peer_ended: self.peer_ended };
         (self.tcp, codec, self.incoming, self.plaintext, self.outgoing)
-    }
-
-    /// As [`Handover::after`] wants to know it.
-    ///
-    /// [`Handover::after`]: super::pump::handover::Handover::after
-    #[must_use]
-    pub fn answer_may_wait(&self) -> bool {
-        self.answer_may_wait
     }
 
     /// The socket alone, to be closed after an error.

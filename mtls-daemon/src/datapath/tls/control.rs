@@ -76,6 +76,12 @@ impl Reader {
         Self { role, header: [0; HEADER], header_length: 0, skip: 0 }
     }
 
+    /// Which end it reads for.
+    #[must_use]
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
     /// True in the middle of a message: nothing else may come before its rest (RFC 8446, section 5.1).
     #[must_use]
     pub fn is_inside_message(&self) -> bool {

@@ -23,6 +23,9 @@ pub enum ChannelError {
     /// A record that is none (`EINVAL` where no control record is).
     #[error("what the peer sent is not a TLS 1.3 record")]
     NotARecord,
+    /// A record that is not encrypted, of this type.
+    #[error("the peer sent a record of type {0} in plain")]
+    InPlain(u8),
     /// The peer changed its key and the kernel cannot.
     #[error("the peer sent a KeyUpdate, and this kernel cannot change keys: {0}")]
     CannotFollow(Errno),
@@ -41,6 +44,12 @@ pub enum ChannelError {
     /// The next key is of no known form.
     #[error(transparent)]
     Secrets(#[from] UnsupportedSecrets),
+    /// A record without content type, nothing but padding.
+    #[error("the peer sent a record of nothing but padding")]
+    NoContentType,
+    /// A record of ours could not be made.
+    #[error("a record could not be sealed")]
+    Seal,
     /// The kernel did not take a key for another reason.
     #[error("installing a key: {0}")]
     Install(Errno),
@@ -55,13 +64,15 @@ impl ChannelError {
             Self::BadRecord => Some(AlertDescription::BadRecordMac),
             Self::RecordOverflow => Some(AlertDescription::RecordOverflow),
             Self::NotARecord => Some(AlertDescription::DecodeError),
-            Self::TooManyKeyUpdates(_) | Self::TooManyEmptyRecords(_) => {
-                Some(AlertDescription::UnexpectedMessage)
-            }
+            Self::TooManyKeyUpdates(_)
+            | Self::TooManyEmptyRecords(_)
+            | Self::InPlain(_)
+            | Self::NoContentType => Some(AlertDescription::UnexpectedMessage),
             Self::CannotFollow(_)
             | Self::KeyLimit(..)
             | Self::Schedule(_)
             | Self::Secrets(_)
+            | Self::Seal
             | Self::Install(_) => Some(AlertDescription::InternalError),
         }
     }

@@ -115,17 +115,17 @@ fn each_workload_has_the_suites_that_suit_its_datapath_and_the_kernel() {
     assert_ne!(for_rekeying, SuiteOrder::default());
     let (able, rekeys) = (Ok(Arc::new(able)), Ok(Arc::new(rekeys)));
     let none = Err(Unavailable::NoModule { may_load: true });
-    for (name, ktls, suites, secret_extraction) in [
+    for (name, ktls, suites) in [
         // The daemon does its records: this kernel cannot change keys.
-        ("auto", &able, &SuiteOrder::default(), true),
-        ("auto", &rekeys, &for_rekeying, true),
-        ("kernel", &able, &for_kernel, true),
-        ("user", &able, &SuiteOrder::default(), false),
-        ("auto", &none, &SuiteOrder::default(), true),
-        ("user", &none, &SuiteOrder::default(), false),
+        ("auto", &able, &SuiteOrder::default()),
+        ("auto", &rekeys, &for_rekeying),
+        ("kernel", &able, &for_kernel),
+        ("user", &able, &SuiteOrder::default()),
+        ("auto", &none, &SuiteOrder::default()),
+        ("user", &none, &SuiteOrder::default()),
     ] {
         let settings = tls_settings(&parsed, parsed.workload(name).unwrap(), ktls);
-        assert_eq!((&settings.suites, settings.secret_extraction), (suites, secret_extraction), "{name}");
+        assert_eq!(&settings.suites, suites, "{name}");
     }
     let chosen = config(
         "tls: { cipher_suites: [TLS_AES_128_GCM_SHA256] }\nworkloads: [{ name: w, select: { netns: w } }]",

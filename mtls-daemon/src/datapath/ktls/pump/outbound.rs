@@ -1,7 +1,7 @@
 //! From the application to the peer: received and sent, which is faster for small messages, or spliced when the last
 //! read was a large one.
 
-use std::io::{self, Read};
+use std::io;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use super::{Closing, Flow, Step, poll_io};
 use crate::datapath::PumpError;
 use crate::datapath::buffer::{READ_SIZE, with_scratch};
-use crate::datapath::ends::{count, end};
+use crate::datapath::ends::{count, end, poll_read};
 use crate::datapath::ktls::channel::Channel;
 use crate::datapath::ktls::pipe::Pipe;
 use crate::datapath::ktls::socket::TlsSocket;
@@ -132,27 +132,4 @@ fn end_if_drained(channel: &Channel, peer: &TcpStream) -> io::Result<bool> {
         end(peer)?;
     }
     Ok(drained)
-}
-
-/// Reads from a plain socket. One that did not fill the room is empty: it is not asked again before the kernel
-/// reports more, which saves a system call per message. (kTLS may hold a control record back, so it is asked.)
-fn poll_read(socket: &TcpStream, room: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {
-    loop {
-        ready!(socket.poll_read_ready(cx))?;
-        let mut last = None;
-        let read = socket.try_io(Interest::READABLE, || {
-            let length = (&*SockRef::from(socket)).read(room)?;
-            if length == 0 || length == room.len() {
-                return Ok(length);
-            }
-            last = Some(length);
-            Err(io::ErrorKind::WouldBlock.into())
-        });
-        match (last, read) {
-            (Some(length), _) => return Poll::Ready(Ok(length)),
-            (None, Err(error)) if error.kind() == io::ErrorKind::WouldBlock => {}
-            (None, Err(error)) if error.kind() == io::ErrorKind::Interrupted => {}
-            (None, result) => return Poll::Ready(result),
-        }
-    }
 }

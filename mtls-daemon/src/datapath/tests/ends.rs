@@ -1,8 +1,10 @@
 //! What the tests put at both sides of a pump.
 
+use std::io;
 use std::num::NonZeroUsize;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, LazyLock};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use rustls::pki_types::ServerName;
@@ -10,17 +12,23 @@ use socket2::SockRef;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpListener, TcpStream};
 
-use super::super::*;
+use crate::datapath::PumpError;
+use crate::datapath::buffer::Buffer;
 use crate::datapath::ktls::{self, Abilities, Channel, KernelPump, Suite, Terms};
 use crate::datapath::relay::carrier::Carrier;
-use crate::datapath::tls::ChannelError;
-use crate::handshake::{ExpectedServer, PeerNameSettings, TlsSettings, Trust, WorkloadTls};
+use crate::datapath::relay::pump::{Codec, Pump};
+use crate::datapath::tls::channel::Handed;
+use crate::datapath::tls::pump::{Handover, UserPump};
+use crate::datapath::tls::{ChannelError, UserChannel};
+use crate::handshake::{
+    ExpectedServer, PeerNameSettings, Progress, Records, TlsSettings, Trust, WorkloadTls,
+};
 use crate::identity::TrustBundles;
 use crate::identity::testing::{LeafSpec, TestCa};
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::connection::Direction;
 use crate::observe::metrics::Metrics;
-use crate::observe::observer::{Captured, Observer};
+use crate::observe::observer::{Captured, Observed, Observer};
 use crate::observe::recorder::Recorder;
 
 /// Longer than anything here takes on a busy machine; beyond it something hangs.
@@ -39,13 +47,8 @@ static WORKLOADS: LazyLock<(WorkloadTls, WorkloadTls)> = LazyLock::new(|| {
         max_certificates: 10,
         max_bytes: 65_536,
     });
-    let tls = |id| {
-        WorkloadTls::new(
-            &ca.leaf(&LeafSpec::id(id)).svid(),
-            Arc::clone(&trust),
-            TlsSettings { secret_extraction: true, ..TlsSettings::default() },
-        )
-    };
+    let tls =
+        |id| WorkloadTls::new(&ca.leaf(&LeafSpec::id(id)).svid(), Arc::clone(&trust), TlsSettings::default());
     (tls(CLIENT), tls(SERVER))
 });
 
@@ -85,7 +88,26 @@ pub fn fresh_records_in_fragments() -> (Records, Records) {
 
 /// A client and a server that have shaken hands.
 pub fn records() -> (Records, Records) {
-    let (mut client, mut server) = fresh_records();
+    shaken(fresh_records())
+}
+
+/// As [`records`], with this cipher suite.
+pub fn records_with(suite: Suite) -> (Records, Records) {
+    let mut config = rustls::ServerConfig::clone(&WORKLOADS.1.server(true, None).unwrap().0);
+    let mut provider = rustls::crypto::CryptoProvider::clone(config.crypto_provider());
+    provider.cipher_suites.retain(|known| Suite::of(*known) == Some(suite));
+    let mut restricted = rustls::ServerConfig::builder_with_provider(Arc::new(provider))
+        .with_protocol_versions(&[&rustls::version::TLS13])
+        .unwrap()
+        .with_no_client_auth()
+        .with_cert_resolver(Arc::clone(&config.cert_resolver));
+    std::mem::swap(&mut restricted.alpn_protocols, &mut config.alpn_protocols);
+    restricted.enable_secret_extraction = true;
+    restricted.send_tls13_tickets = 0;
+    shaken((fresh_records().0, Records::server(Arc::new(restricted)).unwrap()))
+}
+
+fn shaken((mut client, mut server): (Records, Records)) -> (Records, Records) {
     let (mut to_client, mut to_server) = (Vec::new(), Vec::new());
     while client.is_handshaking() || server.is_handshaking() {
         let (done, progress) = client.advance(&mut to_client, &mut Vec::new(), &mut to_server);
@@ -131,7 +153,7 @@ static WORTH: [usize; 4] = [1, 0, 3_000, 40_000];
 static TURN: AtomicUsize = AtomicUsize::new(0);
 
 pub fn plain_pump(application: TcpStream, peer: TcpStream, observed: &Observed) -> Carrier<'_> {
-    Carrier::user_space(pump(application, peer, Codec::Plain, observed))
+    Carrier::Other(pump(application, peer, Codec::Plain, observed))
 }
 
 pub fn tls_pump(
@@ -141,31 +163,51 @@ pub fn tls_pump(
     observed: &Observed,
 ) -> Carrier<'_> {
     let Some((offload, abilities)) = &*KERNEL else {
-        return Carrier::user_space(userspace_pump(application, peer, records, observed));
+        return Carrier::UserSpace(user_pump(application, peer, records, observed), None);
     };
     let suite = records.suite().and_then(Suite::of).unwrap();
     let terms = Terms { suite, rekey: abilities.rekey, records_per_key: suite.records_per_key() };
     if *offload == Offload::Soon {
         let worth = WORTH[TURN.fetch_add(1, Ordering::Relaxed) % WORTH.len()];
-        let mut pump = userspace_pump(application, peer, records, observed);
-        pump.hand_over(Some(Handover::after(worth, false)));
+        let mut pump = user_pump(application, peer, records, observed);
+        pump.hand_over(Some(Handover::after(worth)));
         return Carrier::UserSpace(pump, Some(terms));
     }
     if ktls::enable(&peer).is_err() {
         // The peer has ended its direction already; so does the daemon then.
-        return Carrier::user_space(userspace_pump(application, peer, records, observed));
+        return Carrier::UserSpace(user_pump(application, peer, records, observed), None);
     }
-    let channel = Channel::install(&peer, records, &terms).unwrap();
+    let channel = Channel::install(&peer, Handed::of(records).unwrap(), &terms).unwrap();
     Carrier::Kernel(KernelPump::new(application, peer, channel, observed, Buffer::default()))
 }
 
-pub fn userspace_pump(
+pub fn user_pump(
+    application: TcpStream,
+    peer: TcpStream,
+    records: Records,
+    observed: &Observed,
+) -> UserPump<'_> {
+    let channel = UserChannel::new(records, None).unwrap();
+    UserPump::new(application, peer, channel, observed, Buffer::default())
+}
+
+/// As with TLS 1.2: rustls does the records.
+pub fn rustls_pump(
     application: TcpStream,
     peer: TcpStream,
     records: Records,
     observed: &Observed,
 ) -> Pump<'_> {
     pump(application, peer, Codec::Tls { records, peer_ended: false }, observed)
+}
+
+/// A pump whose insides can be looked at.
+pub trait Watched {
+    /// Moves what can be moved now.
+    fn step(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), PumpError>>;
+
+    /// What waits in it.
+    fn buffers(&self) -> [&Buffer; 3];
 }
 
 fn pump(application: TcpStream, peer: TcpStream, codec: Codec, observed: &Observed) -> Pump<'_> {

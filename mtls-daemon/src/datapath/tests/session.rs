@@ -5,11 +5,11 @@ use std::time::Duration;
 use proptest::prelude::*;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
-use super::super::*;
 use super::ends::{Peer, fresh_records, fresh_records_in_fragments, in_time, next, observed, run, tcp};
 use crate::datapath::relay::carrier::Carrier;
+use crate::datapath::relay::pump::Pump;
 use crate::datapath::relay::session::{Session, SessionError};
-use crate::handshake::Preface;
+use crate::handshake::{Preface, Records};
 use crate::observe::Refusal;
 
 /// Shakes hands as the server and returns what it still has to send: its last flight.
@@ -49,7 +49,7 @@ fn messages_in_any_number_of_records_and_chunks_are_understood_and_bytes_may_go_
                 let (peer, codec, incoming, to_application, to_peer) = session.into_parts();
                 let observed = observed();
                 let pump = Pump::new(at_pump, peer, codec, &observed, incoming, to_application, to_peer);
-                run(Carrier::user_space(pump), None).await
+                run(Carrier::Other(pump), None).await
             });
             // The ticket: a message in several records, of which only some are there when the client speaks.
             let ticket = accept(&mut server, &cuts).await;

@@ -1,5 +1,6 @@
 //! Random chunks, pauses and ends.
 
+use std::io;
 use std::time::Duration;
 
 use proptest::collection::vec;
@@ -10,10 +11,12 @@ use tokio::net::TcpStream;
 use tokio::net::tcp::{OwnedReadHalf, OwnedWriteHalf};
 use tokio::runtime::Runtime;
 
-use super::super::*;
 use super::ends::{
-    Outcome, in_time, is_reset, observed, plain_pump, records, reset, run, served, tcp, tls_pump,
+    Outcome, in_time, is_reset, observed, plain_pump, records, reset, run, rustls_pump, served, tcp, tls_pump,
 };
+use crate::datapath::PumpError;
+use crate::datapath::relay::carrier::Carrier;
+use crate::handshake::Records;
 use crate::observe::Reason;
 
 /// How an application ends.
@@ -144,34 +147,38 @@ async fn play(socket: TcpStream, script: Script, own_seed: u8, other_seed: u8) -
     None
 }
 
-async fn both(
-    left: Script,
-    right: Script,
-    codecs: (Codec, Codec),
-) -> (Option<Seen>, Option<Seen>, [Outcome; 2]) {
+/// What carries the bytes.
+enum Way {
+    Plain,
+    Tls(Records),
+    Rustls(Records),
+}
+
+async fn both(left: Script, right: Script, ways: (Way, Way)) -> (Option<Seen>, Option<Seen>, [Outcome; 2]) {
     let (a, a_at_pump) = tcp().await;
     let (wire_a, wire_b) = tcp().await;
     let (b_at_pump, b) = tcp().await;
-    let start = |application, peer, codec| {
+    let start = |application, peer, way| {
         tokio::spawn(async move {
             let observed = observed();
-            let pump = match codec {
-                Codec::Plain => plain_pump(application, peer, &observed),
-                Codec::Tls { records, .. } => tls_pump(application, peer, records, &observed),
+            let pump = match way {
+                Way::Plain => plain_pump(application, peer, &observed),
+                Way::Tls(records) => tls_pump(application, peer, records, &observed),
+                Way::Rustls(records) => Carrier::Other(rustls_pump(application, peer, records, &observed)),
             };
             run(pump, None).await
         })
     };
-    let outcomes = [start(a_at_pump, wire_a, codecs.0), start(b_at_pump, wire_b, codecs.1)];
+    let outcomes = [start(a_at_pump, wire_a, ways.0), start(b_at_pump, wire_b, ways.1)];
     let left = tokio::spawn(play(a, left, 0x5a, 0xa5));
     let right = tokio::spawn(play(b, right, 0xa5, 0x5a));
     let (left, right) = tokio::join!(left, right);
     (left.unwrap(), right.unwrap(), outcomes)
 }
 
-fn check(runtime: &Runtime, left: &Script, right: &Script, codecs: (Codec, Codec)) {
+fn check(runtime: &Runtime, left: &Script, right: &Script, ways: (Way, Way)) {
     runtime.block_on(in_time(async {
-        let (seen_left, seen_right, outcomes) = both(left.clone(), right.clone(), codecs).await;
+        let (seen_left, seen_right, outcomes) = both(left.clone(), right.clone(), ways).await;
         let whole = left.end == End::Fin && right.end == End::Fin;
         for (seen, other) in [(seen_left, right), (seen_right, left)] {
             let Some(seen) = seen else { continue };
@@ -200,8 +207,20 @@ fn the_stream_is_byte_exact_until_its_end_and_rst_is_never_a_clean_end() {
     let runtime = runtime();
     proptest!(ProptestConfig::with_cases(40), |(left in script(), right in script())| {
         let (client, server) = records();
-        let tls = |records| Codec::Tls { records, peer_ended: false };
-        check(&runtime, &left, &right, (tls(client), tls(server)));
+        check(&runtime, &left, &right, (Way::Tls(client), Way::Tls(server)));
+    });
+}
+
+#[test]
+fn so_is_a_stream_whose_records_one_end_leaves_to_rustls() {
+    let runtime = runtime();
+    proptest!(ProptestConfig::with_cases(40), |(left in script(), right in script(), first in any::<bool>())| {
+        let (client, server) = records();
+        let ways = match first {
+            true => (Way::Rustls(client), Way::Tls(server)),
+            false => (Way::Tls(client), Way::Rustls(server)),
+        };
+        check(&runtime, &left, &right, ways);
     });
 }
 
@@ -209,7 +228,7 @@ fn the_stream_is_byte_exact_until_its_end_and_rst_is_never_a_clean_end() {
 fn so_is_a_stream_that_is_passed_on_in_plain() {
     let runtime = runtime();
     proptest!(ProptestConfig::with_cases(40), |(left in script(), right in script())| {
-        check(&runtime, &left, &right, (Codec::Plain, Codec::Plain));
+        check(&runtime, &left, &right, (Way::Plain, Way::Plain));
     });
 }
 

@@ -1,21 +1,21 @@
 //! What the pump promises, one by one.
 
-use std::sync::{Arc, Mutex};
+use std::io;
 use std::time::{Duration, Instant};
 
-use socket2::SockRef;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::TcpStream;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
 use tokio::sync::watch;
 
-use super::super::*;
 use super::ends::{
     Peer, fresh_records, in_time, is_alert, is_forgery, is_reset, next, observed, plain_pump, records, reset,
-    run, served, tcp, tls_pump, userspace_pump,
+    run, served, tcp, tls_pump,
 };
+use crate::datapath::PumpError;
+use crate::datapath::buffer::Buffer;
 use crate::datapath::relay::carrier::Carrier;
+use crate::datapath::relay::pump::{Codec, Pump};
 use crate::datapath::relay::session::{Session, SessionError};
-use crate::handshake::Preface;
+use crate::handshake::{Preface, Progress};
 use crate::observe::Reason;
 use crate::observe::connection::Ending;
 
@@ -149,7 +149,7 @@ async fn a_server_that_says_all_and_closes_in_its_first_flight_is_heard_in_full(
         let (peer, codec, incoming, to_application, to_peer) = session.into_parts();
         let observed = observed();
         let pump = Pump::new(at_pump, peer, codec, &observed, incoming, to_application, to_peer);
-        run(Carrier::user_space(pump), None).await
+        run(Carrier::Other(pump), None).await
     });
     let mut server = Peer { tcp: server_tcp, records: server, incoming: Vec::new() };
     while server.records.is_handshaking() {
@@ -188,127 +188,6 @@ async fn the_server_may_speak_first() {
     assert_eq!(next(&mut application).await.unwrap(), None);
     drop(application);
     in_time(outcome).await.unwrap().unwrap();
-}
-
-/// Sends until the socket takes no more for a while; returns how much it took.
-async fn fill(socket: &TcpStream, bytes: &[u8]) -> usize {
-    let mut taken = 0;
-    loop {
-        match socket.try_write(bytes.get(taken..).expect("more bytes than this are taken")) {
-            Ok(length) => taken += length,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                let patience = Duration::from_millis(300);
-                if tokio::time::timeout(patience, socket.writable()).await.is_err() {
-                    return taken;
-                }
-            }
-            Err(error) => panic!("{error}"),
-        }
-    }
-}
-
-/// Makes the kernel's buffers small; returns what they hold together.
-fn small_buffers(sockets: &[&TcpStream]) -> usize {
-    let mut sum = 0;
-    for socket in sockets {
-        let socket = SockRef::from(*socket);
-        socket.set_send_buffer_size(32_768).unwrap();
-        socket.set_recv_buffer_size(32_768).unwrap();
-        sum += socket.send_buffer_size().unwrap() + socket.recv_buffer_size().unwrap();
-    }
-    sum
-}
-
-/// Most bytes that may wait in a direction: one read and what was left of a record, or the records that one
-/// read makes.
-const MOST: usize = READ_SIZE + MAX_RECORD;
-
-#[tokio::test]
-async fn a_reader_that_does_not_read_stops_the_writer_after_the_socket_buffers_and_one_read() {
-    let (application, at_pump) = tcp().await;
-    let (tcp, from_peer) = tcp().await;
-    let limit = small_buffers(&[&application, &at_pump, &tcp, &from_peer]) + MOST;
-    let (client, server) = records();
-    let probe = Arc::new(Mutex::new((0, 0)));
-    let most = Arc::clone(&probe);
-    let task = tokio::spawn(async move {
-        let observed = observed();
-        let Pump { mut application, mut peer, mut flow } =
-            userspace_pump(at_pump, from_peer, server, &observed);
-        let (from_application, application) = application.split();
-        let (from_peer, peer) = peer.split();
-        let (application, peer) = (application.as_ref(), peer.as_ref());
-        let mut ends = Ends { from_application, application, from_peer, peer };
-        poll_fn(|cx| {
-            let result = flow.poll(&mut ends, cx);
-            let mut most = most.lock().unwrap();
-            for buffer in [&flow.incoming, &flow.to_application, &flow.to_peer] {
-                most.0 = most.0.max(buffer.waiting().len());
-                most.1 = most.1.max(buffer.capacity());
-            }
-            result
-        })
-        .await
-    });
-    let taken = in_time(fill(&application, &vec![3; 4 * limit])).await;
-    assert!(taken > 32_768 && taken < limit, "application to peer: {taken} of at most {limit}");
-    // The other direction, while the first one is stuck.
-    let mut peer = Peer { tcp, records: client, incoming: Vec::new() };
-    let wire = peer.sealed(&vec![4; 4 * limit]);
-    let taken = in_time(fill(&peer.tcp, &wire)).await;
-    assert!(taken > 32_768 && taken < limit, "peer to application: {taken} of at most {limit}");
-    let (waiting, capacity) = *probe.lock().unwrap();
-    assert!(waiting > 0 && waiting <= MOST, "{waiting} bytes wait in one buffer");
-    assert!(capacity <= 4 * READ_SIZE, "{capacity} bytes of memory in one buffer");
-    task.abort();
-}
-
-#[tokio::test]
-async fn an_idle_pump_owns_no_memory_for_bytes() {
-    let spare = || {
-        let mut buffer = Buffer::default();
-        buffer.tail().reserve(1000);
-        buffer
-    };
-    let (mut application, at_pump) = tcp().await;
-    let (tcp, from_peer) = tcp().await;
-    let (client, server) = records();
-    let observed = observed();
-    let codec = Codec::Tls { records: server, peer_ended: false };
-    let Pump { application: mut at_pump, peer: mut from_peer, mut flow } =
-        Pump::new(at_pump, from_peer, codec, &observed, spare(), spare(), spare());
-    let owned = |flow: &Flow<'_>| -> usize {
-        [&flow.incoming, &flow.to_application, &flow.to_peer].map(Buffer::capacity).iter().sum()
-    };
-    assert_eq!(owned(&flow), 0, "before the first byte");
-    let (from_application, application_end) = at_pump.split();
-    let (from_peer, peer_end) = from_peer.split();
-    let mut ends =
-        Ends { from_application, application: application_end.as_ref(), from_peer, peer: peer_end.as_ref() };
-    let mut peer = Peer { tcp, records: client, incoming: Vec::new() };
-    for round in 1..4 {
-        let request = peer.sealed(&vec![2; round * 20_000]);
-        let answer = vec![1; round * 30_000];
-        let exchange = async {
-            application.write_all(&answer).await.unwrap();
-            peer.tcp.write_all(&request).await.unwrap();
-            let mut got = vec![0; round * 20_000];
-            in_time(application.read_exact(&mut got)).await.unwrap();
-            let mut plaintext = Vec::new();
-            while plaintext.len() < answer.len() {
-                in_time(peer.tcp.read_buf(&mut peer.incoming)).await.unwrap();
-                let (done, progress) =
-                    peer.records.advance(&mut peer.incoming, &mut plaintext, &mut Vec::new());
-                assert_eq!(progress.unwrap(), Progress::Open);
-                peer.incoming.drain(..done);
-            }
-        };
-        tokio::select! {
-            () = exchange => {}
-            result = poll_fn(|cx| flow.poll(&mut ends, cx)) => panic!("{result:?}"),
-        }
-        assert_eq!(owned(&flow), 0, "after {round} rounds");
-    }
 }
 
 #[tokio::test]
@@ -365,7 +244,7 @@ async fn bytes_are_counted_in_both_directions() {
         let none = Buffer::default;
         let early = Buffer::from(b"early".to_vec());
         let pump = Pump::new(at_pump, from_peer, Codec::Plain, &observed, none(), early, none());
-        run(Carrier::user_space(pump), None).await.unwrap();
+        run(Carrier::Other(pump), None).await.unwrap();
         let record = observed.end(Ending::Closed);
         (record.bytes.sent, record.bytes.received)
     });

@@ -1,0 +1,78 @@
+//! Opening records in place (RFC 8446, section 5.2).
+
+use aws_lc_rs::aead::{Aad, Nonce};
+use rustls::crypto::cipher::{self, InboundOpaqueMessage};
+use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
+
+use super::content::ContentType;
+use super::error::ChannelError;
+use super::seal::HEADER;
+use super::secrets::{RecordCipher, UnsupportedSecrets};
+
+/// Largest length that a record may state (RFC 8446, section 5.2).
+const MAX_LENGTH: usize = 16 * 1024 + 256;
+/// Largest record.
+pub const MAX_RECORD: usize = HEADER + MAX_LENGTH;
+
+/// The length of the record that begins here, header included; `None` while its header is not complete.
+///
+/// # Errors
+/// When it is none that may come now. Its version means nothing (RFC 8446, section 5.1).
+pub fn record_length(bytes: &[u8]) -> Result<Option<usize>, ChannelError> {
+    let Some(&[kind, _, _, high, low]) = bytes.first_chunk() else { return Ok(None) };
+    if ContentType::from(kind) != ContentType::ApplicationData {
+        return Err(ChannelError::InPlain(kind));
+    }
+    match usize::from(u16::from_be_bytes([high, low])) {
+        length if length > MAX_LENGTH => Err(ChannelError::RecordOverflow),
+        length => Ok(Some(HEADER + length)),
+    }
+}
+
+/// Opens what the peer sends, with one key after the other.
+pub struct Opener {
+    cipher: RecordCipher,
+    sequence: u64,
+}
+
+impl Opener {
+    /// From secrets that opened as many records before as the number says.
+    ///
+    /// # Errors
+    /// For an unknown cipher.
+    pub fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, UnsupportedSecrets> {
+        Ok(Self { cipher: RecordCipher::new(secrets)?, sequence })
+    }
+
+    /// For the kernel to go on.
+    #[must_use]
+    pub fn into_secrets(self) -> (u64, ConnectionTrafficSecrets) {
+        (self.sequence, self.cipher.into_secrets())
+    }
+
+    /// Opens one whole record, which [`record_length`] has measured. What it carries lies behind [`HEADER`] bytes, this
+    /// many.
+    ///
+    /// # Errors
+    /// When it is not authentic, or holds nothing that may be in a record.
+    pub fn open(&mut self, record: &mut [u8]) -> Result<(ContentType, usize), ChannelError> {
+        let next = self.sequence.checked_add(1).ok_or(ChannelError::BadRecord)?;
+        let sealed = record.get_mut(HEADER..).ok_or(ChannelError::NotARecord)?;
+        let nonce = cipher::Nonce::new(self.cipher.iv()?, self.sequence).0;
+        let aad = Aad::from(cipher::make_tls13_aad(sealed.len()));
+        let opened = self
+            .cipher
+            .key
+            .open_in_place(Nonce::assume_unique_for_key(nonce), aad, sealed)
+            .map_err(|_| ChannelError::BadRecord)?;
+        self.sequence = next;
+        // rustls takes the padding off and finds the type.
+        let inner =
+            InboundOpaqueMessage::new(rustls::ContentType::ApplicationData, ProtocolVersion::TLSv1_2, opened);
+        match inner.into_tls13_unpadded_message() {
+            Ok(plain) => Ok((ContentType::from(u8::from(plain.typ)), plain.payload.len())),
+            Err(rustls::Error::PeerSentOversizedRecord) => Err(ChannelError::RecordOverflow),
+            Err(_) => Err(ChannelError::NoContentType),
+        }
+    }
+}
