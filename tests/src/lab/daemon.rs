@@ -6,6 +6,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::ExitStatus;
 use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
 
 use nix::sys::signal::Signal;
 
@@ -73,6 +74,15 @@ impl Daemon {
             ("access_log", format!("{{ file: {} }}", file("access.jsonl"))),
             // Where the kernel has TLS, every connection is to show what it makes of it.
             ("datapath", "relay-ktls".to_owned()),
+            // The defaults, stretched: on a slow machine a client may take longer than they allow.
+            (
+                "timeouts",
+                format!(
+                    "{{ handshake: {}ms, detect: {}ms }}",
+                    slow::limit(10).as_millis(),
+                    slow::stretched(Duration::from_millis(300)).as_millis()
+                ),
+            ),
         ];
         let mut text = String::new();
         for (key, value) in added {
