@@ -9,13 +9,15 @@ pub mod config;
 pub mod preface;
 pub mod records;
 pub mod refusal;
+pub mod schedule;
 pub mod verifier;
 pub mod verify;
 
 pub use claim::Claim;
 pub use config::{MinVersion, SuiteOrder, TlsConfigError, TlsSettings, WorkloadTls, offers_mtlsd};
 pub use preface::Preface;
-pub use records::{Agreed, KeySchedule, Progress, Records};
+pub use records::{Agreed, Progress, Records};
+pub use schedule::{KeySchedule, RecordSecrets, UnsupportedSecrets};
 pub use verifier::{Authorise, Verdict};
 pub use verify::{ExpectedServer, PeerNameSettings, PeerRole, Trust, verify_peer};
 

@@ -6,17 +6,16 @@
 use std::sync::Arc;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
-use rustls::kernel::KernelConnection;
 use rustls::pki_types::ServerName;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedConnectionCommon,
     UnbufferedStatus,
 };
-use rustls::{
-    ClientConfig, ConnectionTrafficSecrets, Error as TlsError, ExtractedSecrets, ServerConfig,
-    SupportedCipherSuite,
-};
+use rustls::{ClientConfig, Error as TlsError, ExtractedSecrets, ServerConfig, SupportedCipherSuite};
+
+use super::schedule::{Heard, KeySchedule};
+use crate::datapath::ktls::Suite;
 
 /// Where a connection stands after its input was looked at.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -32,47 +31,9 @@ pub enum Progress {
 /// One TLS connection without its socket.
 pub enum Records {
     /// We opened it.
-    Client(Box<UnbufferedClientConnection>),
+    Client(Box<UnbufferedClientConnection>, Arc<Heard>),
     /// We accepted it.
-    Server(Box<UnbufferedServerConnection>),
-}
-
-/// What is left of a connection in user space when the kernel has its keys: what later keys are derived from.
-pub enum KeySchedule {
-    /// We opened it.
-    Client(Box<KernelConnection<ClientConnectionData>>),
-    /// We accepted it.
-    Server(Box<KernelConnection<ServerConnectionData>>),
-}
-
-impl std::fmt::Debug for KeySchedule {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("KeySchedule(..)")
-    }
-}
-
-impl KeySchedule {
-    /// The next key for what we send, with its first sequence number (RFC 8446, section 7.2).
-    ///
-    /// # Errors
-    /// For TLS 1.2.
-    pub fn next_tx(&mut self) -> Result<(u64, ConnectionTrafficSecrets), TlsError> {
-        match self {
-            Self::Client(connection) => connection.update_tx_secret(),
-            Self::Server(connection) => connection.update_tx_secret(),
-        }
-    }
-
-    /// The next key for what we receive.
-    ///
-    /// # Errors
-    /// For TLS 1.2.
-    pub fn next_rx(&mut self) -> Result<(u64, ConnectionTrafficSecrets), TlsError> {
-        match self {
-            Self::Client(connection) => connection.update_rx_secret(),
-            Self::Server(connection) => connection.update_rx_secret(),
-        }
-    }
+    Server(Box<UnbufferedServerConnection>, Arc<Heard>),
 }
 
 /// What the handshake agreed.
@@ -122,11 +83,11 @@ impl Process for UnbufferedServerConnection {
 macro_rules! either {
     ($self:expr, $connection:ident => $body:expr) => {
         match $self {
-            Self::Client($connection) => {
+            Self::Client($connection, _) => {
                 let $connection = $connection.as_mut();
                 $body
             }
-            Self::Server($connection) => {
+            Self::Server($connection, _) => {
                 let $connection = $connection.as_mut();
                 $body
             }
@@ -140,7 +101,9 @@ impl Records {
     /// # Errors
     /// When the configuration is inconsistent.
     pub fn client(config: Arc<ClientConfig>, server: ServerName<'static>) -> Result<Self, TlsError> {
-        Ok(Self::Client(Box::new(UnbufferedClientConnection::new(config, server)?)))
+        let (mut config, heard) = (Arc::unwrap_or_clone(config), Arc::new(Heard::default()));
+        config.key_log = Arc::clone(&heard) as _;
+        Ok(Self::Client(Box::new(UnbufferedClientConnection::new(Arc::new(config), server)?), heard))
     }
 
     /// A server's connection.
@@ -148,7 +111,9 @@ impl Records {
     /// # Errors
     /// When the configuration is inconsistent.
     pub fn server(config: Arc<ServerConfig>) -> Result<Self, TlsError> {
-        Ok(Self::Server(Box::new(UnbufferedServerConnection::new(config)?)))
+        let (mut config, heard) = (Arc::unwrap_or_clone(config), Arc::new(Heard::default()));
+        config.key_log = Arc::clone(&heard) as _;
+        Ok(Self::Server(Box::new(UnbufferedServerConnection::new(Arc::new(config))?), heard))
     }
 
     /// Works through `incoming`, which is changed in place: what is not done with must be kept as it is then
@@ -198,8 +163,8 @@ impl Records {
     #[must_use]
     pub fn is_handshaking(&self) -> bool {
         match self {
-            Self::Client(connection) => connection.common().is_handshaking(),
-            Self::Server(connection) => connection.common().is_handshaking(),
+            Self::Client(connection, _) => connection.common().is_handshaking(),
+            Self::Server(connection, _) => connection.common().is_handshaking(),
         }
     }
 
@@ -207,8 +172,8 @@ impl Records {
     #[must_use]
     pub fn speaks_mtlsd(&self) -> bool {
         let alpn = match self {
-            Self::Client(connection) => connection.common().alpn_protocol(),
-            Self::Server(connection) => connection.common().alpn_protocol(),
+            Self::Client(connection, _) => connection.common().alpn_protocol(),
+            Self::Server(connection, _) => connection.common().alpn_protocol(),
         };
         alpn == Some(super::ALPN_MTLSD)
     }
@@ -217,35 +182,43 @@ impl Records {
     #[must_use]
     pub fn suite(&self) -> Option<SupportedCipherSuite> {
         match self {
-            Self::Client(connection) => connection.common().negotiated_cipher_suite(),
-            Self::Server(connection) => connection.common().negotiated_cipher_suite(),
+            Self::Client(connection, _) => connection.common().negotiated_cipher_suite(),
+            Self::Server(connection, _) => connection.common().negotiated_cipher_suite(),
         }
     }
 
-    /// Gives the record keys away; everything received and sent must have gone through before.
+    /// We opened it.
+    #[must_use]
+    pub fn is_client(&self) -> bool {
+        matches!(self, Self::Client(..))
+    }
+
+    /// Gives the record keys of a TLS 1.3 connection away, and what later ones are derived from. Everything received and
+    /// sent must have gone through before, and no key may have been changed.
     ///
     /// # Errors
-    /// When the handshake is not done, something waits to be sent, or the configuration forbids it. The
-    /// connection is lost then.
-    pub fn into_kernel(self) -> Result<(ExtractedSecrets, KeySchedule), TlsError> {
-        Ok(match self {
-            Self::Client(connection) => {
-                let (secrets, rest) = connection.dangerous_into_kernel_connection()?;
-                (secrets, KeySchedule::Client(Box::new(rest)))
-            }
-            Self::Server(connection) => {
-                let (secrets, rest) = connection.dangerous_into_kernel_connection()?;
-                (secrets, KeySchedule::Server(Box::new(rest)))
-            }
-        })
+    /// When the handshake is not done, or something waits to be sent. The connection is lost then.
+    pub fn into_secrets(self) -> Result<(ExtractedSecrets, KeySchedule), TlsError> {
+        let agreed = self.suite();
+        let is_client = self.is_client();
+        let (secrets, heard) = match self {
+            Self::Client(connection, heard) => (connection.dangerous_into_kernel_connection()?.0, heard),
+            Self::Server(connection, heard) => (connection.dangerous_into_kernel_connection()?.0, heard),
+        };
+        let suite = agreed.and_then(|agreed| Suite::of(agreed).zip(agreed.tls13()));
+        let ((suite, rustls), (client, server)) = suite.zip(heard.take()).ok_or_else(|| {
+            TlsError::General("rustls did not tell the traffic secrets of TLS 1.3".to_owned())
+        })?;
+        let (tx, rx) = if is_client { (client, server) } else { (server, client) };
+        Ok((secrets, KeySchedule::new(suite, rustls, tx, rx)))
     }
 
     /// What was agreed; `None` before both sides have said what they can.
     #[must_use]
     pub fn agreed(&self) -> Option<Agreed> {
         match self {
-            Self::Client(connection) => agreed(connection.common()),
-            Self::Server(connection) => agreed(connection.common()),
+            Self::Client(connection, _) => agreed(connection.common()),
+            Self::Server(connection, _) => agreed(connection.common()),
         }
     }
 }

@@ -68,8 +68,8 @@ impl Channel {
         let socket = TlsSocket::new(socket);
         let first_sequence = tx.0;
         let base = socket.bytes_given_to_tcp().map_err(|error| ChannelError::Install(errno(&error)))?;
-        socket.install_tx(&RecordKeys::new(tx)?).map_err(ChannelError::Install)?;
-        socket.install_rx(&RecordKeys::new(rx)?).map_err(ChannelError::Install)?;
+        socket.install_tx(&RecordKeys::new(tx.0, &tx.1)).map_err(ChannelError::Install)?;
+        socket.install_rx(&RecordKeys::new(rx.0, &rx.1)).map_err(ChannelError::Install)?;
         Ok(Self {
             schedule: terms.rekey.then_some(schedule),
             reader: Reader::new(role),
@@ -110,8 +110,8 @@ impl Channel {
         self.sequence_bound = 0;
         let installed = schedule
             .next_tx()
-            .map_err(ChannelError::Schedule)
-            .and_then(|next| Ok(RecordKeys::new(next)?))
+            .map_err(ChannelError::Derive)
+            .map(|next| RecordKeys::new(0, &next))
             .and_then(|keys| socket.install_tx(&keys).map_err(ChannelError::Install));
         Ok(installed)
     }
@@ -153,7 +153,7 @@ impl Channel {
         };
         self.tally.key_update()?;
         let schedule = self.schedule.as_mut().ok_or(ChannelError::CannotFollow(Errno::EBUSY))?;
-        let keys = RecordKeys::new(schedule.next_rx()?)?;
+        let keys = RecordKeys::new(0, &schedule.next_rx()?);
         socket.install_rx(&keys).map_err(|errno| match errno {
             Errno::EBUSY => ChannelError::CannotFollow(errno),
             errno => ChannelError::Install(errno),

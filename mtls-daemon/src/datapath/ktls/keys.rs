@@ -1,12 +1,12 @@
-//! rustls' secrets in the kernel's form (`struct tls12_crypto_info_*` of include/uapi/linux/tls.h).
+//! Record secrets in the kernel's form (`struct tls12_crypto_info_*` of include/uapi/linux/tls.h).
 
 use nix::libc;
 use nix::sys::socket::sockopt::TlsCryptoInfo;
 use rustls::crypto::{GetRandomFailed, SecureRandom};
-use rustls::{CipherSuite, ConnectionTrafficSecrets, SupportedCipherSuite};
+use rustls::{CipherSuite, SupportedCipherSuite};
 use zeroize::Zeroize;
 
-use crate::datapath::tls::secrets::UnsupportedSecrets;
+use crate::handshake::RecordSecrets;
 
 /// A TLS 1.3 cipher suite that the kernel can do (RFC 8446, section B.4).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +44,15 @@ impl Suite {
         }
     }
 
+    /// Bytes of its key.
+    #[must_use]
+    pub fn key_length(self) -> usize {
+        match self {
+            Self::Aes128Gcm => 16,
+            Self::Aes256Gcm | Self::ChaCha20Poly1305 => 32,
+        }
+    }
+
     /// How many records one key may protect (RFC 8446, section 5.5: 2^24.5 for AES-GCM, rounded down as rustls
     /// does). ChaCha20-Poly1305 has no limit that a connection can reach.
     #[must_use]
@@ -61,46 +70,16 @@ pub struct RecordKeys(TlsCryptoInfo);
 const SALT: usize = libc::TLS_CIPHER_AES_GCM_128_SALT_SIZE;
 
 impl RecordKeys {
-    /// From the secrets of a TLS 1.3 connection.
-    ///
-    /// # Errors
-    /// For a cipher that is not a [`Suite`].
-    pub fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, UnsupportedSecrets> {
-        let head = |cipher_type| libc::tls_crypto_info { version: libc::TLS_1_3_VERSION, cipher_type };
-        let rec_seq = sequence.to_be_bytes();
-        let info = match &secrets {
-            ConnectionTrafficSecrets::Aes128Gcm { key, iv } => {
-                let (salt, iv) = split(iv.as_ref())?;
-                TlsCryptoInfo::Aes128Gcm(libc::tls12_crypto_info_aes_gcm_128 {
-                    info: head(libc::TLS_CIPHER_AES_GCM_128),
-                    iv,
-                    key: array(key.as_ref())?,
-                    salt,
-                    rec_seq,
-                })
-            }
-            ConnectionTrafficSecrets::Aes256Gcm { key, iv } => {
-                let (salt, iv) = split(iv.as_ref())?;
-                TlsCryptoInfo::Aes256Gcm(libc::tls12_crypto_info_aes_gcm_256 {
-                    info: head(libc::TLS_CIPHER_AES_GCM_256),
-                    iv,
-                    key: array(key.as_ref())?,
-                    salt,
-                    rec_seq,
-                })
-            }
-            ConnectionTrafficSecrets::Chacha20Poly1305 { key, iv } => {
-                TlsCryptoInfo::Chacha20Poly1305(libc::tls12_crypto_info_chacha20_poly1305 {
-                    info: head(libc::TLS_CIPHER_CHACHA20_POLY1305),
-                    iv: array(iv.as_ref())?,
-                    key: array(key.as_ref())?,
-                    salt: [],
-                    rec_seq,
-                })
-            }
-            _ => return Err(UnsupportedSecrets),
-        };
-        Ok(Self(info))
+    /// From the secrets of one direction. `sequence`: the number of its next record.
+    #[must_use]
+    pub fn new(sequence: u64, secrets: &RecordSecrets) -> Self {
+        let mut keys = Self::empty(secrets.suite());
+        let places = keys.places();
+        // The kernel keeps the first four bytes of the nonces of AES-GCM apart, as TLS 1.2 did.
+        fill(places.nonce.into_iter().flatten(), secrets.iv());
+        fill(places.key, secrets.key());
+        *places.sequence = sequence.to_be_bytes();
+        keys
     }
 
     /// Fresh random keys, to try the kernel with.
@@ -108,8 +87,17 @@ impl RecordKeys {
     /// # Errors
     /// When there is no randomness.
     pub fn random(suite: Suite, random: &dyn SecureRandom) -> Result<Self, GetRandomFailed> {
+        let mut keys = Self::empty(suite);
+        let places = keys.places();
+        let [_, nonce] = places.nonce;
+        random.fill(places.key)?;
+        random.fill(nonce)?;
+        Ok(keys)
+    }
+
+    fn empty(suite: Suite) -> Self {
         let head = |cipher_type| libc::tls_crypto_info { version: libc::TLS_1_3_VERSION, cipher_type };
-        let mut keys = Self(match suite {
+        Self(match suite {
             Suite::Aes128Gcm => TlsCryptoInfo::Aes128Gcm(libc::tls12_crypto_info_aes_gcm_128 {
                 info: head(libc::TLS_CIPHER_AES_GCM_128),
                 iv: [0; 8],
@@ -133,15 +121,27 @@ impl RecordKeys {
                     rec_seq: [0; 8],
                 })
             }
-        });
-        let (key, nonce): (&mut [u8], &mut [u8]) = match &mut keys.0 {
-            TlsCryptoInfo::Aes128Gcm(info) => (&mut info.key, &mut info.iv),
-            TlsCryptoInfo::Aes256Gcm(info) => (&mut info.key, &mut info.iv),
-            TlsCryptoInfo::Chacha20Poly1305(info) => (&mut info.key, &mut info.iv),
-        };
-        random.fill(key)?;
-        random.fill(nonce)?;
-        Ok(keys)
+        })
+    }
+
+    fn places(&mut self) -> Places<'_> {
+        match &mut self.0 {
+            TlsCryptoInfo::Aes128Gcm(info) => Places {
+                key: &mut info.key,
+                nonce: [&mut info.salt, &mut info.iv],
+                sequence: &mut info.rec_seq,
+            },
+            TlsCryptoInfo::Aes256Gcm(info) => Places {
+                key: &mut info.key,
+                nonce: [&mut info.salt, &mut info.iv],
+                sequence: &mut info.rec_seq,
+            },
+            TlsCryptoInfo::Chacha20Poly1305(info) => Places {
+                key: &mut info.key,
+                nonce: [&mut info.salt, &mut info.iv],
+                sequence: &mut info.rec_seq,
+            },
+        }
     }
 
     /// As `setsockopt` takes it.
@@ -153,23 +153,22 @@ impl RecordKeys {
 
 impl Drop for RecordKeys {
     fn drop(&mut self) {
-        match &mut self.0 {
-            TlsCryptoInfo::Aes128Gcm(info) => {
-                info.key.zeroize();
-                info.salt.zeroize();
-                info.iv.zeroize();
-            }
-            TlsCryptoInfo::Aes256Gcm(info) => {
-                info.key.zeroize();
-                info.salt.zeroize();
-                info.iv.zeroize();
-            }
-            TlsCryptoInfo::Chacha20Poly1305(info) => {
-                info.key.zeroize();
-                info.iv.zeroize();
-            }
-        }
+        let places = self.places();
+        places.key.zeroize();
+        places.nonce.into_iter().for_each(|part| part.zeroize());
     }
+}
+
+/// Where the parts are.
+struct Places<'k> {
+    key: &'k mut [u8],
+    nonce: [&'k mut [u8]; 2],
+    sequence: &'k mut [u8; 8],
+}
+
+/// Both have the same length for every suite: a test holds that.
+fn fill<'p>(place: impl IntoIterator<Item = &'p mut u8>, bytes: &[u8]) {
+    place.into_iter().zip(bytes).for_each(|(place, byte)| *place = *byte);
 }
 
 impl std::fmt::Debug for RecordKeys {
@@ -178,22 +177,13 @@ impl std::fmt::Debug for RecordKeys {
     }
 }
 
-/// The kernel keeps the first four bytes of the nonce apart, as TLS 1.2 did.
-fn split(nonce: &[u8]) -> Result<([u8; SALT], [u8; 8]), UnsupportedSecrets> {
-    let (salt, iv) = nonce.split_at_checked(SALT).ok_or(UnsupportedSecrets)?;
-    Ok((array(salt)?, array(iv)?))
-}
-
-fn array<const N: usize>(bytes: &[u8]) -> Result<[u8; N], UnsupportedSecrets> {
-    bytes.try_into().map_err(|_| UnsupportedSecrets)
-}
-
 #[cfg(test)]
 mod tests {
     use rustls::crypto::aws_lc_rs::ALL_CIPHER_SUITES;
-    use rustls::crypto::cipher::{AeadKey, Iv};
+    use rustls::crypto::tls13::OkmBlock;
 
     use super::*;
+    use crate::handshake::KeySchedule;
 
     #[test]
     fn every_suite_of_tls_1_3_has_its_place_and_none_of_1_2() {
@@ -205,21 +195,31 @@ mod tests {
         }
     }
 
-    #[test]
-    fn nonce_key_and_sequence_number_go_where_the_kernel_looks_for_them() {
-        let key = || AeadKey::from([7; 32]);
-        let iv = || Iv::new([1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
-        let keys = RecordKeys::new((258, ConnectionTrafficSecrets::Aes256Gcm { key: key(), iv: iv() }));
-        let keys = keys.unwrap();
-        let TlsCryptoInfo::Aes256Gcm(info) = keys.info() else { panic!("another cipher") };
-        assert_eq!((info.salt, info.iv), ([1, 2, 3, 4], [5, 6, 7, 8, 9, 10, 11, 12]));
-        assert_eq!((info.key, info.rec_seq), ([7; 32], [0, 0, 0, 0, 0, 0, 1, 2]));
-        assert_eq!(info.info.version, 0x0304);
+    /// rustls cannot make a key of 16 bytes for others.
+    fn secrets(suite: Suite) -> RecordSecrets {
+        let rustls = ALL_CIPHER_SUITES.iter().find(|known| Suite::of(**known) == Some(suite)).unwrap();
+        let secret = || OkmBlock::new(&[7; 48]);
+        KeySchedule::new(suite, rustls.tls13().unwrap(), secret(), secret()).tx().unwrap()
+    }
 
-        let keys = RecordKeys::new((0, ConnectionTrafficSecrets::Chacha20Poly1305 { key: key(), iv: iv() }));
-        let keys = keys.unwrap();
+    #[test]
+    fn nonce_key_and_sequence_number_go_whole_where_the_kernel_looks_for_them() {
+        for suite in Suite::ALL {
+            let secrets = secrets(suite);
+            let mut keys = RecordKeys::new(258, &secrets);
+            let Places { key, nonce, sequence } = keys.places();
+            assert_eq!(key, secrets.key(), "{suite:?}");
+            assert_eq!(nonce.concat(), secrets.iv());
+            assert_eq!(*sequence, [0, 0, 0, 0, 0, 0, 1, 2]);
+            assert!(key.len() == suite.key_length() && !key.ends_with(&[0; 8]));
+        }
+        let keys = RecordKeys::new(0, &secrets(Suite::Aes256Gcm));
+        let TlsCryptoInfo::Aes256Gcm(info) = keys.info() else { panic!("another cipher") };
+        assert_eq!((info.info.version, info.info.cipher_type), (0x0304, libc::TLS_CIPHER_AES_GCM_256));
+        assert_eq!([&info.salt[..], &info.iv].concat(), secrets(Suite::Aes256Gcm).iv());
+        let keys = RecordKeys::new(0, &secrets(Suite::ChaCha20Poly1305));
         let TlsCryptoInfo::Chacha20Poly1305(info) = keys.info() else { panic!("another cipher") };
-        assert_eq!(info.iv, [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12]);
+        assert_eq!(info.iv, *secrets(Suite::ChaCha20Poly1305).iv());
         assert_eq!(format!("{keys:?}"), "RecordKeys(..)");
     }
 
@@ -235,12 +235,5 @@ mod tests {
             let (one, other) = (keys(suite), keys(suite));
             assert!(one.len() >= 16 && one != other && !one.ends_with(&[0; 8]), "{suite:?}");
         }
-    }
-
-    #[test]
-    fn a_key_of_the_wrong_length_is_refused() {
-        let secrets =
-            ConnectionTrafficSecrets::Aes128Gcm { key: AeadKey::from([7; 32]), iv: Iv::new([0; 12]) };
-        assert_eq!(RecordKeys::new((0, secrets)).unwrap_err(), UnsupportedSecrets);
     }
 }

@@ -125,7 +125,7 @@ impl<'a> Carrier<'a> {
             return Ok(());
         }
         let Self::UserSpace(pump, _) = std::mem::replace(self, Self::Lost(observed)) else { return Ok(()) };
-        let (application, peer, handed, to_application) = pump.into_parts();
+        let (application, peer, handed, to_application) = pump.into_parts()?;
         let channel = Channel::install(&peer, handed, &terms)?;
         observed.moved(Datapath::RelayKtls, NO_DIRECT.into());
         *self = Self::Kernel(KernelPump::new(application, peer, channel, observed, to_application));

@@ -43,8 +43,8 @@ pub struct Session {
     boundary: Boundary,
     kernel_enabled: bool,
     peer_ended: bool,
-    /// rustls may keep back the answer to a KeyUpdate until we send something.
-    answer_may_wait: bool,
+    /// Something else than data came after the handshake: perhaps a KeyUpdate.
+    key_may_have_changed: bool,
 }
 
 /// A connection after its handshake whose records rustls does not do any more.
@@ -90,7 +90,7 @@ impl Session {
             outgoing: Buffer::default(),
             kernel_enabled: false,
             peer_ended: false,
-            answer_may_wait: false,
+            key_may_have_changed: false,
         }
     }
 
@@ -151,7 +151,6 @@ impl Session {
     /// When the peer is gone.
     pub async fn send_preface(&mut self, preface: &Preface) -> Result<(), SessionError> {
         self.records.encrypt(&preface.encode(), self.incoming.waiting_mut(), self.outgoing.tail())?;
-        self.answer_may_wait = false;
         self.flush().await
     }
 
@@ -216,8 +215,8 @@ impl Session {
         if !self.incoming.is_empty() || !self.boundary.is_between_records() {
             return Err("bytes arrived together with the end of the handshake");
         }
-        if self.answer_may_wait {
-            return Err("more than data arrived before the first data, which may ask for a KeyUpdate");
+        if self.key_may_have_changed {
+            return Err("more than data arrived before the first data, which may be a KeyUpdate");
         }
         Ok(())
     }
@@ -242,7 +241,7 @@ impl Session {
         let (done, progress) = self.records.advance(bytes, self.plaintext.tail(), self.outgoing.tail());
         self.incoming.consume(done);
         let produced = self.plaintext.waiting().len() - before;
-        self.answer_may_wait |= !handshaking && !whole.were_data(done, produced);
+        self.key_may_have_changed |= !handshaking && !whole.were_data(done, produced);
         self.peer_ended |= progress? == Progress::PeerClosed;
         Ok(())
     }

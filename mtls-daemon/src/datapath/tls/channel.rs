@@ -1,6 +1,6 @@
 //! An open connection whose records are sealed and opened here: keys, KeyUpdate, alerts.
 
-use rustls::{AlertDescription, ConnectionTrafficSecrets};
+use rustls::AlertDescription;
 
 use super::content::ContentType;
 use super::control::{Control, ControlError, Reader, Role, encode_alert, encode_key_update};
@@ -8,7 +8,7 @@ use super::error::ChannelError;
 use super::open::Opener;
 use super::seal::Sealer;
 use super::tally::Tally;
-use crate::handshake::{KeySchedule, Records};
+use crate::handshake::{KeySchedule, RecordSecrets, Records};
 
 /// Records that one operation makes at most, and a KeyUpdate.
 const MARGIN: u64 = 64;
@@ -30,10 +30,10 @@ pub struct Handed {
     pub role: Role,
     /// What later keys are derived from.
     pub schedule: KeySchedule,
-    /// Key and next sequence number of what we send.
-    pub tx: (u64, ConnectionTrafficSecrets),
-    /// Key and next sequence number of what we receive.
-    pub rx: (u64, ConnectionTrafficSecrets),
+    /// Next sequence number and key of what we send.
+    pub tx: (u64, RecordSecrets),
+    /// Next sequence number and key of what we receive.
+    pub rx: (u64, RecordSecrets),
 }
 
 /// One TLS 1.3 connection after its handshake.
@@ -57,8 +57,8 @@ impl UserChannel {
         let Handed { role, schedule, tx, rx } = Handed::of(records)?;
         Ok(Self {
             schedule,
-            sealer: Sealer::new(tx)?,
-            opener: Opener::new(rx)?,
+            sealer: Sealer::new(tx.0, &tx.1)?,
+            opener: Opener::new(rx.0, &rx.1)?,
             reader: Reader::new(role),
             tally: Tally::default(),
             limit: records_per_key,
@@ -67,14 +67,13 @@ impl UserChannel {
     }
 
     /// For another carrier to go on; see [`UserChannel::is_at_rest`].
-    #[must_use]
-    pub fn hand_over(self) -> Handed {
-        Handed {
-            role: self.reader.role(),
-            schedule: self.schedule,
-            tx: self.sealer.into_secrets(),
-            rx: self.opener.into_secrets(),
-        }
+    ///
+    /// # Errors
+    /// The connection is lost then.
+    pub fn hand_over(self) -> Result<Handed, ChannelError> {
+        let tx = (self.sealer.sequence(), self.schedule.tx()?);
+        let rx = (self.opener.sequence(), self.schedule.rx()?);
+        Ok(Handed { role: self.reader.role(), schedule: self.schedule, tx, rx })
     }
 
     /// Nothing is half said: another carrier may go on.
@@ -95,7 +94,7 @@ impl UserChannel {
     /// The connection is lost then.
     pub fn update_key(&mut self, out: &mut Vec<u8>) -> Result<(), ChannelError> {
         self.sealer.append(ContentType::Handshake, &encode_key_update(false), out)?;
-        self.sealer = Sealer::new(self.schedule.next_tx()?)?;
+        self.sealer = Sealer::new(0, &self.schedule.next_tx()?)?;
         self.answer_due = false;
         Ok(())
     }
@@ -139,7 +138,7 @@ impl UserChannel {
             Control::CloseNotify => Ok(Opened::End),
             Control::KeyUpdate { requested } => {
                 self.tally.key_update()?;
-                self.opener = Opener::new(self.schedule.next_rx()?)?;
+                self.opener = Opener::new(0, &self.schedule.next_rx()?)?;
                 // However often it asks before we send: one new key answers all (RFC 8446, section 4.6.3).
                 self.answer_due |= requested;
                 Ok(Opened::Nothing)
@@ -154,9 +153,11 @@ impl Handed {
     /// # Errors
     /// The connection is lost then.
     pub fn of(records: Records) -> Result<Self, ChannelError> {
-        let role = if matches!(records, Records::Client(_)) { Role::Client } else { Role::Server };
-        let (secrets, schedule) = records.into_kernel()?;
-        Ok(Self { role, schedule, tx: secrets.tx, rx: secrets.rx })
+        let role = if records.is_client() { Role::Client } else { Role::Server };
+        let (secrets, schedule) = records.into_secrets()?;
+        let tx = (secrets.tx.0, secrets.tx.1.try_into()?);
+        let rx = (secrets.rx.0, secrets.rx.1.try_into()?);
+        Ok(Self { role, schedule, tx, rx })
     }
 }
 

@@ -3,10 +3,11 @@
 use std::io;
 
 use nix::errno::Errno;
+use rustls::crypto::tls13::OutputLengthError;
 use rustls::{AlertDescription, Error as TlsError};
 
 use super::control::ControlError;
-use super::secrets::UnsupportedSecrets;
+use crate::handshake::UnsupportedSecrets;
 
 /// Why a channel cannot go on.
 #[derive(Debug, thiserror::Error)]
@@ -38,10 +39,13 @@ pub enum ChannelError {
     /// Our key has protected as many records as it may, and the kernel cannot change it.
     #[error("{0} records were sent with one {1} key")]
     KeyLimit(u64, &'static str),
-    /// rustls has no next key.
-    #[error("no next key: {0}")]
-    Schedule(#[from] TlsError),
-    /// The next key is of no known form.
+    /// rustls does not give the keys away.
+    #[error("no keys: {0}")]
+    Keys(#[from] TlsError),
+    /// A key cannot be derived.
+    #[error("a key cannot be derived: {0:?}")]
+    Derive(OutputLengthError),
+    /// A key is of no known form.
     #[error(transparent)]
     Secrets(#[from] UnsupportedSecrets),
     /// A record without content type, nothing but padding.
@@ -53,6 +57,12 @@ pub enum ChannelError {
     /// The kernel did not take a key for another reason.
     #[error("installing a key: {0}")]
     Install(Errno),
+}
+
+impl From<OutputLengthError> for ChannelError {
+    fn from(error: OutputLengthError) -> Self {
+        Self::Derive(error)
+    }
 }
 
 impl ChannelError {
@@ -70,7 +80,8 @@ impl ChannelError {
             | Self::NoContentType => Some(AlertDescription::UnexpectedMessage),
             Self::CannotFollow(_)
             | Self::KeyLimit(..)
-            | Self::Schedule(_)
+            | Self::Keys(_)
+            | Self::Derive(_)
             | Self::Secrets(_)
             | Self::Seal
             | Self::Install(_) => Some(AlertDescription::InternalError),

@@ -2,13 +2,13 @@
 //! sealed and opened in user space.
 
 pub mod channel;
+mod cipher;
 pub mod content;
 pub mod control;
 pub mod error;
 pub mod open;
 pub mod pump;
 pub mod seal;
-pub mod secrets;
 pub mod tally;
 
 pub use channel::UserChannel;

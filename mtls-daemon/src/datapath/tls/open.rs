@@ -1,13 +1,14 @@
 //! Opening records in place (RFC 8446, section 5.2).
 
-use aws_lc_rs::aead::{Aad, Nonce};
+use aws_lc_rs::aead::Aad;
+use rustls::ProtocolVersion;
 use rustls::crypto::cipher::{self, InboundOpaqueMessage};
-use rustls::{ConnectionTrafficSecrets, ProtocolVersion};
 
+use super::cipher::RecordCipher;
 use super::content::ContentType;
 use super::error::ChannelError;
 use super::seal::HEADER;
-use super::secrets::{RecordCipher, UnsupportedSecrets};
+use crate::handshake::{RecordSecrets, UnsupportedSecrets};
 
 /// Largest length that a record may state (RFC 8446, section 5.2).
 const MAX_LENGTH: usize = 16 * 1024 + 256;
@@ -36,18 +37,18 @@ pub struct Opener {
 }
 
 impl Opener {
-    /// From secrets that opened as many records before as the number says.
-    ///
-    /// # Errors
-    /// For an unknown cipher.
-    pub fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, UnsupportedSecrets> {
-        Ok(Self { cipher: RecordCipher::new(secrets)?, sequence })
+    /// Records that this key has opened.
+    #[must_use]
+    pub fn sequence(&self) -> u64 {
+        self.sequence
     }
 
-    /// For the kernel to go on.
-    #[must_use]
-    pub fn into_secrets(self) -> (u64, ConnectionTrafficSecrets) {
-        (self.sequence, self.cipher.into_secrets())
+    /// `sequence`: how many records these secrets have opened before.
+    ///
+    /// # Errors
+    /// For a key of the wrong length.
+    pub fn new(sequence: u64, secrets: &RecordSecrets) -> Result<Self, UnsupportedSecrets> {
+        Ok(Self { cipher: RecordCipher::new(secrets)?, sequence })
     }
 
     /// Opens one whole record, which [`record_length`] has measured. What it carries lies behind [`HEADER`] bytes, this
@@ -58,12 +59,11 @@ impl Opener {
     pub fn open(&mut self, record: &mut [u8]) -> Result<(ContentType, usize), ChannelError> {
         let next = self.sequence.checked_add(1).ok_or(ChannelError::BadRecord)?;
         let sealed = record.get_mut(HEADER..).ok_or(ChannelError::NotARecord)?;
-        let nonce = cipher::Nonce::new(self.cipher.iv()?, self.sequence).0;
         let aad = Aad::from(cipher::make_tls13_aad(sealed.len()));
         let opened = self
             .cipher
             .key
-            .open_in_place(Nonce::assume_unique_for_key(nonce), aad, sealed)
+            .open_in_place(self.cipher.nonce(self.sequence), aad, sealed)
             .map_err(|_| ChannelError::BadRecord)?;
         self.sequence = next;
         // rustls takes the padding off and finds the type.

@@ -19,6 +19,7 @@ use tokio::net::TcpStream;
 
 pub use self::handover::{Handover, WORTH};
 use super::channel::{Handed, UserChannel};
+use super::error::ChannelError;
 use super::seal::MAX_SEALED;
 use crate::datapath::PumpError;
 use crate::datapath::buffer::Buffer;
@@ -112,8 +113,11 @@ impl<'a> UserPump<'a> {
 
     /// After [`Moved::Enough`]: the application's socket, the peer's, the connection between them, and what the
     /// application has not taken yet.
-    pub fn into_parts(self) -> (TcpStream, TcpStream, Handed, Buffer) {
-        (self.application, self.peer, self.flow.channel.hand_over(), self.flow.to_application)
+    ///
+    /// # Errors
+    /// The connection is lost then.
+    pub fn into_parts(self) -> Result<(TcpStream, TcpStream, Handed, Buffer), ChannelError> {
+        Ok((self.application, self.peer, self.flow.channel.hand_over()?, self.flow.to_application))
     }
 
     /// Moves bytes until both directions have ended, or one end fails, or the kernel is to go on.

@@ -1,12 +1,12 @@
 //! Sealing records in place (RFC 8446, section 5.2).
 
-use aws_lc_rs::aead::{Aad, Nonce};
-use rustls::ConnectionTrafficSecrets;
+use aws_lc_rs::aead::Aad;
 use rustls::crypto::cipher;
 
+use super::cipher::RecordCipher;
 use super::content::ContentType;
 use super::error::ChannelError;
-use super::secrets::{RecordCipher, UnsupportedSecrets};
+use crate::handshake::{RecordSecrets, UnsupportedSecrets};
 
 /// Bytes of a record before its content.
 pub const HEADER: usize = 5;
@@ -27,11 +27,11 @@ pub struct Sealer {
 }
 
 impl Sealer {
-    /// From secrets that sealed as many records before as the number says.
+    /// `sequence`: how many records these secrets have sealed before.
     ///
     /// # Errors
-    /// For an unknown cipher.
-    pub fn new((sequence, secrets): (u64, ConnectionTrafficSecrets)) -> Result<Self, UnsupportedSecrets> {
+    /// For a key of the wrong length.
+    pub fn new(sequence: u64, secrets: &RecordSecrets) -> Result<Self, UnsupportedSecrets> {
         Ok(Self { cipher: RecordCipher::new(secrets)?, sequence })
     }
 
@@ -39,12 +39,6 @@ impl Sealer {
     #[must_use]
     pub fn sequence(&self) -> u64 {
         self.sequence
-    }
-
-    /// For the kernel to go on.
-    #[must_use]
-    pub fn into_secrets(self) -> (u64, ConnectionTrafficSecrets) {
-        (self.sequence, self.cipher.into_secrets())
     }
 
     /// Makes a record of `room`, whose content lies behind [`HEADER`] bytes and before [`TRAILER`] bytes.
@@ -62,9 +56,8 @@ impl Sealer {
         *last = kind.number();
         // The header is the additional data.
         *header = cipher::make_tls13_aad(inner.len() + TAG);
-        let nonce = cipher::Nonce::new(self.cipher.iv()?, self.sequence).0;
         let sealed = self.cipher.key.seal_in_place_separate_tag(
-            Nonce::assume_unique_for_key(nonce),
+            self.cipher.nonce(self.sequence),
             Aad::from(*header),
             inner,
         );

@@ -77,8 +77,8 @@ impl End {
             }
         }
         match &mut self.records {
-            Records::Client(connection) => refresh(connection.as_mut(), &mut self.incoming),
-            Records::Server(connection) => refresh(connection.as_mut(), &mut self.incoming),
+            Records::Client(connection, _) => refresh(connection.as_mut(), &mut self.incoming),
+            Records::Server(connection, _) => refresh(connection.as_mut(), &mut self.incoming),
         }
     }
 }

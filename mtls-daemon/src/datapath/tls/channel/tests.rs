@@ -84,8 +84,7 @@ fn what_is_too_long_or_has_no_place_is_not_sealed_and_takes_no_sequence_number()
 #[test]
 fn a_sequence_number_is_never_used_twice() {
     let (mut channel, _) = pair(Suite::Aes256Gcm, None);
-    let (_, secrets) = channel.schedule.next_tx().unwrap();
-    let mut sealer = Sealer::new((u64::MAX - 1, secrets)).unwrap();
+    let mut sealer = Sealer::new(u64::MAX - 1, &channel.schedule.next_tx().unwrap()).unwrap();
     let mut room = [0; HEADER + TRAILER];
     sealer.seal(ContentType::ApplicationData, &mut room).unwrap();
     assert!(matches!(sealer.seal(ContentType::ApplicationData, &mut room), Err(ChannelError::Seal)));
@@ -127,7 +126,7 @@ fn key_updates_are_followed_and_answered_once_however_many_asked() {
     let (mut asks, mut answers) = channels();
     for requested in [true, true, false] {
         let mut wire = message(&mut asks, ContentType::Handshake, &encode_key_update(requested));
-        asks.sealer = Sealer::new(asks.schedule.next_tx().unwrap()).unwrap();
+        asks.sealer = Sealer::new(0, &asks.schedule.next_tx().unwrap()).unwrap();
         assert_eq!(answers.open(&mut wire).unwrap(), Opened::Nothing);
     }
     assert!(answers.owes_key_update() && !answers.is_at_rest());
@@ -154,7 +153,7 @@ fn floods_of_key_updates_and_empty_records_end() {
     for _ in 0..33 {
         last.unwrap();
         let mut wire = message(&mut floods, ContentType::Handshake, &encode_key_update(false));
-        floods.sealer = Sealer::new(floods.schedule.next_tx().unwrap()).unwrap();
+        floods.sealer = Sealer::new(0, &floods.schedule.next_tx().unwrap()).unwrap();
         last = channel.open(&mut wire);
     }
     assert!(matches!(last, Err(ChannelError::TooManyKeyUpdates(33))));
@@ -235,5 +234,32 @@ proptest! {
             prop_assert!(length >= HEADER);
         }
         prop_assert!(channel.open(&mut bytes).is_err());
+    }
+}
+
+#[test]
+fn another_carrier_goes_on_with_the_same_keys_and_numbers_also_after_key_updates() {
+    let (mut one, mut other) = channels();
+    for round in 0..3_u8 {
+        let handed = one.hand_over().unwrap();
+        one = UserChannel {
+            sealer: Sealer::new(handed.tx.0, &handed.tx.1).unwrap(),
+            opener: Opener::new(handed.rx.0, &handed.rx.1).unwrap(),
+            schedule: handed.schedule,
+            reader: Reader::new(handed.role),
+            tally: Tally::default(),
+            limit: None,
+            answer_due: false,
+        };
+        assert_eq!(open_all(&mut other, &mut say(&mut one, &[round])).unwrap(), [round]);
+        assert_eq!(open_all(&mut one, &mut say(&mut other, &[round])).unwrap(), [round]);
+        let mut wire = Vec::new();
+        one.update_key(&mut wire).unwrap();
+        other.update_key(&mut wire).unwrap();
+        let (mine, theirs) = wire.split_at_mut(HEADER + 5 + TRAILER);
+        assert_eq!(
+            (other.open(mine).unwrap(), one.open(theirs).unwrap()),
+            (Opened::Nothing, Opened::Nothing)
+        );
     }
 }
