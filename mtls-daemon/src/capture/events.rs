@@ -75,7 +75,7 @@ impl EventStream {
         let mut ready = self.ring.readable_mut().await?;
         let ring = ready.get_inner_mut();
         while let Some(record) = ring.next() {
-            match parse(&record) {
+            match CaptureEvent::read(&record) {
                 Some(event) => handle(event),
                 None => {
                     tracing::warn!(length = record.len(), "an eBPF event that cannot be read was dropped")
@@ -87,30 +87,35 @@ impl EventStream {
     }
 }
 
-fn parse(record: &[u8]) -> Option<CaptureEvent> {
-    let event = read(record)?;
-    let what = match EventKind::from_raw(event.kind)? {
-        EventKind::Held => {
-            let length = usize::try_from(event.packet_len).ok()?;
-            What::Held { syn: HeldSyn::parse(event.packet.get(..length)?)?, again: event.announced > 0 }
-        }
-        EventKind::Abandoned => What::Abandoned,
-        EventKind::DeniedPolicy => What::DeniedPolicy,
-        EventKind::DeniedUnknown => What::DeniedUnknown,
-        EventKind::Unaccounted => What::Unaccounted,
-        EventKind::NotEntered => What::NotEntered,
-    };
-    Some(CaptureEvent {
-        workload: event.workload,
-        cookie: event.cookie,
-        netns: event.netns,
-        destination: socket_address(&event.original),
-        what,
-    })
+impl CaptureEvent {
+    /// Reads a record as the programs put it into the ring (an [`Event`] in memory order). `None`: it has another
+    /// length, a kind that this version does not know, or announces a held SYN without holding one.
+    #[must_use]
+    pub fn read(record: &[u8]) -> Option<Self> {
+        let event = fields(record)?;
+        let what = match EventKind::from_raw(event.kind)? {
+            EventKind::Held => {
+                let length = usize::try_from(event.packet_len).ok()?;
+                What::Held { syn: HeldSyn::parse(event.packet.get(..length)?)?, again: event.announced > 0 }
+            }
+            EventKind::Abandoned => What::Abandoned,
+            EventKind::DeniedPolicy => What::DeniedPolicy,
+            EventKind::DeniedUnknown => What::DeniedUnknown,
+            EventKind::Unaccounted => What::Unaccounted,
+            EventKind::NotEntered => What::NotEntered,
+        };
+        Some(Self {
+            workload: event.workload,
+            cookie: event.cookie,
+            netns: event.netns,
+            destination: socket_address(&event.original),
+            what,
+        })
+    }
 }
 
 /// Field by field, so that a record of another length is refused instead of read past its end.
-fn read(record: &[u8]) -> Option<Event> {
+fn fields(record: &[u8]) -> Option<Event> {
     (record.len() == size_of::<Event>()).then_some(())?;
     let mut at = 0;
     let mut take = |length: usize| {
@@ -192,7 +197,7 @@ mod tests {
 
     #[test]
     fn a_record_is_read_as_the_programs_wrote_it() {
-        let event = parse(&record(EventKind::DeniedPolicy as u32, &[])).unwrap();
+        let event = CaptureEvent::read(&record(EventKind::DeniedPolicy as u32, &[])).unwrap();
         assert_eq!((event.workload, event.cookie, event.netns), (7, 8, 9));
         assert_eq!(event.destination, "10.0.0.2:80".parse().unwrap());
         assert_eq!(event.what, What::DeniedPolicy);
@@ -201,12 +206,12 @@ mod tests {
     #[test]
     fn short_long_unknown_and_overlong_records_are_refused() {
         let good = record(EventKind::Abandoned as u32, &[]);
-        assert!(parse(&good[..good.len() - 1]).is_none());
-        assert!(parse(&[good.clone(), vec![0]].concat()).is_none());
-        assert!(parse(&record(99, &[])).is_none());
-        assert!(parse(&record(EventKind::Held as u32, &[0x45; 10])).is_none(), "no whole SYN");
+        assert!(CaptureEvent::read(&good[..good.len() - 1]).is_none());
+        assert!(CaptureEvent::read(&[good.clone(), vec![0]].concat()).is_none());
+        assert!(CaptureEvent::read(&record(99, &[])).is_none());
+        assert!(CaptureEvent::read(&record(EventKind::Held as u32, &[0x45; 10])).is_none(), "no whole SYN");
         let mut overlong = record(EventKind::Held as u32, &[]);
         overlong[52..56].copy_from_slice(&u32::MAX.to_ne_bytes());
-        assert!(parse(&overlong).is_none());
+        assert!(CaptureEvent::read(&overlong).is_none());
     }
 }

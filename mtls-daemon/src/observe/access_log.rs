@@ -212,6 +212,24 @@ fn open_append(path: &Path) -> io::Result<File> {
     OpenOptions::new().append(true).create(true).mode(0o640).open(path)
 }
 
+/// Appends the line of a record, with its newline.
+///
+/// # Errors
+/// When a value has no JSON form, such as a time before the year 0. Nothing is appended then.
+pub fn append_line(lines: &mut Vec<u8>, record: &ConnectionRecord) -> Result<(), serde_json::Error> {
+    let start = lines.len();
+    match serde_json::to_writer(&mut *lines, record) {
+        Ok(()) => {
+            lines.push(b'\n');
+            Ok(())
+        }
+        Err(error) => {
+            lines.truncate(start);
+            Err(error)
+        }
+    }
+}
+
 struct Writer {
     sink: Sink,
     shared: Arc<Shared>,
@@ -245,13 +263,8 @@ impl Writer {
     }
 
     fn append(&self, batch: &mut Vec<u8>, record: &ConnectionRecord) {
-        let start = batch.len();
-        match serde_json::to_writer(&mut *batch, record) {
-            Ok(()) => batch.push(b'\n'),
-            Err(error) => {
-                batch.truncate(start);
-                self.shared.lose(1, &error);
-            }
+        if let Err(error) = append_line(batch, record) {
+            self.shared.lose(1, &error);
         }
     }
 
@@ -355,6 +368,17 @@ mod tests {
         assert_eq!(ids(&path), (0..1000).collect::<Vec<_>>());
         assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o007, 0);
         assert_eq!(lost.get(), 0);
+    }
+
+    #[test]
+    fn a_record_that_has_no_line_leaves_the_others_as_they_were() {
+        let mut lines = Vec::new();
+        append_line(&mut lines, &record(1)).unwrap();
+        let before = lines.clone();
+        let mut bad = ConnectionRecord::clone(&record(2));
+        bad.time = bad.time.replace_year(-1).unwrap();
+        append_line(&mut lines, &bad).unwrap_err();
+        assert_eq!(lines, before);
     }
 
     #[test]
