@@ -1,6 +1,7 @@
 //! `cargo xtask bench`: sets up, builds with optimisation, measures, writes the report.
 
 mod envoy;
+mod micro;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
@@ -20,6 +21,9 @@ const LAB_MEMORY: u32 = 6144;
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub struct Args {
+    /// Instead: instructions of single operations (handshake, verification, policy, …), counted by valgrind
+    #[arg(long, conflicts_with_all = ["quick", "systems", "rounds", "seconds", "report", "lab"])]
+    micro: bool,
     /// Few workloads, each once for a second: some minutes
     #[arg(long)]
     quick: bool,
@@ -48,6 +52,9 @@ pub struct Args {
 
 /// Measures.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    if args.micro {
+        return micro::run(args.json.as_deref());
+    }
     let root = repo::root()?;
     setup::prepare_bench("cargo xtask bench")?;
     let target = repo::target_dir(&root)?;
@@ -170,6 +177,11 @@ mod tests {
         );
         assert_eq!(given("--lab"), "--rounds 1 --seconds 0.5 --instructions");
         assert_eq!(given("--lab --rounds 2 --kernel 7.2"), "--rounds 2 --seconds 0.5 --instructions");
+        assert!(Line::try_parse_from(["bench", "--micro", "--json", "f"]).is_ok());
+        assert!(
+            Line::try_parse_from(["bench", "--micro", "--lab"]).is_err(),
+            "it is not the systems' benchmark"
+        );
         assert!(Line::try_parse_from(["bench", "--kernel", "7.2"]).is_err(), "a kernel is for the lab");
     }
 }

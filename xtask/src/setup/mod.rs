@@ -38,6 +38,11 @@ pub fn prepare_bench(command: &str) -> Result<()> {
     packages::install_missing(Some("the benchmark uses"), &packages::BENCH)
 }
 
+/// Installs what counts instructions, which takes root only if it is missing. Silent when everything is there.
+pub fn prepare_micro() -> Result<()> {
+    packages::install_missing(None, &packages::MICRO)
+}
+
 /// The programs that the tests start, by name.
 pub fn test_programs() -> Vec<&'static str> {
     packages::TESTS.iter().map(|(probe, ..)| probe.name()).collect()

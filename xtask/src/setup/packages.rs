@@ -63,6 +63,9 @@ pub const BENCH: [Row; 7] = [
     (Probe::Program("git"), "git", None),
 ];
 
+/// What counts the instructions of the micro-benchmarks.
+pub const MICRO: [Row; 1] = [(Probe::Program("valgrind"), "valgrind", None)];
+
 /// Installs packages with service starts forbidden; see the script for how.
 const SCRIPT: &str = include_str!("apt-install.sh");
 
