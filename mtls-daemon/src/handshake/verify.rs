@@ -11,7 +11,9 @@ use std::time::SystemTime;
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, Error as PkiError, KeyUsage, VerifiedPath};
 
+use crate::identity::bundle::Root;
 use crate::identity::leaf::{Leaf, Unreadable, show};
+use crate::identity::verified::{Fingerprint, Validity};
 use crate::identity::{Bundle, PeerIdentity, PeerName, SpiffeId, TrustBundles, TrustDomain, when};
 use crate::observe::{Reason, Refusal};
 
@@ -37,6 +39,16 @@ pub enum PeerRole {
     Client,
     /// We connected to it.
     Server,
+}
+
+impl PeerRole {
+    /// A number of its own.
+    fn purpose(self) -> u8 {
+        match self {
+            Self::Client => 1,
+            Self::Server => 2,
+        }
+    }
 }
 
 /// What is trusted by one workload.
@@ -98,8 +110,14 @@ pub fn verify_peer(
     if let Some(why) = leaf.wrong_usage() {
         return Err(peer.refuse(Reason::CertificateUsage, why));
     }
-    verify_path(&end_entity, intermediates, bundle, role, now)
-        .map_err(|error| peer.path_refusal(&error, &end_entity, intermediates, bundle))?;
+    let fingerprint = Fingerprint::of(role.purpose(), chain);
+    if !bundle.verified().holds(&fingerprint, now) {
+        let root = verify_path(&end_entity, intermediates, bundle, role, now)
+            .map_err(|error| peer.path_refusal(&error, &end_entity, intermediates, bundle))?;
+        if let Some(validity) = validity_of(&leaf, intermediates, root) {
+            bundle.verified().remember(fingerprint, validity);
+        }
+    }
     if let Some(expected) = expected
         && !expected.matches(&name)
     {
@@ -253,13 +271,14 @@ pub(super) fn listed(names: impl Iterator<Item = impl AsRef<str>>) -> String {
     if text.is_empty() { "nothing".to_owned() } else { text }
 }
 
-fn verify_path(
+/// The root that vouches for the chain.
+fn verify_path<'b>(
     end_entity: &EndEntityCert<'_>,
     intermediates: &[CertificateDer<'_>],
-    bundle: &Bundle,
+    bundle: &'b Bundle,
     role: PeerRole,
     now: SystemTime,
-) -> Result<(), PkiError> {
+) -> Result<&'b Root, PkiError> {
     let usage = match role {
         PeerRole::Client => KeyUsage::client_auth(),
         PeerRole::Server => KeyUsage::server_auth(),
@@ -270,17 +289,27 @@ fn verify_path(
         Some(root) if root.is_valid_at(now) => Ok(()),
         _ => Err(PkiError::CertDistrusted),
     };
-    end_entity
-        .verify_for_usage(
-            webpki::ALL_VERIFICATION_ALGS,
-            bundle.anchors(),
-            intermediates,
-            time,
-            usage,
-            None,
-            Some(&root_is_valid),
-        )
-        .map(|_| ())
+    let path = end_entity.verify_for_usage(
+        webpki::ALL_VERIFICATION_ALGS,
+        bundle.anchors(),
+        intermediates,
+        time,
+        usage,
+        None,
+        Some(&root_is_valid),
+    )?;
+    bundle.root_of(path.anchor()).ok_or(PkiError::CertDistrusted)
+}
+
+/// When everything in the chain is valid, also what the path does without. `None`: one cannot be read.
+fn validity_of(leaf: &Leaf, intermediates: &[CertificateDer<'_>], root: &Root) -> Option<Validity> {
+    let own = Validity { from: leaf.not_before, until: leaf.not_after };
+    intermediates.iter().try_fold(own.and(root.validity()), |all, der| {
+        let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
+        let (from, until) = (parsed.validity().not_before, parsed.validity().not_after);
+        let (from, until) = (when::from_unix(from.timestamp()), when::from_unix(until.timestamp()));
+        Some(all.and(Validity { from, until }))
+    })
 }
 
 fn pki_time(now: SystemTime) -> UnixTime {

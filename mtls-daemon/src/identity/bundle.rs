@@ -2,12 +2,14 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::pki_types::pem::{self, PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
 use super::leaf::{show, shown_name};
+use super::verified::{Validity, VerifiedChains};
 use super::{TrustDomain, when};
 
 /// Largest bundle that is read, in bytes.
@@ -84,10 +86,15 @@ impl Root {
         self.not_after
     }
 
+    /// When it is valid.
+    pub(crate) fn validity(&self) -> Validity {
+        Validity { from: self.not_before, until: self.not_after }
+    }
+
     /// Is `now` within the validity of the root?
     #[must_use]
     pub fn is_valid_at(&self, now: SystemTime) -> bool {
-        self.not_before <= now && now <= self.not_after
+        self.validity().holds_at(now)
     }
 }
 
@@ -98,12 +105,22 @@ impl fmt::Debug for Root {
 }
 
 /// The roots of one trust domain; at least one.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Bundle {
     roots: Vec<Root>,
     // webpki wants the anchors side by side; `anchors[i]` belongs to `roots[i]`.
     anchors: Vec<TrustAnchor<'static>>,
+    // Shared by clones, which have the same roots; never by a bundle with others.
+    verified: Arc<VerifiedChains>,
 }
+
+impl PartialEq for Bundle {
+    fn eq(&self, other: &Self) -> bool {
+        self.roots == other.roots
+    }
+}
+
+impl Eq for Bundle {}
 
 impl Bundle {
     /// Reads `CERTIFICATE` blocks; text between blocks is a comment.
@@ -127,7 +144,7 @@ impl Bundle {
 
     /// Takes certificates as roots; each must be a CA. Duplicates are dropped.
     pub fn from_der(certificates: Vec<CertificateDer<'static>>) -> Result<Self, BundleError> {
-        let mut bundle = Self { roots: Vec::new(), anchors: Vec::new() };
+        let mut bundle = Self { roots: Vec::new(), anchors: Vec::new(), verified: Arc::default() };
         for (der, number) in certificates.into_iter().zip(1..) {
             bundle.push(der, number)?;
         }
@@ -168,6 +185,11 @@ impl Bundle {
         &self.anchors
     }
 
+    /// Chains that were verified under these roots.
+    pub(crate) fn verified(&self) -> &VerifiedChains {
+        &self.verified
+    }
+
     /// The root that an anchor of this bundle was made from.
     pub(crate) fn root_of(&self, anchor: &TrustAnchor<'_>) -> Option<&Root> {
         self.anchors.iter().zip(&self.roots).find(|(ours, _)| *ours == anchor).map(|(_, root)| root)
@@ -176,6 +198,7 @@ impl Bundle {
     /// This bundle's roots and then the other's.
     #[must_use]
     pub fn merged(mut self, other: &Self) -> Self {
+        self.verified = Arc::default();
         for (root, anchor) in other.roots.iter().zip(&other.anchors) {
             if !self.roots.contains(root) {
                 self.roots.push(root.clone());

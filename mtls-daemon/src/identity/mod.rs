@@ -14,6 +14,7 @@ pub mod store;
 pub mod svid;
 #[cfg(test)]
 pub(crate) mod testing;
+pub(crate) mod verified;
 pub(crate) mod when;
 
 pub use bundle::{Bundle, BundleError, TrustBundles};

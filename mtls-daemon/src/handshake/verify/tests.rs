@@ -455,3 +455,59 @@ fn a_legacy_server_may_prove_any_of_its_dns_names() {
     assert_eq!(expect("DB.legacy.example").unwrap().name, PeerName::Dns("db.legacy.example".into()));
     refused(expect("other.example"), Reason::UnexpectedServer, &["dns:first.example", "other.example"]);
 }
+
+#[test]
+fn a_chain_is_remembered_for_its_role_and_roots_and_no_longer_than_all_of_it_is_valid() {
+    let (_, intermediate, trust) = world();
+    let (short, long) = (HOUR / 2, HOUR);
+    let leaf = intermediate.leaf(&LeafSpec { not_after: SystemTime::now() + short, ..LeafSpec::default() });
+    let domain = "example.org".parse().unwrap();
+    let bundle = trust.bundles.get(&domain).unwrap();
+    assert_eq!(bundle.verified().len(), 0);
+    for _ in 0..3 {
+        verify(&leaf, &trust).unwrap();
+        assert_eq!(bundle.verified().len(), 1);
+    }
+    let now = SystemTime::now();
+    assert!(bundle.verified().holds(&Fingerprint::of(PeerRole::Client.purpose(), &leaf.chain), now));
+    assert!(!bundle.verified().holds(&Fingerprint::of(PeerRole::Server.purpose(), &leaf.chain), now));
+    // Afterwards it is as expired as it would be without.
+    let later = verify_peer(&leaf.chain, PeerRole::Client, &trust, None, now + long);
+    refused(later, Reason::CertificateExpired, &[]);
+    let earlier = verify_peer(&leaf.chain, PeerRole::Client, &trust, None, now - 2 * HOUR);
+    refused(earlier, Reason::CertificateNotYetValid, &[]);
+}
+
+#[test]
+fn a_remembered_chain_is_still_asked_for_names_and_its_neighbours_are_verified() {
+    let (_, intermediate, trust) = world();
+    let leaf = intermediate.leaf(&LeafSpec::default());
+    let expected = ExpectedServer { ids: vec![WEB.parse().unwrap()], dns_names: vec![] };
+    let other = ExpectedServer { ids: vec!["spiffe://example.org/db".parse().unwrap()], dns_names: vec![] };
+    let server = |chain: &[CertificateDer<'_>], expected| {
+        verify_peer(chain, PeerRole::Server, &trust, Some(expected), SystemTime::now())
+    };
+    server(&leaf.chain, &expected).unwrap();
+    refused(server(&leaf.chain, &other), Reason::UnexpectedServer, &["expected"]);
+    // One bit of the leaf's signature.
+    let mut altered = leaf.chain[0].to_vec();
+    *altered.last_mut().unwrap() ^= 1;
+    let altered = [CertificateDer::from(altered), leaf.chain[1].clone()];
+    refused(server(&altered, &expected), Reason::BadSignature, &[]);
+    refused(server(&leaf.chain[..1], &expected), Reason::UnknownIssuer, &[]);
+}
+
+#[test]
+fn a_chain_that_other_roots_vouched_for_is_not_remembered_where_they_are_missing() {
+    let (root, intermediate, trust) = world();
+    let leaf = intermediate.leaf(&LeafSpec::default());
+    let both = trust_of(&[("example.org", TestCa::root("another").bundle().merged(&root.bundle()))]);
+    verify(&leaf, &both).unwrap();
+    let without = trust_of(&[("example.org", TestCa::root("another").bundle())]);
+    refused(verify(&leaf, &without), Reason::UnknownIssuer, &[]);
+    let alone = TestCa::root("another").bundle();
+    let grown = trust_of(&[("example.org", alone.clone().merged(&root.bundle()))]);
+    verify(&leaf, &grown).unwrap();
+    refused(verify(&leaf, &trust_of(&[("example.org", alone)])), Reason::UnknownIssuer, &[]);
+    drop(trust);
+}
