@@ -119,6 +119,11 @@ pub enum Workload {
         /// At the same time.
         streams: u32,
     },
+    /// Connect and read one long answer, again and again; the rate is bytes by the time from connect() to the last byte.
+    Download {
+        /// Of the answer.
+        bytes: u32,
+    },
     /// Connect, one request, close; full handshakes.
     NewConnections {
         /// At the same time.
@@ -139,6 +144,7 @@ impl fmt::Display for Workload {
                 write!(f, "requests at a fixed rate, {connections} conn, {body} B")
             }
             Self::Throughput { streams } => write!(f, "one-way bytes, {streams} streams"),
+            Self::Download { bytes } => write!(f, "download of {bytes} B with its connection"),
             Self::NewConnections { parallel } => write!(f, "new connections, {parallel} at a time"),
             Self::Idle { connections } => write!(f, "{connections} idle connections"),
         }
@@ -153,10 +159,10 @@ pub struct Round {
     pub per_second: Option<f64>,
     /// What was to be done in one second, if the rate was fixed.
     pub offered_per_second: Option<f64>,
-    /// Of a request, or of a connection from connect() to the first answer.
+    /// Of a request, or from connect() to the first answer or to the end of a download.
     pub latency: Option<Latency>,
     /// Time that the whole machine's processors were busy, client, server and kernel included: microseconds for one
-    /// request or connection, seconds for one GiB.
+    /// request or connection, seconds for one GiB of a stream or of downloads.
     pub cpu: Option<f64>,
     /// What one idle connection binds.
     pub memory: Option<Memory>,

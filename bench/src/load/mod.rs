@@ -1,6 +1,7 @@
 //! Our load generator: `mtls-bench load …`, run inside the client's namespace. One thread, as one wrk has. It prints
 //! one JSON object, a [`Told`].
 
+mod download;
 mod histogram;
 mod http;
 mod paced;
@@ -70,6 +71,14 @@ pub enum Load {
         #[arg(long)]
         streams: u32,
     },
+    /// Connect, one long answer, close, again and again.
+    Download {
+        #[command(flatten)]
+        target: Target,
+        /// Length of the answer.
+        #[arg(long)]
+        bytes: u32,
+    },
     /// Connect, one request, close, again and again.
     Connect {
         #[command(flatten)]
@@ -114,6 +123,7 @@ pub fn run(load: Load) -> Result<()> {
         Load::Requests { target, connections } => on_one_thread(requests(target, connections)),
         Load::Paced { target, connections, rate } => paced::run(&target, connections, rate),
         Load::Stream { target, streams } => on_one_thread(stream(target, streams)),
+        Load::Download { target, bytes } => download::run(&target, bytes),
         Load::Connect { target, parallel } => on_one_thread(connect(target, parallel)),
         Load::Idle { target, connections } => on_one_thread(idle(target, connections)),
     }?;

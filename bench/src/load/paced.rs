@@ -76,7 +76,7 @@ fn sleep_until(due: Instant) {
 }
 
 /// One connection.
-struct Client {
+pub struct Client {
     stream: TcpStream,
     request: Vec<u8>,
     room: Vec<u8>,
@@ -84,7 +84,10 @@ struct Client {
 
 impl Client {
     /// Connects, and asks once.
-    fn open(target: &Target) -> io::Result<Self> {
+    ///
+    /// # Errors
+    /// The socket's, and an answer that is not 200 with a length.
+    pub fn open(target: &Target) -> io::Result<Self> {
         let stream = TcpStream::connect_timeout(&target.address, Duration::from_secs(LOST))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(LOST)))?;

@@ -47,9 +47,10 @@ impl Measure {
     /// The figure that a workload is there for.
     pub fn main(workload: Workload) -> Self {
         match workload {
-            Workload::Requests { .. } | Workload::Throughput { .. } | Workload::NewConnections { .. } => {
-                Self::Rate
-            }
+            Workload::Requests { .. }
+            | Workload::Throughput { .. }
+            | Workload::Download { .. }
+            | Workload::NewConnections { .. } => Self::Rate,
             Workload::Paced { .. } => Self::P99,
             Workload::Idle { .. } => Self::Machine,
         }
@@ -86,14 +87,14 @@ impl Measure {
     /// What it is called, with the unit if [`Measure::show`] does not give one.
     pub fn name(self, workload: Workload) -> &'static str {
         match (self, workload) {
-            (Self::Rate, Workload::Throughput { .. }) => "MB/s",
+            (Self::Rate, Workload::Throughput { .. } | Workload::Download { .. }) => "MB/s",
             (Self::Rate, Workload::NewConnections { .. }) => "connections/s",
             (Self::Rate, _) => "requests/s",
             (Self::P50, _) => "p50",
             (Self::P90, _) => "p90",
             (Self::P99, _) => "p99",
             (Self::P999, _) => "p99.9",
-            (Self::Cpu, Workload::Throughput { .. }) => "CPU, s/GiB",
+            (Self::Cpu, Workload::Throughput { .. } | Workload::Download { .. }) => "CPU, s/GiB",
             (Self::Cpu, Workload::NewConnections { .. }) => "CPU, µs/connection",
             (Self::Cpu, _) => "CPU, µs/request",
             (Self::Machine, _) => "memory/connection, machine",
@@ -106,7 +107,7 @@ impl Measure {
     /// A value of it.
     pub fn show(self, workload: Workload, value: f64) -> String {
         match (self, workload) {
-            (Self::Rate, Workload::Throughput { .. }) => units::megabytes(value),
+            (Self::Rate, Workload::Throughput { .. } | Workload::Download { .. }) => units::megabytes(value),
             (Self::Rate | Self::Cpu, _) => units::number(value),
             (Self::P50 | Self::P90 | Self::P99 | Self::P999, _) => units::duration(value),
             (Self::Machine | Self::Processes | Self::Resting, _) => units::bytes(value),

@@ -20,6 +20,8 @@ impl Role {
         match system {
             "plain" => Self::Plain,
             "auto" | "direct" => Self::Mtlsd,
+            // An older build is what a change is compared with.
+            name if name.ends_with(" (base)") => Self::Peer,
             name if name.starts_with("relay-") => Self::Mtlsd,
             _ => Self::Peer,
         }
@@ -35,6 +37,8 @@ pub enum Kind {
     Paced,
     /// [`Workload::Throughput`].
     Throughput,
+    /// [`Workload::Download`].
+    Download,
     /// [`Workload::NewConnections`].
     NewConnections,
     /// [`Workload::Idle`].
@@ -43,8 +47,8 @@ pub enum Kind {
 
 impl Kind {
     /// Every one.
-    pub const ALL: [Self; 5] =
-        [Self::Requests, Self::Paced, Self::Throughput, Self::NewConnections, Self::Idle];
+    pub const ALL: [Self; 6] =
+        [Self::Requests, Self::Paced, Self::Throughput, Self::Download, Self::NewConnections, Self::Idle];
 
     /// Of a workload.
     pub fn of(workload: Workload) -> Self {
@@ -52,6 +56,7 @@ impl Kind {
             Workload::Requests { .. } => Self::Requests,
             Workload::Paced { .. } => Self::Paced,
             Workload::Throughput { .. } => Self::Throughput,
+            Workload::Download { .. } => Self::Download,
             Workload::NewConnections { .. } => Self::NewConnections,
             Workload::Idle { .. } => Self::Idle,
         }
@@ -123,7 +128,7 @@ mod tests {
     fn every_datapath_of_mtlsd_is_ours() {
         let ours = ["relay-userspace", "relay-ktls", "auto", "direct"];
         assert!(ours.iter().all(|name| Role::of(name) == Role::Mtlsd));
-        let peers = ["envoy", "stunnel", "haproxy", "ztunnel", "something new"];
+        let peers = ["envoy", "stunnel", "haproxy", "ztunnel", "relay-userspace (base)", "something new"];
         assert!(peers.iter().all(|name| Role::of(name) == Role::Peer));
         assert_eq!(Role::of("plain"), Role::Plain);
     }

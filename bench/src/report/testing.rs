@@ -73,6 +73,7 @@ pub fn workloads() -> Vec<Workload> {
         Workload::Paced { connections: 16, body: 1024 },
         Workload::Throughput { streams: 1 },
         Workload::Throughput { streams: 8 },
+        Workload::Download { bytes: 8 << 20 },
         Workload::NewConnections { parallel: 4 },
         Workload::Idle { connections: 1000 },
     ];
@@ -105,6 +106,7 @@ pub fn round(workload: Workload, slowness: f64) -> Round {
         Workload::Requests { .. } => (Some(20_000.0 / slowness), Some(40.0 * slowness), Some(50_000.0)),
         Workload::Paced { .. } => (Some(2000.0), Some(45.0 * slowness), Some(60_000.0)),
         Workload::Throughput { .. } => (Some(4e9 / slowness), Some(0.5 * slowness), None),
+        Workload::Download { .. } => (Some(1e9 / slowness), Some(0.6 * slowness), Some(8e6)),
         Workload::NewConnections { .. } => (Some(5000.0 / slowness), Some(300.0 * slowness), Some(400_000.0)),
         Workload::Idle { .. } => (None, None, None),
     };

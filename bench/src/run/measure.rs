@@ -4,7 +4,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use mtls_tests::{Cmd, Process};
+use mtls_tests::{Cmd, Process, slow};
 
 use super::plan::Plan;
 use crate::load::Told;
@@ -13,7 +13,7 @@ use crate::result::{Memory, Round, Workload};
 use crate::systems::{Running, server};
 
 /// What a load generator may take beyond its time, seconds: connections that hang, a slow machine.
-const PATIENCE: f64 = 120.0;
+const PATIENCE: u64 = 120;
 const GIB: f64 = 1_073_741_824.0;
 /// For what closed connections bound to be given back before the next ones are counted.
 const SETTLE: Duration = Duration::from_secs(1);
@@ -26,8 +26,9 @@ pub fn measure(system: &Running, workload: Workload, plan: &Plan, rate: Option<f
     let target = |verb: &str, path: String| {
         let command = generator(system)?.args([verb, &system.address().to_string(), &path]);
         let seconds = plan.seconds();
-        let command = command.args(["--seconds", &seconds.to_string()]);
-        Ok::<_, anyhow::Error>(command.limit(Duration::from_secs_f64(seconds + PATIENCE)))
+        let command =
+            command.args(["--seconds", &seconds.to_string(), "--warm-up", &plan.warm_up().to_string()]);
+        Ok::<_, anyhow::Error>(command.limit(Duration::from_secs_f64(seconds) + patience()))
     };
     match workload {
         Workload::Requests { connections, body } => {
@@ -47,6 +48,11 @@ pub fn measure(system: &Running, workload: Workload, plan: &Plan, rate: Option<f
             let command = target("stream", server::stream())?;
             let told = told(command.args(["--streams", &streams.to_string()]))?;
             Ok(Round { latency: None, ..round(told, GIB) })
+        }
+        Workload::Download { bytes } => {
+            let told =
+                told(target("download", server::path(bytes.into())?)?.args(["--bytes", &bytes.to_string()]))?;
+            Ok(round(told, GIB))
         }
         Workload::NewConnections { parallel } => {
             let command = target("connect", server::path(64)?)?;
@@ -117,7 +123,11 @@ impl Held {
         let mut client = command.args(["--connections", &connections.to_string()]).piped().spawn().quiet();
         let opened = catch_unwind(AssertUnwindSafe(|| client.wait_long_for("open", patience())));
         if opened.is_err() {
-            bail!("{connections} connections were not open within {PATIENCE} s: {}", client.stderr().trim());
+            bail!(
+                "{connections} connections were not open within {:?}: {}",
+                patience(),
+                client.stderr().trim()
+            );
         }
         std::thread::sleep(SETTLE);
         Ok(Self(client))
@@ -131,7 +141,7 @@ impl Held {
 }
 
 fn patience() -> Duration {
-    Duration::from_secs_f64(PATIENCE)
+    slow::limit(PATIENCE)
 }
 
 /// For the progress line.

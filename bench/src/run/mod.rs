@@ -12,7 +12,7 @@ use anyhow::{Context, Result, bail};
 use clap::Args;
 
 use self::measure::measure;
-use self::plan::Plan;
+use self::plan::{Part, Plan};
 use crate::report;
 use crate::result::{FORMAT, Row, Run, System, Workload};
 use crate::systems::{Kind, Running};
@@ -23,6 +23,9 @@ pub struct Options {
     /// The systems, by commas; without it all. Plain TCP is always there: it is what the others are compared with.
     #[arg(long, value_delimiter = ',', value_name = "SYSTEM,…")]
     pub systems: Vec<Kind>,
+    /// Only these workloads, by commas.
+    #[arg(long, value_delimiter = ',', value_name = "WORKLOAD,…")]
+    pub only: Vec<Part>,
     /// Few workloads, once, one second each: some two minutes.
     #[arg(long)]
     pub quick: bool,
@@ -72,7 +75,7 @@ pub fn run(options: &Options) -> Result<()> {
         }
     }
     let rows = rows(&plan, &running)?;
-    let cross_checks = checks::run(&plan, &running, &rows);
+    let cross_checks = if plan.checks() { checks::run(&plan, &running, &rows) } else { Vec::new() };
     let curves = curves::run(&plan, &running);
     let environment = environment::describe(options, &plan, &systems)?;
     let run = Run { format: FORMAT, environment, systems, rows, curves, cross_checks };

@@ -5,12 +5,48 @@ use nix::sys::resource::{Resource, getrlimit};
 
 use super::Options;
 use crate::result::{Axis, Workload};
-use crate::systems::Kind;
+use crate::systems::{Kind, server};
 
 /// Idle connections that are opened where the machine allows it.
 const IDLE: u32 = 10_000;
+/// The same in a quick run, and on the clock that counts instructions, where each costs a millisecond of emulation.
+const IDLE_QUICK: u32 = 500;
+const IDLE_LAB: u32 = 200;
+/// Before each measurement, seconds.
+const WARM_UP: f64 = 0.2;
+const WARM_UP_LAB: f64 = 0.05;
 /// Descriptors that a system needs for something else than connections.
 const OTHER_DESCRIPTORS: u64 = 1000;
+
+/// A kind of workload, by its name on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum Part {
+    /// [`Workload::Requests`].
+    Requests,
+    /// [`Workload::Paced`].
+    Paced,
+    /// [`Workload::Throughput`].
+    Stream,
+    /// [`Workload::Download`].
+    Download,
+    /// [`Workload::NewConnections`].
+    Connect,
+    /// [`Workload::Idle`].
+    Idle,
+}
+
+impl Part {
+    fn of(workload: Workload) -> Self {
+        match workload {
+            Workload::Requests { .. } => Self::Requests,
+            Workload::Paced { .. } => Self::Paced,
+            Workload::Throughput { .. } => Self::Stream,
+            Workload::Download { .. } => Self::Download,
+            Workload::NewConnections { .. } => Self::Connect,
+            Workload::Idle { .. } => Self::Idle,
+        }
+    }
+}
 
 /// A checked choice.
 #[derive(Debug, Clone)]
@@ -18,17 +54,26 @@ pub struct Plan {
     kinds: Vec<Kind>,
     workloads: Vec<Workload>,
     curves: bool,
+    checks: bool,
     rounds: u32,
     seconds: f64,
+    warm_up: f64,
 }
 
 impl Plan {
     /// From what was typed.
     ///
     /// # Errors
-    /// For numbers that make no measurement.
+    /// For numbers that make no measurement, and requests at a fixed rate without those that give the rate.
     pub fn new(options: &Options) -> Result<Self> {
-        let (rounds, seconds) = if options.quick { (1, 1.0) } else { (3, 2.0) };
+        let lab = options.instructions;
+        // Where instructions are counted, the next round would give the same figures.
+        let (rounds, seconds) = match (lab, options.quick) {
+            (true, true) => (1, 0.25),
+            (true, false) => (1, 0.5),
+            (false, true) => (1, 1.0),
+            (false, false) => (3, 2.0),
+        };
         let (rounds, seconds) = (options.rounds.unwrap_or(rounds), options.seconds.unwrap_or(seconds));
         if rounds == 0 {
             bail!("--rounds 0 measures nothing; 1 is the least");
@@ -37,10 +82,26 @@ impl Plan {
             bail!("--seconds {seconds}: from 0.1 to 600");
         }
         let wanted = |kind: &Kind| {
-            *kind == Kind::Plain || options.systems.is_empty() || options.systems.contains(kind)
+            *kind == Kind::Plain
+                || options.systems.contains(kind)
+                || (options.systems.is_empty() && kind.is_usual())
         };
         let kinds = Kind::ALL.into_iter().filter(wanted).collect();
-        Ok(Self { kinds, workloads: workloads(options.quick), curves: !options.quick, rounds, seconds })
+        let only = |part: &Part| options.only.is_empty() || options.only.contains(part);
+        if only(&Part::Paced) && !only(&Part::Requests) {
+            bail!("--only paced: the fixed rate is half of what the slowest did, so it needs `requests` too");
+        }
+        let mut workloads = workloads(options.quick, lab);
+        workloads.retain(|workload| only(&Part::of(*workload)));
+        Ok(Self {
+            kinds,
+            workloads,
+            curves: !options.quick && !lab && options.only.is_empty(),
+            checks: !lab && options.only.is_empty(),
+            rounds,
+            seconds,
+            warm_up: if lab { WARM_UP_LAB } else { WARM_UP },
+        })
     }
 
     /// The systems, plain TCP first.
@@ -54,7 +115,19 @@ impl Plan {
         &self.workloads
     }
 
-    /// The points of a curve; none in a quick run.
+    /// Whether other people's tools measure too: they take whole seconds.
+    #[must_use]
+    pub fn checks(&self) -> bool {
+        self.checks
+    }
+
+    /// Before each measurement, seconds.
+    #[must_use]
+    pub fn warm_up(&self) -> f64 {
+        self.warm_up
+    }
+
+    /// The points of a curve; none in a quick run or where instructions are counted.
     #[must_use]
     pub fn curve(&self, axis: Axis) -> Vec<u32> {
         let points: &[u32] = match axis {
@@ -80,18 +153,27 @@ impl Plan {
     }
 }
 
-fn workloads(quick: bool) -> Vec<Workload> {
+fn workloads(quick: bool, lab: bool) -> Vec<Workload> {
     let mut all = Vec::new();
-    let (connections, bodies): (&[u32], &[u32]) =
-        if quick { (&[1, 8], &[64]) } else { (&[1, 8, 64], &[64, 1024, 65536]) };
+    let (connections, bodies): (&[u32], &[u32]) = match (quick, lab) {
+        (true, _) => (&[1, 8], &[64]),
+        (false, true) => (&[1, 8], &[64, 65536]),
+        (false, false) => (&[1, 8, 64], &[64, 1024, 65536]),
+    };
     for &body in bodies {
         all.extend(connections.iter().map(|&connections| Workload::Requests { connections, body }));
     }
     all.extend(connections.iter().map(|&connections| Workload::Paced { connections, body: 64 }));
     let parallel: &[u32] = if quick { &[1] } else { &[1, 8] };
     all.extend(parallel.iter().map(|&streams| Workload::Throughput { streams }));
+    all.push(Workload::Download { bytes: server::DOWNLOAD });
     all.extend([1, 8].map(|parallel| Workload::NewConnections { parallel }));
-    all.push(Workload::Idle { connections: if quick { 500 } else { most_idle(descriptors()) } });
+    let idle = match (quick, lab) {
+        (_, true) => IDLE_LAB,
+        (true, false) => IDLE_QUICK,
+        (false, false) => most_idle(descriptors()),
+    };
+    all.push(Workload::Idle { connections: idle });
     all
 }
 
@@ -116,6 +198,7 @@ mod tests {
     fn options() -> Options {
         Options {
             systems: vec![],
+            only: vec![],
             quick: false,
             rounds: None,
             seconds: None,
@@ -130,7 +213,30 @@ mod tests {
         let chosen = Options { systems: vec![Kind::Envoy, Kind::RelayUserspace], ..options() };
         let kinds: Vec<_> = Plan::new(&chosen).unwrap().kinds().collect();
         assert_eq!(kinds, [Kind::Plain, Kind::RelayUserspace, Kind::Envoy]);
-        assert_eq!(Plan::new(&options()).unwrap().kinds().count(), Kind::ALL.len());
+        let usual: Vec<_> = Plan::new(&options()).unwrap().kinds().collect();
+        assert!(usual.len() == Kind::ALL.len() - 1 && !usual.contains(&Kind::Base), "{usual:?}");
+    }
+
+    #[test]
+    fn only_what_was_asked_for_is_measured() {
+        let only = |only: &[Part]| Plan::new(&Options { only: only.into(), ..options() });
+        let plan = only(&[Part::Download, Part::Connect]).unwrap();
+        let connect = [1, 8].map(|parallel| Workload::NewConnections { parallel });
+        assert_eq!(plan.workloads(), [&[Workload::Download { bytes: 8 << 20 }], &connect[..]].concat());
+        assert!(plan.curve(Axis::Rules).is_empty() && !plan.checks());
+        assert!(only(&[Part::Paced]).unwrap_err().to_string().contains("needs `requests`"));
+        only(&[Part::Paced, Part::Requests]).unwrap();
+    }
+
+    #[test]
+    fn where_instructions_are_counted_once_and_less_is_enough() {
+        for quick in [true, false] {
+            let plan = Plan::new(&Options { quick, instructions: true, ..options() }).unwrap();
+            assert_eq!(plan.rounds(), 1);
+            assert!(plan.seconds() <= 0.5 && plan.warm_up() < WARM_UP);
+            assert!(plan.curve(Axis::Rules).is_empty() && !plan.checks());
+            assert!(plan.workloads().contains(&Workload::Idle { connections: IDLE_LAB }));
+        }
     }
 
     #[test]

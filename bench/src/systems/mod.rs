@@ -27,6 +27,8 @@ pub enum Kind {
     Plain,
     /// mtlsd: rustls seals and opens the records.
     RelayUserspace,
+    /// As [`Kind::RelayUserspace`] by the daemon that `MTLSD_BENCH_BASE` names: an older one that a change is compared with.
+    Base,
     /// mtlsd: the kernel does, from the first byte.
     RelayKtls,
     /// mtlsd as it comes: begins in user space, moves into the kernel what carries much.
@@ -43,9 +45,10 @@ pub enum Kind {
 
 impl Kind {
     /// In the order of the report.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::Plain,
         Self::RelayUserspace,
+        Self::Base,
         Self::RelayKtls,
         Self::Auto,
         Self::Envoy,
@@ -54,12 +57,19 @@ impl Kind {
         Self::Ztunnel,
     ];
 
-    /// As `--systems` has it.
+    /// Whether it is measured without being asked for.
+    #[must_use]
+    pub fn is_usual(self) -> bool {
+        self != Self::Base
+    }
+
+    /// As `--systems` has it; the base is `base` there.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Plain => "plain",
             Self::RelayUserspace => "relay-userspace",
+            Self::Base => "relay-userspace (base)",
             Self::RelayKtls => "relay-ktls",
             Self::Auto => "auto",
             Self::Envoy => "envoy",
@@ -169,7 +179,9 @@ impl Running {
                     setting: "nothing between".into(),
                     ..Between::default()
                 }),
-                Kind::RelayUserspace | Kind::RelayKtls | Kind::Auto => mtlsd::start(&world, kind, size),
+                Kind::RelayUserspace | Kind::Base | Kind::RelayKtls | Kind::Auto => {
+                    mtlsd::start(&world, kind, size)
+                }
                 Kind::Envoy => envoy::start(&world),
                 Kind::Stunnel => forwarders::stunnel(&world),
                 Kind::Haproxy => forwarders::haproxy(&world),

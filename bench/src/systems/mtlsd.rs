@@ -1,6 +1,7 @@
 //! mtlsd itself: a daemon on each node, one CA.
 
 use std::fs;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, bail};
 use mtls_tests::Daemon;
@@ -22,6 +23,11 @@ workloads:
 const LAST_RULE: &str =
     "  - { name: everyone-here, action: allow, from: { trust_domains: [example.org] } }\n";
 
+/// As the configuration has it.
+fn datapath(kind: Kind) -> &'static str {
+    if kind == Kind::Base { Kind::RelayUserspace.name() } else { kind.name() }
+}
+
 /// The configuration of one node.
 fn yaml(world: &World, own: &str, other: &str, kind: Kind, size: Size) -> Result<String> {
     let mut yaml = CONFIGURATION.replace("OWN", own).replace("OTHER", other);
@@ -42,7 +48,7 @@ fn yaml(world: &World, own: &str, other: &str, kind: Kind, size: Size) -> Result
             "  - {{ name: more-{number}, action: allow, from: {{ spiffe_ids: [\"spiffe://example.org/more-{number}\"] }} }}\n"
         ));
     }
-    Ok(format!("{yaml}{LAST_RULE}datapath: {kind}\n"))
+    Ok(format!("{yaml}{LAST_RULE}datapath: {}\n", datapath(kind)))
 }
 
 /// Starts both daemons.
@@ -52,6 +58,14 @@ fn yaml(world: &World, own: &str, other: &str, kind: Kind, size: Size) -> Result
 pub fn start(world: &World, kind: Kind, size: Size) -> Result<Between> {
     let mut here = world.lab.prepare(NODE, &yaml(world, WEB, DB, kind, size)?);
     let mut there = world.lab.prepare("n2", &yaml(world, DB, WEB, kind, size)?);
+    if kind == Kind::Base {
+        let base = std::env::var_os("MTLSD_BENCH_BASE").map(PathBuf::from).filter(|path| path.is_file());
+        let base = base.context(
+            "MTLSD_BENCH_BASE names no mtlsd to compare with; `cargo xtask bench --against REVISION` builds one",
+        )?;
+        here.use_binary(&base);
+        there.use_binary(&base);
+    }
     here.ca_init();
     there.share_ca(&here);
     here.start();

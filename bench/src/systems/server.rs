@@ -6,7 +6,9 @@ use anyhow::{Context, Result, bail};
 use mtls_tests::{Pod, Process};
 
 /// Sizes of the answers, in bytes; the last is for streams.
-const SIZES: [u64; 4] = [64, 1024, 64 * 1024, STREAM];
+const SIZES: [u64; 5] = [64, 1024, 64 * 1024, DOWNLOAD as u64, STREAM];
+/// A download, in bytes.
+pub const DOWNLOAD: u32 = 8 << 20;
 /// One answer of a stream.
 const STREAM: u64 = 64 << 20;
 

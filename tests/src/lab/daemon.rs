@@ -98,6 +98,11 @@ impl Daemon {
             .expect("lab directory is writable");
     }
 
+    /// From the next start on it is another build of mtlsd.
+    pub fn use_binary(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
+    }
+
     /// The configuration file.
     pub fn config(&self) -> PathBuf {
         self.node.files.join("mtlsd.yaml")

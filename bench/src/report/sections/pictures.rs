@@ -48,7 +48,12 @@ fn subtitle(run: &Run, text: &str) -> String {
 fn bars(run: &Run) -> Result<Vec<Picture>> {
     let all: [(&str, &str, &[Kind], Measure); 5] = [
         ("requests", "Requests/s (more is better)", &[Kind::Requests], Measure::Rate),
-        ("throughput", "Throughput in MB/s (more is better)", &[Kind::Throughput], Measure::Rate),
+        (
+            "throughput",
+            "Throughput in MB/s (more is better)",
+            &[Kind::Throughput, Kind::Download],
+            Measure::Rate,
+        ),
         ("connections", "New connections/s (more is better)", &[Kind::NewConnections], Measure::Rate),
         (
             "cpu",

@@ -36,6 +36,7 @@ fn title(kind: Kind) -> &'static str {
         Kind::Requests => "Requests, the next as soon as the last is answered",
         Kind::Paced => "Requests at a fixed rate",
         Kind::Throughput => "Bytes in one direction",
+        Kind::Download => "One download, its connection included",
         Kind::NewConnections => "New connections, with full handshakes",
         Kind::Idle => "Idle connections",
     }
@@ -56,7 +57,7 @@ fn parts(kind: Kind) -> Vec<Part> {
     use Measure::{Cpu, Machine, P50, P90, P99, P999, Processes, Rate, Resting};
     use Part::{Added, Errors, Median, OfPlain, Offered, Range};
     match kind {
-        Kind::Requests | Kind::Throughput | Kind::NewConnections => {
+        Kind::Requests | Kind::Throughput | Kind::Download | Kind::NewConnections => {
             let rate = [Median(Rate), Range(Rate), OfPlain(Rate)].into_iter();
             let latencies = [P50, P90, P99, P999].map(Median);
             rate.chain(latencies).chain([Median(Cpu), Added(Cpu), Errors]).collect()
@@ -133,6 +134,7 @@ fn leads(workload: Workload) -> Vec<(&'static str, String)> {
             vec![("Connections", number(connections)), body(bytes)]
         }
         Workload::Throughput { streams } => vec![("Streams", number(streams))],
+        Workload::Download { bytes } => vec![("Length", units::size(bytes))],
         Workload::NewConnections { parallel } => vec![("At a time", number(parallel))],
         Workload::Idle { connections } => vec![("Connections", number(connections))],
     }
