@@ -28,6 +28,11 @@ enum Task {
     /// Generate load and print what came of it.
     #[command(subcommand)]
     Load(load::Load),
+    /// Print how a change stands against its base in a run that measured both.
+    Against {
+        /// What `run --json` wrote.
+        run: PathBuf,
+    },
     /// Write the report of a run as Markdown and HTML with its plots.
     Report {
         /// What `run --json` wrote.
@@ -41,6 +46,7 @@ fn main() -> ExitCode {
     let outcome = match Cli::parse().task {
         Task::Run(options) => run::run(&options),
         Task::Load(load) => load::run(load),
+        Task::Against { run } => report::against::print(&run),
         Task::Report { run, directory } => report::write(&run, &directory),
     };
     match outcome {

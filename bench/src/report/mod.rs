@@ -1,5 +1,6 @@
 //! The report of a run, for people: Markdown and HTML of one document, and its plots as SVG files.
 
+pub mod against;
 mod compare;
 mod document;
 mod figures;

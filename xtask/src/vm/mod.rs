@@ -37,6 +37,12 @@ const GRACE: Duration = Duration::from_secs(10);
 
 /// Boots, runs the command, and returns its exit code.
 pub fn run(args: &Args) -> Result<ExitCode> {
+    let program = args.command.first().and_then(|word| word.to_str()).unwrap_or_default();
+    run_often(args, vec![program])
+}
+
+/// As [`run`]; these programs, by name or path, are in the guest's memory before the command begins.
+pub fn run_often(args: &Args, programs: Vec<&str>) -> Result<ExitCode> {
     let root = repo::root()?;
     setup::prepare_vm("cargo xtask vm")?;
     let cache = cache(&root)?;
@@ -50,14 +56,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let dir = std::env::current_dir().context("the current directory cannot be read")?;
     let out = args.out.as_deref().map(shared).transpose()?;
     eprintln!("vm: {guest}, {} MiB", args.memory);
-    let program = args.command.first().and_then(|word| word.to_str()).unwrap_or_default();
-    let job = Job {
-        command: &args.command,
-        dir: &dir,
-        out: out.as_deref(),
-        env: environment(),
-        programs: vec![program],
-    };
+    let job = Job { command: &args.command, dir: &dir, out: out.as_deref(), env: environment(), programs };
     let done = guest.run(&job, stdout(), stderr())?;
     eprintln!("vm: booted in {:.1} s, exit code {}", done.boot.as_secs_f64(), done.code);
     Ok(ExitCode::from(done.code))
