@@ -78,6 +78,8 @@ pub struct System {
     pub setting: String,
     /// The exact commands that started it.
     pub commands: Vec<String>,
+    /// Whether the answer to a captured request was readable on the wire between the nodes; none if it did not run.
+    pub readable: Option<bool>,
     /// Why it did not run.
     pub failure: Option<String>,
 }

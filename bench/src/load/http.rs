@@ -42,21 +42,12 @@ impl Client {
     /// # Errors
     /// The socket's, and an answer that is not 200 with a length.
     pub async fn ask(&mut self) -> io::Result<usize> {
-        self.ask_counting(|_| {}).await
-    }
-
-    /// As [`Client::ask`]; `count` gets the length of each read.
-    ///
-    /// # Errors
-    /// As [`Client::ask`].
-    pub async fn ask_counting(&mut self, mut count: impl FnMut(usize)) -> io::Result<usize> {
         let Self { stream, request, room } = self;
         stream.write_all(request).await?;
         room.resize(READ, 0);
         let mut filled = 0;
         let (head, body) = loop {
             let read = some(stream.read(room.get_mut(filled..).unwrap_or_default()).await?)?;
-            count(read);
             filled += read;
             if let Head::Complete(head, body) = parse(room.get(..filled).unwrap_or_default())? {
                 break (head, body);
@@ -67,7 +58,6 @@ impl Client {
             .ok_or_else(|| io::Error::other("more came than was asked for"))?;
         while left > 0 {
             let read = some(stream.read(room).await?)?;
-            count(read);
             left = left.saturating_sub(read);
         }
         Ok(body)

@@ -5,6 +5,7 @@ mod download;
 mod histogram;
 mod http;
 mod paced;
+mod stream;
 
 use std::cell::{Cell, RefCell};
 use std::io::Write as _;
@@ -122,7 +123,7 @@ pub fn run(load: Load) -> Result<()> {
     let told = match load {
         Load::Requests { target, connections } => on_one_thread(requests(target, connections)),
         Load::Paced { target, connections, rate } => paced::run(&target, connections, rate),
-        Load::Stream { target, streams } => on_one_thread(stream(target, streams)),
+        Load::Stream { target, streams } => stream::run(&target, streams),
         Load::Download { target, bytes } => download::run(&target, bytes),
         Load::Connect { target, parallel } => on_one_thread(connect(target, parallel)),
         Load::Idle { target, connections } => on_one_thread(idle(target, connections)),
@@ -235,34 +236,6 @@ async fn requests(target: Target, connections: u32) -> Result<Told> {
                     return shared.failed(error);
                 }
                 shared.done(asked);
-            }
-        });
-    }
-    shared.told(tasks).await
-}
-
-async fn stream(target: Target, streams: u32) -> Result<Told> {
-    let shared = Shared::new(&target)?;
-    let mut tasks = JoinSet::new();
-    for _ in 0..streams {
-        let (shared, target) = (Rc::clone(&shared), target.clone());
-        tasks.spawn_local(async move {
-            let counted = Rc::clone(&shared);
-            let count = |read| {
-                let now = Instant::now();
-                if now >= counted.begin && now < counted.end {
-                    counted.count.set(counted.count.get() + u64::try_from(read).unwrap_or(0));
-                }
-            };
-            let streamed = async {
-                let mut client = Client::connect(target.address, &target.path).await?;
-                while !counted.is_over() {
-                    client.ask_counting(count).await?;
-                }
-                Ok::<_, std::io::Error>(())
-            };
-            if let Err(error) = streamed.await {
-                shared.failed(error);
             }
         });
     }

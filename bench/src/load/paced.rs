@@ -71,7 +71,8 @@ pub fn run(target: &Target, connections: u32, rate: f64) -> Result<Told> {
     })
 }
 
-fn sleep_until(due: Instant) {
+/// Returns at that time.
+pub fn sleep_until(due: Instant) {
     thread::sleep(due.saturating_duration_since(Instant::now()));
 }
 
@@ -88,27 +89,51 @@ impl Client {
     /// # Errors
     /// The socket's, and an answer that is not 200 with a length.
     pub fn open(target: &Target) -> io::Result<Self> {
-        let stream = TcpStream::connect_timeout(&target.address, Duration::from_secs(LOST))?;
-        stream.set_nodelay(true)?;
-        stream.set_read_timeout(Some(Duration::from_secs(LOST)))?;
-        let request = request(target.address, &target.path);
-        let mut client = Self { stream, request, room: vec![0; READ] };
+        let mut client = Self::connect(target, READ)?;
         client.ask()?;
         Ok(client)
     }
 
+    /// Connects; `room` bytes are read at once.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub fn connect(target: &Target, room: usize) -> io::Result<Self> {
+        let stream = TcpStream::connect_timeout(&target.address, Duration::from_secs(LOST))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(LOST)))?;
+        let request = request(target.address, &target.path);
+        Ok(Self { stream, request, room: vec![0; room] })
+    }
+
     fn ask(&mut self) -> io::Result<()> {
+        self.ask_while(|_| true)
+    }
+
+    /// Asks, and reads as long as `more` says so, which gets the length of each read.
+    ///
+    /// # Errors
+    /// The socket's, and an answer that is not 200 with a length.
+    pub fn ask_while(&mut self, mut more: impl FnMut(usize) -> bool) -> io::Result<()> {
         let Self { stream, request, room } = self;
         stream.write_all(request)?;
         let mut filled = 0;
         let mut left = loop {
-            filled += some(stream.read(room.get_mut(filled..).unwrap_or_default())?)?;
+            let read = some(stream.read(room.get_mut(filled..).unwrap_or_default())?)?;
+            filled += read;
+            if !more(read) {
+                return Ok(());
+            }
             if let Head::Complete(head, body) = parse(room.get(..filled).unwrap_or_default())? {
                 break (head + body).saturating_sub(filled);
             }
         };
         while left > 0 {
-            left = left.saturating_sub(some(stream.read(room)?)?);
+            let read = some(stream.read(room)?)?;
+            left = left.saturating_sub(read);
+            if !more(read) {
+                return Ok(());
+            }
         }
         Ok(())
     }

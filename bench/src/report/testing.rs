@@ -90,6 +90,7 @@ pub fn system(name: &str) -> System {
         title: format!("{name} 1.2 sidecars"),
         setting: "TLS_AES_256_GCM_SHA384, 2 threads".to_owned(),
         commands: vec![format!("{name} --config /tmp/{name}.yaml | cat")],
+        readable: Some(name == "plain"),
         failure: None,
     }
 }

@@ -98,6 +98,7 @@ fn failed(kind: Kind, failure: String) -> System {
         title: kind.name().into(),
         setting: String::new(),
         commands: Vec::new(),
+        readable: None,
         failure: Some(failure),
     }
 }

@@ -153,6 +153,7 @@ pub struct Running {
     /// Which.
     pub kind: Kind,
     between: Between,
+    readable: bool,
     _server: Process,
     /// Where it runs.
     pub world: World,
@@ -189,8 +190,8 @@ impl Running {
                 Kind::Haproxy => forwarders::haproxy(&world),
                 Kind::Ztunnel => ztunnel::start(&world),
             }?;
-            let running = Self { kind, between, _server: server, world };
-            running.is_what_it_says()?;
+            let mut running = Self { kind, between, readable: false, _server: server, world };
+            running.readable = running.is_readable()?;
             Ok(running)
         }));
         // The lab's own helpers panic with the whole story.
@@ -209,6 +210,7 @@ impl Running {
             title: self.between.title.clone(),
             setting: self.between.setting.clone(),
             commands: self.between.commands.clone(),
+            readable: Some(self.readable),
             failure: None,
         }
     }
@@ -233,8 +235,9 @@ impl Running {
         pids.into_iter().map(machine::resident).sum()
     }
 
-    /// A wrong system would be measured without anybody noticing: nginx's bytes must not be on the wire.
-    fn is_what_it_says(&self) -> Result<()> {
+    /// Whether nginx's bytes are on the wire. A wrong system would be measured without anybody noticing: they must be
+    /// there without anything between, which shows that we would see them, and never otherwise.
+    fn is_readable(&self) -> Result<bool> {
         let capture = self.world.lab.capture();
         let url = format!("http://{}{}", self.address(), server::path(64)?);
         let answer = self.world.web().run(&["curl", "-sS", "--max-time", "20", &url]);
@@ -242,11 +245,17 @@ impl Running {
         if answer.code != Some(0) || answer.stdout.len() != 64 {
             bail!("nginx cannot be asked through it: {answer}");
         }
-        if self.kind != Kind::Plain
-            && let Some(found) = traffic.find(&answer.stdout)
-        {
-            bail!("the answer crossed the wire in plain: {found}");
+        let found = traffic.find(&answer.stdout);
+        match (&found, self.kind) {
+            (None, Kind::Plain) => {
+                bail!("the answer in plain was not seen on the wire: the capture is at fault")
+            }
+            (Some(place), kind) if kind != Kind::Plain => {
+                bail!("the answer crossed the wire in plain: {place}")
+            }
+            _ => {}
         }
-        self.between.daemons.iter().try_for_each(|daemon| mtlsd::serves(daemon, self.kind))
+        self.between.daemons.iter().try_for_each(|daemon| mtlsd::serves(daemon, self.kind))?;
+        Ok(found.is_some())
     }
 }

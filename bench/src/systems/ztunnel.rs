@@ -33,11 +33,11 @@ pub fn start(world: &World) -> Result<Between> {
     // JSON is YAML.
     fs::write(&workloads, serde_json::to_vec_pretty(&configuration(&addresses))?)
         .with_context(|| workloads.display().to_string())?;
+    let client = tunnel(world.web(), &binary, &environment(PODS[0], &workloads), OUTBOUND)?;
+    let server = tunnel(world.db(), &binary, &environment(PODS[1], &workloads), HBONE)?;
     sidecar::redirect_application(world.web());
     let tunnels = HBONE.to_string();
     sidecar::redirect(world.db(), &["PREROUTING", "!", "--dport", &tunnels], INBOUND);
-    let client = tunnel(world.web(), &binary, &environment(PODS[0], &workloads), OUTBOUND)?;
-    let server = tunnel(world.db(), &binary, &environment(PODS[1], &workloads), HBONE)?;
     let version = version(&binary).unwrap_or_else(|| "of unknown version".into());
     Ok(Between {
         title: format!("ztunnel {version} pair"),

@@ -112,7 +112,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut parts = Vec::new();
     if machine_ready {
-        match build_daemon(&root) {
+        match build_daemon(&root).and_then(|daemon| build_bench(&root).map(|()| daemon)) {
             Ok(daemon) => {
                 let mut tests = Phase::new("integration tests", &["--package", INTEGRATION, "--tests"]);
                 tests.env.push(("MTLSD_BIN", daemon.clone()));
@@ -253,6 +253,12 @@ pub fn build_daemon(root: &Path) -> Result<PathBuf> {
         );
     }
     Ok(daemon)
+}
+
+/// Builds the benchmark, which a test runs as a whole.
+fn build_bench(root: &Path) -> Result<()> {
+    heading("building the benchmark");
+    Cmd::cargo(root).args(["build", "--package", "mtls-bench"]).run()
 }
 
 impl Phase {

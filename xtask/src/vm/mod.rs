@@ -32,6 +32,9 @@ use watch::{Done, Limits};
 /// A boot takes 10 to 20 s; a machine with other work, several times that.
 const BOOT: Duration = Duration::from_secs(180);
 
+/// In the lab large programs go into the guest's memory first, and nobody waits for a single test.
+const BOOT_LAB: Duration = Duration::from_secs(600);
+
 /// From the verdict to the end of QEMU: for the power switch.
 const GRACE: Duration = Duration::from_secs(10);
 
@@ -111,7 +114,8 @@ impl Guest {
             out: job.out,
             dir: run_dir.path(),
         };
-        let limits = Limits { boot: BOOT.min(self.timeout), total: self.timeout, grace: GRACE };
+        let boot = if self.processor == Processor::Lab { BOOT_LAB } else { BOOT };
+        let limits = Limits { boot: boot.min(self.timeout), total: self.timeout, grace: GRACE };
         watch::run(machine.command(), run_dir.path(), limits, out, err)
     }
 }

@@ -11,15 +11,19 @@ pub fn blocks(run: &Run) -> Vec<Block> {
         blocks.push(Block::paragraph("The run holds no systems."));
         return blocks;
     }
-    let mut table = Table::new(&["System", "Title", "Setting", "Ran"], &[]);
+    let mut table = Table::new(&["System", "Title", "Setting", "On the wire", "Ran"], &[]);
     for system in &run.systems {
         let (name, title) = (system.name.clone(), system.title.clone());
-        match &system.failure {
-            None => table.push([name, title, system.setting.clone(), "yes".to_owned()]),
-            Some(why) => {
-                table.push([name, title, system.setting.clone(), format!("no: {}", text::reason(why))])
-            }
-        }
+        let wire = match system.readable {
+            Some(true) => "readable",
+            Some(false) => "sealed",
+            None => "–",
+        };
+        let ran = match &system.failure {
+            None => "yes".to_owned(),
+            Some(why) => format!("no: {}", text::reason(why)),
+        };
+        table.push([name, title, system.setting.clone(), wire.to_owned(), ran]);
     }
     blocks.push(Block::Table(table));
     blocks.push(Block::section("Commands"));
