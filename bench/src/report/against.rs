@@ -86,7 +86,7 @@ mod tests {
     #[test]
     fn what_was_not_measured_is_an_error_with_its_reason() {
         let mut run = both(1.0, 1.0);
-        run.rows[1].failure = Some("the daemon ended".into());
+        run.rows[2].failure = Some("the daemon ended".into());
         assert!(table(&run).unwrap_err().to_string().contains("the daemon ended"));
         let mut run = both(1.0, 1.0);
         run.systems[1].failure = Some("no kernel".into());

@@ -2,41 +2,61 @@
 
 use anyhow::{Context, Result, bail};
 
+use super::measure::measure;
 use super::plan::Plan;
-use crate::result::{CrossCheck, Row, Workload};
+use crate::result::{CrossCheck, Workload};
 use crate::systems::{Kind, Running, server};
 
 /// Where iperf3 listens.
 const IPERF: u16 = 5201;
 
+/// Times that both measure, by turns: what else the machine does meanwhile hits both.
+const TURNS: u32 = 3;
+
 /// What could be checked; what could not is said on standard error.
-pub fn run(plan: &Plan, running: &[Running], rows: &[Row]) -> Vec<CrossCheck> {
+pub fn run(plan: &Plan, running: &[Running]) -> Vec<CrossCheck> {
     let mut checks = Vec::new();
     for system in running.iter().filter(|system| matches!(system.kind, Kind::Plain | Kind::RelayUserspace)) {
-        let tried = [
-            ("wrk", "requests/s", Workload::Requests { connections: 8, body: 64 }, wrk(plan, system)),
-            ("iperf3", "bytes/s", Workload::Throughput { streams: 1 }, iperf3(plan, system)),
+        let tools: [(&str, &str, Workload, fn(&Plan, &Running) -> Result<f64>); 2] = [
+            ("wrk", "requests/s", Workload::Requests { connections: 8, body: 64 }, wrk),
+            ("iperf3", "bytes/s", Workload::Throughput { streams: 1 }, iperf3),
         ];
-        for (tool, unit, workload, theirs) in tried {
-            let row = rows.iter().find(|row| row.system == system.kind.name() && row.workload == workload);
-            let ours = row.and_then(|row| row.rounds.last()?.per_second);
-            match (theirs, ours) {
-                (Ok(theirs), Some(ours)) => checks.push(CrossCheck {
-                    system: system.kind.name().into(),
-                    what: workload.to_string(),
-                    tool: tool.into(),
-                    unit: unit.into(),
-                    ours,
-                    theirs,
-                }),
-                (Err(error), _) => eprintln!("no cross-check of {} by {tool}: {error:#}", system.kind),
-                (Ok(_), None) => {
-                    eprintln!("no cross-check of {} by {tool}: there is no figure of ours", system.kind)
+        for (tool, unit, workload, theirs) in tools {
+            let ours = || measure(system, workload, plan, None)?.per_second.context("we measured nothing");
+            match by_turns(ours, || theirs(plan, system)) {
+                Ok((ours, theirs)) => {
+                    eprintln!(
+                        "cross-check of {}, {workload}: {ours:.0} by us, {theirs:.0} by {tool}",
+                        system.kind
+                    );
+                    checks.push(CrossCheck {
+                        system: system.kind.name().into(),
+                        what: workload.to_string(),
+                        tool: tool.into(),
+                        unit: unit.into(),
+                        ours,
+                        theirs,
+                    });
                 }
+                Err(error) => eprintln!("no cross-check of {} by {tool}: {error:#}", system.kind),
             }
         }
     }
     checks
+}
+
+/// The medians.
+fn by_turns(ours: impl Fn() -> Result<f64>, theirs: impl Fn() -> Result<f64>) -> Result<(f64, f64)> {
+    let (mut our, mut their) = (Vec::new(), Vec::new());
+    for _ in 0..TURNS {
+        our.push(ours()?);
+        their.push(theirs()?);
+    }
+    let median = |mut all: Vec<f64>| {
+        all.sort_by(f64::total_cmp);
+        all.get(all.len() / 2).copied().context("nothing was measured")
+    };
+    Ok((median(our)?, median(their)?))
 }
 
 fn seconds(plan: &Plan) -> String {
@@ -65,4 +85,29 @@ fn iperf3(plan: &Plan, system: &Running) -> Result<f64> {
     let said: serde_json::Value = serde_json::from_slice(&output.stdout).context("what iperf3 printed")?;
     let bits = said.pointer("/end/sum_received/bits_per_second").and_then(serde_json::Value::as_f64);
     Ok(bits.context("iperf3 names no rate")? / 8.0)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::{Cell, RefCell};
+
+    use super::*;
+
+    #[test]
+    fn both_measure_by_turns_and_the_middle_counts() {
+        let order = RefCell::new(String::new());
+        let next = Cell::new(0.0);
+        let ours = || {
+            order.borrow_mut().push('o');
+            next.set(next.get() + 1.0);
+            Ok(next.get())
+        };
+        let theirs = || {
+            order.borrow_mut().push('t');
+            Ok(next.get() * 10.0)
+        };
+        assert_eq!(by_turns(ours, theirs).unwrap(), (2.0, 20.0));
+        assert_eq!(*order.borrow(), "ototot");
+        assert!(by_turns(|| Ok(1.0), || anyhow::bail!("no tool")).is_err());
+    }
 }

@@ -97,7 +97,7 @@ impl Plan {
             kinds,
             workloads,
             curves: !options.quick && !lab && options.only.is_empty(),
-            checks: !lab && options.only.is_empty(),
+            checks: options.checks || (!lab && options.only.is_empty()),
             rounds,
             seconds,
             warm_up: if lab { WARM_UP_LAB } else { WARM_UP },
@@ -199,6 +199,7 @@ mod tests {
         Options {
             systems: vec![],
             only: vec![],
+            checks: false,
             quick: false,
             rounds: None,
             seconds: None,

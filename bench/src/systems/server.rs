@@ -51,10 +51,13 @@ http {{
   server {{
     listen {port} backlog=4096; root {here};
     location = /64 {{ default_type text/plain; return 200 {}; }}
+    # sendfile gives the socket 64 KiB at a time, and would be what is measured: iperf3 saw a sixth more.
+    location = {} {{ sendfile off; output_buffers 2 512k; }}
   }}
 }}
 ",
-        "x".repeat(64)
+        "x".repeat(64),
+        stream()
     );
     let path = files.join("nginx.conf");
     fs::write(&path, configuration).with_context(|| path.display().to_string())?;

@@ -20,10 +20,12 @@ const MEMORY: u32 = 6144;
 const SLOW: &str = "8";
 
 /// Programs that the measured systems are made of.
-const PROGRAMS: [&str; 11] = [
+const PROGRAMS: [&str; 13] = [
     "nginx",
     "curl",
     "tcpdump",
+    "wrk",
+    "iperf3",
     "nsenter",
     "iptables",
     "ip6tables",

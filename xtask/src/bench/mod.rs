@@ -29,6 +29,9 @@ pub struct Args {
     /// Only these workloads, by commas: requests, paced, stream, download, connect, idle
     #[arg(long, value_name = "WORKLOAD,…")]
     only: Option<String>,
+    /// Let wrk and iperf3 measure too although not everything is measured
+    #[arg(long)]
+    checks: bool,
     /// How often each is measured
     #[arg(long)]
     rounds: Option<u32>,
@@ -137,6 +140,7 @@ fn options(args: &Args) -> Vec<String> {
     option("--rounds", args.rounds.map(|rounds| rounds.to_string()));
     option("--seconds", args.seconds.map(|seconds| seconds.to_string()));
     words.extend((args.quick || args.against.is_some()).then(|| "--quick".to_owned()));
+    words.extend(args.checks.then(|| "--checks".to_owned()));
     words.extend(args.is_lab().then(|| "--instructions".to_owned()));
     words
 }
