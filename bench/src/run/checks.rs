@@ -10,6 +10,9 @@ use crate::systems::{Kind, Running, server};
 /// Where iperf3 listens.
 const IPERF: u16 = 5201;
 
+/// A tool's name, its unit, what it measures, and how.
+type Tool = (&'static str, &'static str, Workload, fn(&Plan, &Running) -> Result<f64>);
+
 /// Times that both measure, by turns: what else the machine does meanwhile hits both.
 const TURNS: u32 = 3;
 
@@ -17,7 +20,7 @@ const TURNS: u32 = 3;
 pub fn run(plan: &Plan, running: &[Running]) -> Vec<CrossCheck> {
     let mut checks = Vec::new();
     for system in running.iter().filter(|system| matches!(system.kind, Kind::Plain | Kind::RelayUserspace)) {
-        let tools: [(&str, &str, Workload, fn(&Plan, &Running) -> Result<f64>); 2] = [
+        let tools: [Tool; 2] = [
             ("wrk", "requests/s", Workload::Requests { connections: 8, body: 64 }, wrk),
             ("iperf3", "bytes/s", Workload::Throughput { streams: 1 }, iperf3),
         ];
