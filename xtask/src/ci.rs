@@ -18,10 +18,10 @@ pub struct Args {
 }
 
 /// A step of the run. The order is from quick to slow.
-struct Step {
+struct Step<'a> {
     name: &'static str,
     /// Words after `cargo`.
-    cargo: &'static [&'static str],
+    cargo: &'a [&'a str],
     env: &'static [(&'static str, &'static str)],
 }
 
@@ -40,7 +40,8 @@ const TESTS: &[&str] = &[
     "7.2=datapath,offload,key_updates",
 ];
 
-const STEPS: [Step; 8] = [
+/// What is right or wrong about the sources.
+const CHECKS: [Step<'_>; 8] = [
     Step { name: "formatting", cargo: &["fmt", "--all", "--check"], env: &[] },
     Step {
         name: "formatting of the eBPF programs",
@@ -65,9 +66,32 @@ const STEPS: [Step; 8] = [
         cargo: &["test", "--locked", "--workspace", "--exclude", "mtls-tests", "--tests", "--no-run"],
         env: &[],
     },
-    // The README's command, and the last step: its closing line is the last of its kind.
-    Step { name: "tests", cargo: TESTS, env: &[] },
+    Step {
+        name: "micro-benchmarks, each once",
+        cargo: &["test", "--locked", "--package", "mtls-daemon", "--benches"],
+        env: &[],
+    },
 ];
+
+/// The README's command, and the last step: its closing line is the last of its kind.
+const LAST: Step<'_> = Step { name: "tests", cargo: TESTS, env: &[] };
+
+/// The revision that speed is compared with: `MTLSD_CI_BASE`, or what was there some hours before this change, which may be
+/// several commits.
+fn base(root: &Path) -> String {
+    let before = || {
+        let head = Cmd::new("git").args(["log", "-1", "--format=%ct"]).dir(root).read()?;
+        let limit = head.trim().parse::<u64>()?.saturating_sub(CHANGE.as_secs());
+        let before = format!("--before={limit}");
+        Cmd::new("git").args(["rev-list", "-1", &before, "HEAD"]).dir(root).read()
+    };
+    let given = std::env::var("MTLSD_CI_BASE").ok().filter(|base| !base.is_empty());
+    let found = || before().ok().map(|base| base.trim().to_owned()).filter(|base| !base.is_empty());
+    given.or_else(found).unwrap_or_else(|| "HEAD^".to_owned())
+}
+
+/// Commits of one change lie no further apart.
+const CHANGE: Duration = Duration::from_secs(4 * 3600);
 
 /// What became of a step.
 struct Done {
@@ -83,7 +107,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     if let Some(seconds) = args.built_in {
         done.push(Done { name: "building xtask", time: Duration::from_secs(seconds), failed: false });
     }
-    for step in &STEPS {
+    let base = base(&root);
+    let compare = ["xtask", "bench", "--against", &base, "--if-there"];
+    let compare = Step { name: "speed, compared with the base", cargo: &compare, env: &[] };
+    for step in CHECKS.iter().chain([&compare, &LAST]) {
         heading(&format!("{} ({})", step.name, shown(step)));
         let started = Instant::now();
         let failed =
@@ -98,11 +125,11 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     Ok(if done.iter().any(|step| step.failed) { ExitCode::FAILURE } else { ExitCode::SUCCESS })
 }
 
-fn command(root: &Path, step: &Step) -> Cmd {
+fn command(root: &Path, step: &Step<'_>) -> Cmd {
     step.env.iter().fold(Cmd::cargo(root).args(step.cargo), |cmd, (name, value)| cmd.env(name, value))
 }
 
-fn shown(step: &Step) -> String {
+fn shown(step: &Step<'_>) -> String {
     let env: String = step.env.iter().map(|(name, value)| format!("{name}='{value}' ")).collect();
     format!("{env}cargo {}", step.cargo.join(" "))
 }
@@ -134,9 +161,15 @@ mod tests {
     }
 
     #[test]
-    fn the_tests_come_last_and_are_the_readmes_command() {
-        let last = STEPS.last().unwrap();
-        assert!(shown(last).starts_with("cargo xtask test "), "{}", shown(last));
+    fn the_tests_are_the_readmes_command() {
+        assert!(shown(&LAST).starts_with("cargo xtask test "), "{}", shown(&LAST));
+    }
+
+    #[test]
+    fn there_is_always_a_base_to_name() {
+        let base = base(&repo::root().unwrap());
+        assert!(!base.is_empty() && !base.contains(char::is_whitespace), "{base}");
+        assert_eq!(super::base(Path::new("/")), std::env::var("MTLSD_CI_BASE").unwrap_or("HEAD^".to_owned()));
     }
 
     #[test]
