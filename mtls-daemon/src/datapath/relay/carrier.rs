@@ -11,7 +11,7 @@ use super::context::Offload;
 use super::pump::Pump;
 use super::session::{NotTaken, Opened, Session};
 use crate::datapath::PumpError;
-use crate::datapath::ends::{count, idle_for};
+use crate::datapath::ends::{count, idle_for, reset_unless_ended};
 use crate::datapath::ktls::{self, Channel, KernelPump, Terms};
 use crate::datapath::tls::ChannelError;
 use crate::datapath::tls::pump::{Handover, Moved, UserPump, WORTH};
@@ -59,7 +59,7 @@ impl<'a> Carrier<'a> {
                 Err(NotTaken::Stays(session, why)) => {
                     (*session, None, format!("no relay-ktls: {why}").into())
                 }
-                Err(NotTaken::Lost(error)) => return Err(error),
+                Err(NotTaken::Lost(error)) => return lost(&application, error),
             },
         };
         match session.into_user_space(records_per_key) {
@@ -76,7 +76,7 @@ impl<'a> Carrier<'a> {
                 let pump = Pump::new(application, peer, codec, observed, incoming, to_application, to_peer);
                 Ok(Self::Other(pump))
             }
-            Err(NotTaken::Lost(error)) => Err(error),
+            Err(NotTaken::Lost(error)) => lost(&application, error),
         }
     }
 
@@ -165,4 +165,10 @@ impl<'a> Carrier<'a> {
             Self::Lost(observed) => observed,
         }
     }
+}
+
+/// The application is not to take it for a clean end.
+fn lost<T>(application: &TcpStream, error: ChannelError) -> Result<T, ChannelError> {
+    reset_unless_ended(application);
+    Err(error)
 }

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use super::boundary::{Boundary, WholeRecords};
 use super::pump::Codec;
 use crate::datapath::buffer::Buffer;
+use crate::datapath::ends::reset_unless_ended;
 use crate::datapath::ktls::{self, Channel, Terms};
 use crate::datapath::tls::channel::Handed;
 use crate::datapath::tls::{ChannelError, UserChannel};
@@ -183,10 +184,7 @@ impl Session {
             ));
         }
         let taken = Handed::of(self.records).and_then(|handed| Channel::install(&self.tcp, handed, terms));
-        match taken {
-            Ok(channel) => Ok(Opened { tcp: self.tcp, channel, plaintext: self.plaintext }),
-            Err(error) => Err(NotTaken::Lost(error)),
-        }
+        opened(self.tcp, self.plaintext, taken)
     }
 
     /// Takes the keys out of rustls, to do the records of TLS 1.3 in place. `records_per_key`: how many one key may
@@ -198,10 +196,7 @@ impl Session {
         if let Err(why) = self.is_at_rest() {
             return Err(NotTaken::Stays(Box::new(self), why.to_owned()));
         }
-        match UserChannel::new(self.records, records_per_key) {
-            Ok(channel) => Ok(Opened { tcp: self.tcp, channel, plaintext: self.plaintext }),
-            Err(error) => Err(NotTaken::Lost(error)),
-        }
+        opened(self.tcp, self.plaintext, UserChannel::new(self.records, records_per_key))
     }
 
     /// Nothing is half said, so that others may go on with the records.
@@ -263,6 +258,21 @@ impl Session {
             self.outgoing.clear();
         }
         Ok(())
+    }
+}
+
+fn opened<C>(
+    tcp: TcpStream,
+    plaintext: Buffer,
+    taken: Result<C, ChannelError>,
+) -> Result<Opened<C>, NotTaken> {
+    match taken {
+        Ok(channel) => Ok(Opened { tcp, channel, plaintext }),
+        Err(error) => {
+            // Closed with RST: nobody has said close_notify.
+            reset_unless_ended(&tcp);
+            Err(NotTaken::Lost(error))
+        }
     }
 }
 

@@ -15,7 +15,8 @@ use crate::datapath::buffer::Buffer;
 use crate::datapath::relay::carrier::Carrier;
 use crate::datapath::relay::pump::{Codec, Pump};
 use crate::datapath::relay::session::{Session, SessionError};
-use crate::handshake::{Preface, Progress};
+use crate::datapath::tls::ChannelError;
+use crate::handshake::{Preface, Progress, Records};
 use crate::observe::Reason;
 use crate::observe::connection::Ending;
 
@@ -265,4 +266,21 @@ async fn nothing_can_be_said_before_the_handshake() {
     let (tcp, _other) = tcp().await;
     let mut session = Session::new(tcp, client, Vec::new());
     assert!(matches!(session.send_preface(&Preface::Ready).await, Err(SessionError::Tls(_))));
+}
+
+#[tokio::test]
+async fn a_connection_whose_keys_cannot_be_had_is_reset_at_both_ends() {
+    let (mut application, at_pump) = tcp().await;
+    let (mut peer, from_peer) = tcp().await;
+    let (client, _server) = records();
+    if let Records::Client(_, heard) = &client {
+        heard.take().unwrap();
+    }
+    let session = Session::new(from_peer, client, Vec::new());
+    let observed = observed();
+    let lost = Carrier::new(session, at_pump, &observed, Err("a test".into()), None);
+    assert!(matches!(lost.err(), Some(ChannelError::Keys(_))));
+    for socket in [&mut application, &mut peer] {
+        assert_eq!(next(socket).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+    }
 }
