@@ -1,5 +1,7 @@
 //! Moving to strict: a permissive port takes both, and tells them apart.
 
+use std::time::Duration;
+
 use mtls_tests::certs::{Authority, Leaf};
 use mtls_tests::programs::{self, Identity, raw, s_server};
 use mtls_tests::slow;
@@ -48,7 +50,7 @@ fn a_server_that_speaks_first_is_heard_by_a_plaintext_client() {
         let output = pair.out().own("probe").args(["connect", &to.to_string(), "--ask"]).piped().spawn();
         let mut output = output;
         output.wait_for("\"ok\"");
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        std::thread::sleep(slow::stretched(Duration::from_secs(1)));
         output.close_stdin();
         let said = output.output(slow::limit(10)).text();
         assert!(said.contains("SSH-2.0-"), "{said}");

@@ -327,5 +327,5 @@ fn what_may_be_a_key_update_before_the_preface_keeps_the_connection_in_user_spac
     let peer = ["--alpn", "mtlsd/1", "ticket", "segments:1:1", "preface:hel", "data:lo", "expect:welcome"];
     let told = foreign.outbound(&application, &then_ends(&peer)).ends("");
     let why = told.record.0["why_not_better"].as_str().unwrap_or_default();
-    assert_eq!(why.contains("may ask for a KeyUpdate"), kernel_tls, "{why}");
+    assert_eq!(why.contains("may be a KeyUpdate"), kernel_tls, "{why}");
 }
