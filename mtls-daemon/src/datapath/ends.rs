@@ -50,6 +50,17 @@ pub fn write(socket: &TcpStream, buffer: &mut Buffer, cx: &mut Context<'_>) -> P
     }
 }
 
+/// How many bytes a write took that was tried at once: none where there is no room now.
+///
+/// # Errors
+/// The socket's.
+pub fn taken(written: io::Result<usize>) -> io::Result<usize> {
+    match written {
+        Err(error) if error.kind() == io::ErrorKind::WouldBlock => Ok(0),
+        written => written,
+    }
+}
+
 /// Reads from a plain socket. One that did not fill the room is empty: it is not asked again before the kernel
 /// reports more, which saves a system call per message.
 pub fn poll_read(socket: &TcpStream, room: &mut [u8], cx: &mut Context<'_>) -> Poll<io::Result<usize>> {

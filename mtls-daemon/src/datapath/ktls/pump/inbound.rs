@@ -11,7 +11,7 @@ use tokio::net::TcpStream;
 use super::{Flow, Step, forgive, poll_io};
 use crate::datapath::PumpError;
 use crate::datapath::buffer::with_scratch;
-use crate::datapath::ends::{count, end, error_of, write};
+use crate::datapath::ends::{count, end, error_of, taken, write};
 use crate::datapath::ktls::pipe::Pipe;
 use crate::datapath::ktls::socket::{Received, TlsSocket};
 use crate::datapath::tls::ChannelError;
@@ -122,11 +122,7 @@ impl Flow<'_> {
             channel.application_data_may_come()?;
             channel.received();
             observed.add_received(count(record.len()));
-            let written = match application.try_write(record) {
-                Ok(written) => written,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(error) => return Poll::Ready(Err(PumpError::Application(error))),
-            };
+            let written = taken(application.try_write(record)).map_err(PumpError::Application)?;
             let rest = record.get(written..).unwrap_or_default();
             if !rest.is_empty() {
                 way.held.tail().extend_from_slice(rest);

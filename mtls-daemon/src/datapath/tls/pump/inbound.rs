@@ -1,6 +1,5 @@
 //! From the peer to the application.
 
-use std::io;
 use std::task::{Context, Poll, ready};
 
 use tokio::net::TcpStream;
@@ -9,7 +8,7 @@ use super::pieces::Pieces;
 use super::{Flow, ROOM, Step};
 use crate::datapath::PumpError;
 use crate::datapath::buffer::with_scratch;
-use crate::datapath::ends::{count, end, poll_read, write};
+use crate::datapath::ends::{count, end, poll_read, taken, write};
 use crate::datapath::tls::channel::Opened;
 use crate::datapath::tls::open::{MAX_RECORD, record_length};
 use crate::datapath::tls::seal::HEADER;
@@ -93,11 +92,7 @@ impl Flow<'_> {
             [one] => application.try_write(one),
             several => application.try_write_vectored(several),
         });
-        let written = match written {
-            Ok(written) => written,
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-            Err(error) => return Err(PumpError::Application(error)),
-        };
+        let written = taken(written).map_err(PumpError::Application)?;
         for rest in pieces.rest(bytes, written) {
             self.to_application.tail().extend_from_slice(rest);
         }

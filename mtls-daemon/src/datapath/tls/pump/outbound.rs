@@ -9,7 +9,7 @@ use tokio::net::TcpStream;
 use super::{Flow, RECORDS, ROOM, Step};
 use crate::datapath::PumpError;
 use crate::datapath::buffer::with_scratch;
-use crate::datapath::ends::{count, end, poll_read, poll_read_vectored, write};
+use crate::datapath::ends::{count, end, poll_read, poll_read_vectored, taken, write};
 use crate::datapath::tls::ChannelError;
 use crate::datapath::tls::seal::{HEADER, MAX_CONTENT, MAX_SEALED, TRAILER};
 
@@ -47,11 +47,7 @@ impl Flow<'_> {
             }
             let wire = self.seal(room, length)?;
             // Most of the time there is room, and nothing has to be kept.
-            let sent = match peer.try_write(wire) {
-                Ok(sent) => sent,
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => 0,
-                Err(error) => return Poll::Ready(Err(PumpError::Peer(error))),
-            };
+            let sent = taken(peer.try_write(wire)).map_err(PumpError::Peer)?;
             let rest = wire.get(sent..).unwrap_or_default();
             if !rest.is_empty() {
                 self.to_peer.tail().extend_from_slice(rest);
