@@ -111,6 +111,10 @@ impl World {
         lab.add_node("n2");
         lab.add_pod("n2", "db");
         lab.pod("web").sysctl("net.ipv4.ip_local_port_range", "1024 65535");
+        for pod in ["web", "db"] {
+            // Or thousands of closed connections wait for a minute, and connect() searches among them for a free port.
+            lab.pod(pod).sysctl("net.ipv4.tcp_max_tw_buckets", "64");
+        }
         let authority = Authority::new(lab.dir(), "bench");
         Self { lab, authority }
     }

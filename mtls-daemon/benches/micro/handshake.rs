@@ -99,5 +99,5 @@ fn shake(client: (Arc<ClientConfig>, Verdict), server: (Arc<ServerConfig>, Verdi
     assert_eq!(client.hear(&mut server.outgoing), Progress::Open);
     assert_eq!(server.hear(&mut client.outgoing), Progress::Open);
     assert!(client_seen.peer().is_some() && server_seen.peer().is_some());
-    server.records.agreed().unwrap().group
+    server.records.agreed().unwrap().group.to_owned()
 }

@@ -74,9 +74,9 @@ impl Observing {
             learned.local_certificate = Some(certificate("4ac8b2f10793de56a1b0c3d4e5f60718"));
             learned.peer_certificate = Some(certificate("19f0e1d2c3b4a5968778695a4b3c2d1e"));
             learned.tls = Some(TlsInfo {
-                version: "TLSv1.3".to_owned(),
-                suite: "TLS13_AES_256_GCM_SHA384".to_owned(),
-                group: "X25519MLKEM768".to_owned(),
+                version: "TLSv1.3".into(),
+                suite: "TLS13_AES_128_GCM_SHA256".into(),
+                group: "X25519MLKEM768".into(),
             });
             learned.policy = Some(Arc::clone(&self.name));
         });

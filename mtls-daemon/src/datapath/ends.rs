@@ -2,11 +2,12 @@
 
 use std::io::{self, IoSliceMut, Read as _};
 use std::net::Shutdown;
+use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::SockRef;
-use tokio::io::Interest;
+use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 
 use super::buffer::Buffer;
@@ -29,6 +30,21 @@ pub fn close_politely(sockets: &[&TcpStream]) {
 /// What a socket that reports an error has to say.
 pub fn error_of(socket: &TcpStream) -> io::Error {
     socket.take_error().ok().flatten().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
+}
+
+/// Looks for the error of a socket whose direction has ended, and which is therefore not read any more.
+#[derive(Default)]
+pub struct Failure<'s> {
+    /// Boxed, and only once it is asked for: most connections wait with both directions open.
+    reported: Option<Pin<Box<dyn Future<Output = io::Result<Ready>> + Send + 's>>>,
+}
+
+impl<'s> Failure<'s> {
+    /// Ready with the error as soon as there is one.
+    pub fn poll(&mut self, socket: &'s TcpStream, cx: &mut Context<'_>) -> Poll<io::Error> {
+        let reported = self.reported.get_or_insert_with(|| Box::pin(socket.ready(Interest::ERROR)));
+        reported.as_mut().poll(cx).map(|_| error_of(socket))
+    }
 }
 
 /// Writes some of what waits in `buffer`.

@@ -12,7 +12,9 @@ use rustls::unbuffered::{
     ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedConnectionCommon,
     UnbufferedStatus,
 };
-use rustls::{ClientConfig, Error as TlsError, ExtractedSecrets, ServerConfig, SupportedCipherSuite};
+use rustls::{
+    ClientConfig, Error as TlsError, ExtractedSecrets, ProtocolVersion, ServerConfig, SupportedCipherSuite,
+};
 
 use super::schedule::{Heard, KeySchedule};
 use crate::datapath::ktls::Suite;
@@ -40,11 +42,11 @@ pub enum Records {
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Agreed {
     /// Such as `TLSv1.3`.
-    pub version: String,
+    pub version: &'static str,
     /// IANA name of the cipher suite.
-    pub suite: String,
+    pub suite: &'static str,
     /// Name of the key exchange group.
-    pub group: String,
+    pub group: &'static str,
 }
 
 /// What both connection types have in common, spelled once.
@@ -225,9 +227,13 @@ impl Records {
 
 fn agreed<D>(connection: &UnbufferedConnectionCommon<D>) -> Option<Agreed> {
     Some(Agreed {
-        version: connection.protocol_version()?.as_str()?.replace("TLSv1_", "TLSv1."),
-        suite: connection.negotiated_cipher_suite()?.suite().as_str()?.to_owned(),
-        group: connection.negotiated_key_exchange_group()?.name().as_str()?.to_owned(),
+        version: match connection.protocol_version()? {
+            ProtocolVersion::TLSv1_2 => "TLSv1.2",
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            other => other.as_str()?,
+        },
+        suite: connection.negotiated_cipher_suite()?.suite().as_str()?,
+        group: connection.negotiated_key_exchange_group()?.name().as_str()?,
     })
 }
 

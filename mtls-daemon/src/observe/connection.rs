@@ -226,11 +226,11 @@ pub struct CertificateInfo {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct TlsInfo {
     /// `TLSv1.3` or `TLSv1.2`.
-    pub version: String,
-    /// Cipher suite, such as `TLS13_AES_256_GCM_SHA384`.
-    pub suite: String,
+    pub version: Cow<'static, str>,
+    /// Cipher suite, such as `TLS13_AES_128_GCM_SHA256`.
+    pub suite: Cow<'static, str>,
     /// Key exchange group, such as `X25519MLKEM768`.
-    pub group: String,
+    pub group: Cow<'static, str>,
 }
 
 /// Bytes of the application, without TLS overhead.

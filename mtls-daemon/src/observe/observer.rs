@@ -297,7 +297,7 @@ mod tests {
         let observer = observer(Target::Off);
         let denied = begin(&observer);
         denied.shared().learn(|l| {
-            let text = String::new;
+            let text = || "".into();
             l.tls = Some(TlsInfo { version: text(), suite: text(), group: text() });
         });
         denied.end(Ending::Refused(Reason::PolicyDefault.into()));

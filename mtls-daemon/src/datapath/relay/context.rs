@@ -94,9 +94,9 @@ pub fn note_handshake(observed: &Observed, agreed: Option<&Agreed>, verdict: &Ve
     let claim = verdict.claim();
     observed.connection().learn(|learned| {
         learned.tls = agreed.map(|agreed| TlsInfo {
-            version: agreed.version.clone(),
-            suite: agreed.suite.clone(),
-            group: agreed.group.clone(),
+            version: agreed.version.into(),
+            suite: agreed.suite.into(),
+            group: agreed.group.into(),
         });
         if let Some(claim) = claim {
             learned.peer_certificate = Some(certificate_info(&claim.serial, claim.not_after));

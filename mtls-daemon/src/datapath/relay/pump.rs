@@ -7,17 +7,17 @@
 
 use std::future::poll_fn;
 use std::io;
-use std::pin::{Pin, pin};
+use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use tokio::io::{AsyncRead, Interest, ReadBuf};
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::net::tcp::ReadHalf;
 
 use super::session::end_politely;
 use crate::datapath::PumpError;
 use crate::datapath::buffer::{Buffer, READ_SIZE, with_scratch};
-use crate::datapath::ends::{close_politely, count, end, error_of, reset_unless_ended, write};
+use crate::datapath::ends::{Failure, close_politely, count, end, reset_unless_ended, write};
 use crate::handshake::{Progress, Records};
 use crate::observe::observer::Observed;
 
@@ -139,18 +139,20 @@ async fn move_bytes(
     let (from_peer, peer) = peer.split();
     let (application, peer) = (application.as_ref(), peer.as_ref());
     let mut ends = Ends { from_application, application, from_peer, peer };
-    // An end that has ended its direction is not read any more, so that its RST must be looked for.
-    let mut application_failed = pin!(application.ready(Interest::ERROR));
-    let mut peer_failed = pin!(peer.ready(Interest::ERROR));
+    let (mut application_failed, mut peer_failed) = (Failure::default(), Failure::default());
     poll_fn(|cx| {
         if let Poll::Ready(result) = flow.poll(&mut ends, cx) {
             return Poll::Ready(result);
         }
-        if flow.told_peer && application_failed.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(PumpError::Application(error_of(application))));
+        if flow.told_peer
+            && let Poll::Ready(error) = application_failed.poll(application, cx)
+        {
+            return Poll::Ready(Err(PumpError::Application(error)));
         }
-        if flow.told_application && peer_failed.as_mut().poll(cx).is_ready() {
-            return Poll::Ready(Err(PumpError::Peer(error_of(peer))));
+        if flow.told_application
+            && let Poll::Ready(error) = peer_failed.poll(peer, cx)
+        {
+            return Poll::Ready(Err(PumpError::Peer(error)));
         }
         Poll::Pending
     })

@@ -66,7 +66,7 @@ impl UserChannel {
         })
     }
 
-    /// For another carrier to go on; see [`UserChannel::is_at_rest`].
+    /// For another carrier to go on; see [`UserChannel::is_whole`].
     ///
     /// # Errors
     /// The connection is lost then.
@@ -78,7 +78,7 @@ impl UserChannel {
 
     /// Nothing is half said: another carrier may go on.
     #[must_use]
-    pub fn is_at_rest(&self) -> bool {
+    pub fn is_whole(&self) -> bool {
         !self.answer_due && !self.reader.is_inside_message()
     }
 
@@ -88,12 +88,29 @@ impl UserChannel {
         self.answer_due || self.limit.is_some_and(|limit| self.sealer.sequence() + MARGIN >= limit)
     }
 
+    /// Gives back what can be made of the secrets again, as soon as somebody speaks: for a connection without traffic.
+    pub fn rest(&mut self) {
+        self.sealer.cipher.give_back();
+        self.opener.cipher.give_back();
+    }
+
+    /// Both ciphers were given back.
+    #[must_use]
+    pub fn is_resting(&self) -> bool {
+        [&self.sealer.cipher, &self.opener.cipher].iter().all(|cipher| cipher.get().is_none())
+    }
+
+    fn sealer(&mut self) -> Result<&mut Sealer, ChannelError> {
+        self.sealer.cipher.fetch(|| self.schedule.tx())?;
+        Ok(&mut self.sealer)
+    }
+
     /// Appends a KeyUpdate; what is sealed from now on has the next key.
     ///
     /// # Errors
     /// The connection is lost then.
     pub fn update_key(&mut self, out: &mut Vec<u8>) -> Result<(), ChannelError> {
-        self.sealer.append(ContentType::Handshake, &encode_key_update(false), out)?;
+        self.sealer()?.append(ContentType::Handshake, &encode_key_update(false), out)?;
         self.sealer = Sealer::new(0, &self.schedule.next_tx()?)?;
         self.answer_due = false;
         Ok(())
@@ -104,7 +121,7 @@ impl UserChannel {
     /// # Errors
     /// As [`Sealer::seal`].
     pub fn seal(&mut self, room: &mut [u8]) -> Result<(), ChannelError> {
-        self.sealer.seal(ContentType::ApplicationData, room)
+        self.sealer()?.seal(ContentType::ApplicationData, room)
     }
 
     /// Appends an alert.
@@ -112,7 +129,7 @@ impl UserChannel {
     /// # Errors
     /// As [`Sealer::seal`].
     pub fn alert(&mut self, description: AlertDescription, out: &mut Vec<u8>) -> Result<(), ChannelError> {
-        self.sealer.append(ContentType::Alert, &encode_alert(description), out)
+        self.sealer()?.append(ContentType::Alert, &encode_alert(description), out)
     }
 
     /// Opens one whole record of the peer, in place.
@@ -120,6 +137,7 @@ impl UserChannel {
     /// # Errors
     /// What ends the connection.
     pub fn open(&mut self, record: &mut [u8]) -> Result<Opened, ChannelError> {
+        self.opener.cipher.fetch(|| self.schedule.rx())?;
         let (kind, length) = self.opener.open(record)?;
         if kind == ContentType::ApplicationData {
             if self.reader.is_inside_message() {

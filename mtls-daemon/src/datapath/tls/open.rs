@@ -4,11 +4,11 @@ use aws_lc_rs::aead::Aad;
 use rustls::ProtocolVersion;
 use rustls::crypto::cipher::{self, InboundOpaqueMessage};
 
-use super::cipher::RecordCipher;
+use super::cipher::AtHand;
 use super::content::ContentType;
 use super::error::ChannelError;
 use super::seal::HEADER;
-use crate::handshake::{RecordSecrets, UnsupportedSecrets};
+use crate::handshake::RecordSecrets;
 
 /// Largest length that a record may state (RFC 8446, section 5.2).
 const MAX_LENGTH: usize = 16 * 1024 + 256;
@@ -32,7 +32,8 @@ pub fn record_length(bytes: &[u8]) -> Result<Option<usize>, ChannelError> {
 
 /// Opens what the peer sends, with one key after the other.
 pub struct Opener {
-    cipher: RecordCipher,
+    /// To be [there](AtHand::fetch) before anything is opened.
+    pub(super) cipher: AtHand,
     sequence: u64,
 }
 
@@ -47,24 +48,22 @@ impl Opener {
     ///
     /// # Errors
     /// For a key of the wrong length.
-    pub fn new(sequence: u64, secrets: &RecordSecrets) -> Result<Self, UnsupportedSecrets> {
-        Ok(Self { cipher: RecordCipher::new(secrets)?, sequence })
+    pub fn new(sequence: u64, secrets: &RecordSecrets) -> Result<Self, ChannelError> {
+        Ok(Self { cipher: AtHand::new(secrets)?, sequence })
     }
 
     /// Opens one whole record, which [`record_length`] has measured. What it carries lies behind [`HEADER`] bytes, this
     /// many.
     ///
     /// # Errors
-    /// When it is not authentic, or holds nothing that may be in a record.
+    /// When it is not authentic, holds nothing that may be in a record, or the cipher is not there.
     pub fn open(&mut self, record: &mut [u8]) -> Result<(ContentType, usize), ChannelError> {
         let next = self.sequence.checked_add(1).ok_or(ChannelError::BadRecord)?;
         let sealed = record.get_mut(HEADER..).ok_or(ChannelError::NotARecord)?;
         let aad = Aad::from(cipher::make_tls13_aad(sealed.len()));
-        let opened = self
-            .cipher
-            .key
-            .open_in_place(self.cipher.nonce(self.sequence), aad, sealed)
-            .map_err(|_| ChannelError::BadRecord)?;
+        let cipher = self.cipher.get().ok_or(ChannelError::BadRecord)?;
+        let nonce = cipher.nonce(self.sequence);
+        let opened = cipher.key.open_in_place(nonce, aad, sealed).map_err(|_| ChannelError::BadRecord)?;
         self.sequence = next;
         // rustls takes the padding off and finds the type.
         let inner =

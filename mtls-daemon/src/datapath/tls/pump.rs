@@ -8,22 +8,22 @@ mod handover;
 mod inbound;
 mod outbound;
 mod pieces;
+mod rest;
 
 use std::future::poll_fn;
-use std::pin::pin;
 use std::task::{Context, Poll};
 
 use rustls::AlertDescription;
-use tokio::io::Interest;
 use tokio::net::TcpStream;
 
 pub use self::handover::{Handover, WORTH};
+use self::rest::Rest;
 use super::channel::{Handed, UserChannel};
 use super::error::ChannelError;
 use super::seal::MAX_SEALED;
 use crate::datapath::PumpError;
 use crate::datapath::buffer::Buffer;
-use crate::datapath::ends::{close_politely, error_of, reset_unless_ended};
+use crate::datapath::ends::{Failure, close_politely, reset_unless_ended};
 use crate::datapath::relay::session::end_politely;
 use crate::observe::observer::Observed;
 
@@ -64,6 +64,7 @@ struct Flow<'a> {
     told_peer: bool,
     /// `None`: it stays here for good.
     handover: Option<Handover>,
+    rest: Rest,
 }
 
 impl<'a> UserPump<'a> {
@@ -92,6 +93,7 @@ impl<'a> UserPump<'a> {
             told_application: false,
             told_peer: false,
             handover: None,
+            rest: Rest::default(),
         };
         Self { application, peer, flow }
     }
@@ -126,18 +128,21 @@ impl<'a> UserPump<'a> {
     /// Why the connection was cut.
     pub async fn run(&mut self) -> Result<Moved, PumpError> {
         let Self { application, peer, flow } = self;
-        // An end that has ended its direction is not read any more, so that its RST must be looked for.
-        let mut application_failed = pin!(application.ready(Interest::ERROR));
-        let mut peer_failed = pin!(peer.ready(Interest::ERROR));
+        let (mut application_failed, mut peer_failed) = (Failure::default(), Failure::default());
         poll_fn(|cx| {
             if let Poll::Ready(result) = flow.poll(application, peer, cx) {
                 return Poll::Ready(result);
             }
-            if flow.told_peer && application_failed.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(PumpError::Application(error_of(application))));
+            flow.rest.poll(&mut flow.channel, cx);
+            if flow.told_peer
+                && let Poll::Ready(error) = application_failed.poll(application, cx)
+            {
+                return Poll::Ready(Err(PumpError::Application(error)));
             }
-            if flow.told_application && peer_failed.as_mut().poll(cx).is_ready() {
-                return Poll::Ready(Err(PumpError::Peer(error_of(peer))));
+            if flow.told_application
+                && let Poll::Ready(error) = peer_failed.poll(peer, cx)
+            {
+                return Poll::Ready(Err(PumpError::Peer(error)));
             }
             Poll::Pending
         })

@@ -3,10 +3,10 @@
 use aws_lc_rs::aead::Aad;
 use rustls::crypto::cipher;
 
-use super::cipher::RecordCipher;
+use super::cipher::AtHand;
 use super::content::ContentType;
 use super::error::ChannelError;
-use crate::handshake::{RecordSecrets, UnsupportedSecrets};
+use crate::handshake::RecordSecrets;
 
 /// Bytes of a record before its content.
 pub const HEADER: usize = 5;
@@ -22,7 +22,8 @@ const TAG: usize = 16;
 /// Seals what we send, with one key after the other. No nonce comes twice: the sequence number is in it, which only grows,
 /// and begins anew with another key only.
 pub struct Sealer {
-    cipher: RecordCipher,
+    /// To be [there](AtHand::fetch) before anything is sealed.
+    pub(super) cipher: AtHand,
     sequence: u64,
 }
 
@@ -31,8 +32,8 @@ impl Sealer {
     ///
     /// # Errors
     /// For a key of the wrong length.
-    pub fn new(sequence: u64, secrets: &RecordSecrets) -> Result<Self, UnsupportedSecrets> {
-        Ok(Self { cipher: RecordCipher::new(secrets)?, sequence })
+    pub fn new(sequence: u64, secrets: &RecordSecrets) -> Result<Self, ChannelError> {
+        Ok(Self { cipher: AtHand::new(secrets)?, sequence })
     }
 
     /// Records that this key has sealed.
@@ -44,7 +45,8 @@ impl Sealer {
     /// Makes a record of `room`, whose content lies behind [`HEADER`] bytes and before [`TRAILER`] bytes.
     ///
     /// # Errors
-    /// When the content is longer than [`MAX_CONTENT`] or there is no place for it, or no sequence number is left.
+    /// When the content is longer than [`MAX_CONTENT`] or there is no place for it, no sequence number is left, or the cipher
+    /// is not there.
     pub fn seal(&mut self, kind: ContentType, room: &mut [u8]) -> Result<(), ChannelError> {
         let next = self.sequence.checked_add(1).ok_or(ChannelError::Seal)?;
         let (header, rest) = room.split_first_chunk_mut::<HEADER>().ok_or(ChannelError::Seal)?;
@@ -56,11 +58,9 @@ impl Sealer {
         *last = kind.number();
         // The header is the additional data.
         *header = cipher::make_tls13_aad(inner.len() + TAG);
-        let sealed = self.cipher.key.seal_in_place_separate_tag(
-            self.cipher.nonce(self.sequence),
-            Aad::from(*header),
-            inner,
-        );
+        let cipher = self.cipher.get().ok_or(ChannelError::Seal)?;
+        let nonce = cipher.nonce(self.sequence);
+        let sealed = cipher.key.seal_in_place_separate_tag(nonce, Aad::from(*header), inner);
         let made = sealed.map_err(|_| ChannelError::Seal)?;
         let made: [u8; TAG] = made.as_ref().try_into().map_err(|_| ChannelError::Seal)?;
         *tag = made;

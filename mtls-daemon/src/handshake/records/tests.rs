@@ -129,7 +129,7 @@ fn nothing_is_agreed_before_the_handshake_and_everything_after() {
         assert!(!end.records.is_handshaking() && end.records.speaks_mtlsd());
         assert_eq!(end.progress, Progress::Open);
         let agreed = end.records.agreed().unwrap();
-        assert_eq!((agreed.version.as_str(), agreed.group.as_str()), ("TLSv1.3", "X25519MLKEM768"));
+        assert_eq!((agreed.version, agreed.group), ("TLSv1.3", "X25519MLKEM768"));
         assert!(agreed.suite.starts_with("TLS13_"), "{agreed:?}");
     }
     assert_eq!(client.verdict.peer().unwrap().name.to_string(), SERVER);

@@ -129,10 +129,10 @@ fn key_updates_are_followed_and_answered_once_however_many_asked() {
         asks.sealer = Sealer::new(0, &asks.schedule.next_tx().unwrap()).unwrap();
         assert_eq!(answers.open(&mut wire).unwrap(), Opened::Nothing);
     }
-    assert!(answers.owes_key_update() && !answers.is_at_rest());
+    assert!(answers.owes_key_update() && !answers.is_whole());
     let mut wire = Vec::new();
     answers.update_key(&mut wire).unwrap();
-    assert!(!answers.owes_key_update() && answers.is_at_rest());
+    assert!(!answers.owes_key_update() && answers.is_whole());
     wire.extend(say(&mut answers, b"with the next key"));
     assert_eq!(open_all(&mut asks, &mut wire).unwrap(), b"with the next key");
     assert_eq!(open_all(&mut answers, &mut say(&mut asks, b"so")).unwrap(), b"so");
@@ -226,7 +226,57 @@ fn a_header_is_read_before_its_record_is_there() {
     }
 }
 
+#[test]
+fn nothing_is_sealed_or_opened_without_a_cipher() {
+    let (mut one, mut other) = channels();
+    let mut wire = say(&mut other, b"x");
+    one.rest();
+    assert!(one.is_resting());
+    assert!(matches!(
+        one.sealer.seal(ContentType::Alert, &mut [0; HEADER + TRAILER]),
+        Err(ChannelError::Seal)
+    ));
+    assert!(matches!(one.opener.open(&mut wire.clone()), Err(ChannelError::BadRecord)));
+    assert_eq!((one.sealer.sequence(), one.opener.sequence()), (0, 0));
+    assert_eq!(one.open(&mut wire).unwrap(), Opened::Data(1));
+    assert!(!one.is_resting());
+}
+
+/// What one of two channels does.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    Speaks,
+    UpdatesKey,
+    Rests,
+}
+
 proptest! {
+    /// Keys, sequence numbers and KeyUpdates are the same, however often the ciphers were given back.
+    #[test]
+    fn a_rest_at_any_time_changes_nothing(
+        acts in proptest::collection::vec(
+            (any::<bool>(), prop_oneof![Just(Act::Speaks), Just(Act::UpdatesKey), Just(Act::Rests)]), 1..40)
+    ) {
+        let (mut one, mut other) = channels();
+        for (number, (by_one, act)) in (0_u8..).zip(acts) {
+            let (speaker, hearer) = if by_one { (&mut one, &mut other) } else { (&mut other, &mut one) };
+            match act {
+                Act::Speaks => {
+                    let mut wire = say(speaker, &[number]);
+                    prop_assert_eq!(open_all(hearer, &mut wire).unwrap(), [number]);
+                }
+                Act::UpdatesKey => {
+                    let mut wire = Vec::new();
+                    speaker.update_key(&mut wire).unwrap();
+                    // More than 32 without data between them are a flood.
+                    wire.extend(say(speaker, &[number]));
+                    prop_assert_eq!(open_all(hearer, &mut wire).unwrap(), [number]);
+                }
+                Act::Rests => speaker.rest(),
+            }
+        }
+    }
+
     #[test]
     fn no_bytes_make_it_panic(mut bytes in proptest::collection::vec(any::<u8>(), 0..200)) {
         let (_, mut channel) = channels();

@@ -47,7 +47,7 @@ impl Flow<'_> {
             && self.to_peer.is_empty()
             && !self.application_ended
             && !self.peer_ended
-            && self.channel.is_at_rest()
+            && self.channel.is_whole()
     }
 
     pub(super) fn is_due(&self) -> bool {

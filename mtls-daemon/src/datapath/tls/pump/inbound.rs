@@ -40,6 +40,7 @@ impl Flow<'_> {
                 return Poll::Ready(Err(PumpError::Truncated));
             }
             self.note(length);
+            self.rest.disturb();
             let bytes = scratch.get_mut(..kept + length).unwrap_or_default();
             if let Some(old) = bytes.get_mut(..kept) {
                 old.copy_from_slice(self.incoming.waiting());

@@ -40,6 +40,7 @@ impl Flow<'_> {
             self.observed.add_sent(count(length));
             self.bulk = length >= MAX_CONTENT;
             self.note(length);
+            self.rest.disturb();
             if length == 0 {
                 self.application_ended = true;
                 let said = self.channel.alert(AlertDescription::CloseNotify, self.to_peer.tail());
