@@ -138,6 +138,14 @@ pub enum Workload {
     },
 }
 
+impl Workload {
+    /// Memory is measured in the first round only: afterwards the allocators give out what they kept.
+    #[must_use]
+    pub fn is_measured_in(self, round: u32) -> bool {
+        round == 1 || !matches!(self, Self::Idle { .. })
+    }
+}
+
 impl fmt::Display for Workload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {

@@ -62,7 +62,9 @@ fn curve(kind: Kind, axis: Axis, sizes: &[u32], mut at: impl FnMut(u32) -> Resul
     curve
 }
 
+/// Memory is taken first: what a system needs to be there, not what the load leaves in its allocator.
 fn point(system: &Running, plan: &Plan, x: u32) -> Result<Point> {
+    let memory = Some(system.resident()?);
     let median = |workload| -> Result<u64> {
         let round = measure(system, workload, plan, None)?;
         Ok(round.latency.context("nothing was answered")?.p50)
@@ -71,13 +73,18 @@ fn point(system: &Running, plan: &Plan, x: u32) -> Result<Point> {
         x,
         request: Some(median(Workload::Requests { connections: 1, body: 64 })?),
         connection: Some(median(Workload::NewConnections { parallel: 1 })?),
-        memory: Some(system.resident()?),
+        memory,
     })
 }
 
 fn described(point: &Point) -> String {
     let micros = |nanos: Option<u64>| nanos.map_or(0, |nanos| nanos / 1000);
-    format!("request {} µs, connection {} µs", micros(point.request), micros(point.connection))
+    let mebibytes = point.memory.unwrap_or_default() / f64::from(1 << 20);
+    format!(
+        "{mebibytes:.1} MiB, request {} µs, connection {} µs",
+        micros(point.request),
+        micros(point.connection)
+    )
 }
 
 #[cfg(test)]

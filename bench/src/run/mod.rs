@@ -118,7 +118,7 @@ fn rows(plan: &Plan, running: &[Running]) -> Result<Vec<Row>> {
         for &workload in plan.workloads() {
             // A fixed rate that all can serve: half of what the slowest did.
             let rate = half_of_slowest(&rows, workload);
-            for system in running {
+            for system in running.iter().filter(|_| workload.is_measured_in(round)) {
                 let name = system.kind.name();
                 let found = rows.iter_mut().find(|row| row.system == name && row.workload == workload);
                 let row = found.context("every system has a row")?;
