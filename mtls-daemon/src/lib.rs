@@ -6,6 +6,7 @@ pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod directory;
+pub mod fetch;
 pub mod handshake;
 pub mod identity;
 pub mod lifecycle;

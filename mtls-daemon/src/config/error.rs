@@ -242,7 +242,34 @@ pub enum Fault {
     #[error("this list is empty; {0}")]
     EmptyList(&'static str),
 
+    /// A text with nothing in it.
+    #[error("this text is empty; {0}")]
+    EmptyText(&'static str),
+
     // Values that do not go together
+    /// An issuer that is not there.
+    #[error(
+        "there is no issuer {text} under `identity.issuers` (known: {known}); check the name, or add it there"
+    )]
+    UnknownIssuer {
+        /// The name.
+        text: Quoted,
+        /// Those that there are.
+        known: String,
+    },
+    /// An issuer of no kind, or of two.
+    #[error("an issuer has exactly one kind; write one of {0}")]
+    IssuerKind(&'static str),
+    /// A command issuer without a command, or with two.
+    #[error(
+        "either `command` (a program and its arguments) or `shell` (a line for /bin/sh) is needed; write one"
+    )]
+    ExecProgram,
+    /// A workload's identity that is neither.
+    #[error(
+        "an identity is either `issuer`, or `certificate` and `key` with or without `bundle`; write one of the two"
+    )]
+    WorkloadIdentity,
     /// The same thing twice.
     #[error("the {what} {text} is taken already, at {first}; {mend}")]
     Duplicate {

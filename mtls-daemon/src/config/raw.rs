@@ -80,8 +80,42 @@ pub(super) struct Paths {
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct Identity {
-    /// Issues for every workload that has no `identity` of its own.
+    /// Issues for every workload that has no `identity` of its own, unless there is an `issuer`.
     pub embedded_ca: EmbeddedCa,
+    /// Who issues for every workload that has no `identity` of its own, one of `issuers`. Default: the embedded CA.
+    pub issuer: Given<String>,
+    /// Issuers besides the embedded CA, by name.
+    pub issuers: Vec<At<Issuer>>,
+}
+
+/// Somebody who issues certificates: exactly one kind.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Issuer {
+    /// Unique: a-z, 0-9, '-' and '.', at most 63 characters.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$"))]
+    pub name: At<String>,
+    /// A command that turns a CSR on its input into a chain on its output.
+    #[serde(default)]
+    pub exec: Given<Exec>,
+    /// Roots of its trust domain, an absolute path to a PEM file; without it, those under `trust.bundles` are all.
+    #[serde(default)]
+    pub bundle: Given<String>,
+    /// The life that is asked for. Default: what the issuer likes.
+    #[serde(default)]
+    pub lifetime: Given<String>,
+}
+
+/// A command that signs: either `command` or `shell`.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Exec {
+    /// The program, an absolute path, and its arguments, without a shell.
+    pub command: Given<Texts>,
+    /// A line for /bin/sh.
+    pub shell: Given<String>,
+    /// The most that it may take. Default 30s.
+    pub timeout: Given<String>,
 }
 
 /// The CA inside the daemon.
@@ -279,9 +313,9 @@ pub(super) struct Workload {
     /// How its bytes travel. Default: the top-level `datapath`.
     #[serde(default)]
     pub datapath: Given<DatapathChoice>,
-    /// Certificate files instead of the embedded CA; reloaded when they change.
+    /// Certificate files, reloaded when they change, or an issuer; instead of the node's.
     #[serde(default)]
-    pub identity: Given<IdentityFiles>,
+    pub identity: Given<WorkloadIdentity>,
     /// Its own addresses; they become directory entries.
     #[serde(default)]
     pub addresses: Texts,
@@ -301,16 +335,17 @@ pub(super) struct Select {
     pub cgroup: Given<String>,
 }
 
-/// A certificate, its key and its roots: absolute paths to PEM files.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct IdentityFiles {
+/// Either an issuer, or files: a certificate, its key and its roots, absolute paths to PEM files.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct WorkloadIdentity {
+    /// One of `identity.issuers`.
+    pub issuer: Given<String>,
     /// Leaf first, then intermediates.
-    pub certificate: At<String>,
+    pub certificate: Given<String>,
     /// The leaf's private key.
-    pub key: At<String>,
+    pub key: Given<String>,
     /// Roots of its trust domain; without it, those under `trust.bundles` are all.
-    #[serde(default)]
     pub bundle: Given<String>,
 }
 

@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::datapath::ktls::Suite;
+use crate::identity::issuer::exec::Program;
 use crate::identity::{SpiffeId, TrustDomain};
 
 use super::error::Problem;
@@ -26,8 +27,10 @@ pub struct Config {
     pub paths: Paths,
     /// The cgroup v2 mount; `None`: find it in `/proc/mounts`.
     pub cgroup_root: Option<PathBuf>,
-    /// The embedded CA, which issues for every workload without [`Workload::identity`].
+    /// The embedded CA, which issues for every workload whose [`Workload::identity`] is [`WorkloadIdentity::EmbeddedCa`].
     pub embedded_ca: EmbeddedCa,
+    /// Other issuers; names are unique.
+    pub issuers: Vec<Issuer>,
     /// Whom the node believes besides its own CA.
     pub trust: Trust,
     /// What is never captured, for every workload.
@@ -88,6 +91,31 @@ pub struct EmbeddedCa {
     pub directory: PathBuf,
     /// Lifetime of an issued certificate. Default 1 h.
     pub lifetime: Duration,
+}
+
+/// Somebody who issues certificates.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Issuer {
+    /// Unique.
+    pub name: String,
+    /// How it is asked.
+    pub kind: IssuerKind,
+    /// Roots of its trust domain, a PEM file, absolute; `None`: only those under [`Trust::bundles`].
+    pub bundle: Option<PathBuf>,
+    /// The life that is asked for; `None`: what the issuer likes.
+    pub lifetime: Option<Duration>,
+}
+
+/// How an issuer is asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum IssuerKind {
+    /// By a command.
+    Exec {
+        /// What is run.
+        program: Program,
+        /// The most that it may take. Default 30 s.
+        timeout: Duration,
+    },
 }
 
 /// Whom the node believes besides its own CA.
@@ -294,8 +322,8 @@ pub struct Workload {
     pub connect_hold: ConnectHold,
     /// How its bytes travel. Default [`Config::datapath`].
     pub datapath: DatapathChoice,
-    /// Certificate files; `None`: the embedded CA issues.
-    pub identity: Option<IdentityFiles>,
+    /// Where its identity comes from. Default: [`Config::issuers`]' default, else the embedded CA.
+    pub identity: WorkloadIdentity,
     /// Its own addresses; each becomes a directory entry for every port.
     pub addresses: Vec<IpAddr>,
     /// Live connections. Default [`Limits::connections_per_workload`].
@@ -371,6 +399,17 @@ pub enum ConnectHold {
     Handshake,
     /// At once.
     Off,
+}
+
+/// Where a workload's identity comes from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum WorkloadIdentity {
+    /// The embedded CA.
+    EmbeddedCa,
+    /// Files that others write.
+    Files(IdentityFiles),
+    /// One of [`Config::issuers`], by name.
+    Issuer(String),
 }
 
 /// A certificate, its key and its roots, each an absolute path to a PEM file.

@@ -1,28 +1,31 @@
-//! Where identities come from: the seam for the embedded CA, files, and whatever is added later.
+//! Where identities come from: the seam for the embedded CA, files, issuers, and whatever is added later.
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use super::{Bundle, CaError, EmbeddedCa, FilesError, IdentityFiles, SpiffeId, TrustBundles, X509Svid};
+use tokio::sync::Notify;
+
+use super::issuer::IssuerError;
+use super::{CaError, EmbeddedCa, FilesError, IdentityFiles, SpiffeId, TrustBundles, X509Svid};
 
 /// What a source gives a workload.
 #[derive(Debug, Clone)]
 pub struct Identity {
     /// The workload's certificate and key.
     pub svid: Arc<X509Svid>,
-    /// The roots of the SVID's own trust domain, if the source knows them.
-    pub bundle: Option<Bundle>,
+    /// The roots that the source knows: of the SVID's own trust domain, and of those that it federates with.
+    pub bundles: TrustBundles,
 }
 
 impl Identity {
-    /// What the workload trusts: the configured bundles, and its source's roots for its own trust domain.
+    /// What the workload trusts: the configured bundles, and what its source says.
     #[must_use]
     pub fn trusted_with(&self, configured: &TrustBundles) -> TrustBundles {
         let mut bundles = configured.clone();
-        if let Some(bundle) = &self.bundle {
-            bundles.add(self.svid.id.trust_domain().clone(), bundle.clone());
+        for (domain, bundle) in self.bundles.iter() {
+            bundles.add(domain.clone(), bundle.clone());
         }
         bundles
     }
@@ -37,13 +40,35 @@ pub enum IdentityError {
     /// The files are not usable.
     #[error("identity files: {0}")]
     Files(#[from] FilesError),
+    /// An issuer did not sign, or not what was asked for.
+    #[error(transparent)]
+    Issuer(#[from] IssuerError),
+    /// The source says that the workload has this identity no longer: the one in force is given up at once.
+    #[error("the identity was withdrawn: {0}")]
+    Withdrawn(String),
     /// The source stopped with a panic, which is a defect of mtlsd.
     #[error("the identity source {0} failed inside mtlsd; please report it with the log")]
     Panicked(&'static str),
 }
 
-/// A source of one workload's identity. `fetch` may block (disk, cryptography): the store calls it where that
-/// is allowed.
+/// Tells the store to look at its sources now.
+#[derive(Debug, Clone, Default)]
+pub struct Wake(Arc<Notify>);
+
+impl Wake {
+    /// Something is different.
+    pub fn wake(&self) {
+        self.0.notify_one();
+    }
+
+    /// Until somebody says so.
+    pub(super) async fn woken(&self) {
+        self.0.notified().await;
+    }
+}
+
+/// A source of one workload's identity. `fetch` may block (disk, network, other programs): the store calls it where
+/// that is allowed.
 pub trait IdentitySource: fmt::Debug + Send + Sync {
     /// The identity as of now.
     fn fetch(&self, now: SystemTime) -> Result<Identity, IdentityError>;
@@ -52,6 +77,18 @@ pub trait IdentitySource: fmt::Debug + Send + Sync {
     fn watch_paths(&self) -> Vec<PathBuf> {
         Vec::new()
     }
+
+    /// Another number than before means that `fetch` gives something new, for sources that are told of changes.
+    fn version(&self) -> u64 {
+        0
+    }
+
+    /// Called once, before the first `fetch`: whom to wake when [`IdentitySource::version`] changes.
+    fn connect(&self, _wake: &Wake) {}
+
+    /// Does `fetch` need nothing but this machine's disk and processor? Others are asked in the background, also for the
+    /// first time, so that an issuer that does not answer holds up nobody else.
+    fn is_local(&self) -> bool;
 
     /// Does each `fetch` make a new certificate? If so the store asks again at half of its life.
     fn renews(&self) -> bool;
@@ -77,7 +114,12 @@ pub struct EmbeddedSource {
 impl IdentitySource for EmbeddedSource {
     fn fetch(&self, now: SystemTime) -> Result<Identity, IdentityError> {
         let svid = Arc::new(self.ca.issue(&self.id, &self.dns_names, now)?);
-        Ok(Identity { svid, bundle: Some(self.ca.bundle().clone()) })
+        let bundles = [(self.ca.trust_domain().clone(), self.ca.bundle().clone())].into_iter().collect();
+        Ok(Identity { svid, bundles })
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 
     fn renews(&self) -> bool {
@@ -97,7 +139,12 @@ impl IdentitySource for EmbeddedSource {
 impl IdentitySource for IdentityFiles {
     fn fetch(&self, now: SystemTime) -> Result<Identity, IdentityError> {
         let (svid, bundle) = self.read(now)?;
-        Ok(Identity { svid: Arc::new(svid), bundle })
+        let bundles = bundle.map(|bundle| (svid.id.trust_domain().clone(), bundle)).into_iter().collect();
+        Ok(Identity { svid: Arc::new(svid), bundles })
+    }
+
+    fn is_local(&self) -> bool {
+        true
     }
 
     fn watch_paths(&self) -> Vec<PathBuf> {

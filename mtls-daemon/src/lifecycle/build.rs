@@ -7,14 +7,16 @@ use std::time::SystemTime;
 
 use super::error::PrepareError;
 use super::registry::Registry;
-use crate::config::{Config, DatapathChoice, TlsVersion, Workload};
+use crate::config::{self, Config, DatapathChoice, IssuerKind, TlsVersion, Workload, WorkloadIdentity};
 use crate::datapath::relay::KernelTls;
 use crate::datapath::relay::context::certificate_info;
 use crate::directory::Directory;
 use crate::handshake::{MinVersion, PeerNameSettings, SuiteOrder, TlsSettings, Trust, WorkloadTls};
+use crate::identity::issuer::Request;
+use crate::identity::issuer::exec::ExecIssuer;
 use crate::identity::{
-    EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles, IdentitySource, IdentityStore,
-    TrustBundles, files,
+    EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles, IdentitySource, IdentityStore, Issuer,
+    IssuerSource, TrustBundles, files,
 };
 use crate::observe::Refusal;
 use crate::observe::metrics::Metrics;
@@ -68,7 +70,7 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
     for bundle in &config.trust.bundles {
         bundles.add(bundle.trust_domain.clone(), files::read_bundle(&bundle.file)?);
     }
-    let needs_ca = config.workloads.iter().any(|workload| workload.identity.is_none());
+    let needs_ca = config.workloads.iter().any(|workload| workload.identity == WorkloadIdentity::EmbeddedCa);
     let ca = if needs_ca { Some(Arc::new(open_ca(&config)?)) } else { None };
     if let Some(ca) = &ca {
         // A workload with files of its own believes its neighbours on the node as well.
@@ -77,7 +79,7 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
     let sources = config
         .workloads
         .iter()
-        .filter_map(|workload| Some((workload.name.clone(), source(workload, ca.as_ref())?)))
+        .filter_map(|workload| Some((workload.name.clone(), source(&config, workload, ca.as_ref())?)))
         .collect();
     let directory = Arc::new(Directory::from_config(&config));
     let policy = Arc::new(Policy::from_config(&config));
@@ -94,19 +96,44 @@ fn open_ca(config: &Config) -> Result<EmbeddedCa, PrepareError> {
     Ok(EmbeddedCa::open(settings, SystemTime::now())?)
 }
 
-fn source(workload: &Workload, ca: Option<&Arc<EmbeddedCa>>) -> Option<Arc<dyn IdentitySource>> {
-    match (&workload.identity, ca) {
-        (Some(files), _) => Some(Arc::new(IdentityFiles {
+fn source(
+    config: &Config,
+    workload: &Workload,
+    ca: Option<&Arc<EmbeddedCa>>,
+) -> Option<Arc<dyn IdentitySource>> {
+    match &workload.identity {
+        WorkloadIdentity::Files(files) => Some(Arc::new(IdentityFiles {
             certificate: files.certificate.clone(),
             key: files.key.clone(),
             bundle: files.bundle.clone(),
         })),
-        (None, Some(ca)) => Some(Arc::new(EmbeddedSource {
-            ca: Arc::clone(ca),
+        WorkloadIdentity::EmbeddedCa => Some(Arc::new(EmbeddedSource {
+            ca: Arc::clone(ca?),
             id: workload.spiffe_id.clone(),
             dns_names: workload.dns_names.clone(),
         })),
-        (None, None) => None,
+        WorkloadIdentity::Issuer(name) => {
+            let issuer = config.issuers.iter().find(|issuer| issuer.name == *name)?;
+            Some(Arc::new(IssuerSource {
+                name: name.clone(),
+                issuer: signer(issuer),
+                request: Request {
+                    workload: workload.name.clone(),
+                    id: workload.spiffe_id.clone(),
+                    dns_names: workload.dns_names.clone(),
+                    lifetime: issuer.lifetime,
+                },
+                bundle: issuer.bundle.clone(),
+            }))
+        }
+    }
+}
+
+fn signer(settings: &config::Issuer) -> Arc<dyn Issuer> {
+    match &settings.kind {
+        IssuerKind::Exec { program, timeout } => {
+            Arc::new(ExecIssuer { name: settings.name.clone(), program: program.clone(), timeout: *timeout })
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::scalar;
-use crate::config::types::{DirectoryEntry, IdentityFiles};
+use crate::config::types::{DirectoryEntry, Workload, WorkloadIdentity};
 use crate::identity::{SpiffeId, TrustDomain};
 
 use super::node::Node;
@@ -133,9 +133,15 @@ fn dns_names(check: &mut Check, node: &Node, raw: &raw::DirectoryEntry) -> Vec<S
 fn trust_domains(node: &Node, workloads: &Workloads) -> HashSet<TrustDomain> {
     let own = node.trust_domain.iter().cloned();
     let bundles = node.trust.bundles.iter().map(|bundle| bundle.trust_domain.clone());
-    let with_roots = |files: &IdentityFiles| files.bundle.is_some();
-    let files = workloads.list.iter().filter(|workload| workload.identity.as_ref().is_some_and(with_roots));
-    own.chain(bundles).chain(files.map(|workload| workload.spiffe_id.trust_domain().clone())).collect()
+    let with_roots = |workload: &&Workload| match &workload.identity {
+        WorkloadIdentity::EmbeddedCa => true,
+        WorkloadIdentity::Files(files) => files.bundle.is_some(),
+        WorkloadIdentity::Issuer(name) => {
+            node.issuers.iter().any(|issuer| issuer.name == *name && issuer.bundle.is_some())
+        }
+    };
+    let own_roots = workloads.list.iter().filter(with_roots);
+    own.chain(bundles).chain(own_roots.map(|workload| workload.spiffe_id.trust_domain().clone())).collect()
 }
 
 /// Marks ports of a network as spoken for; a second claim is a fault. A single port beside "every port" is not:

@@ -1,6 +1,7 @@
 //! From the raw document to the validated [`Config`]: every problem is found, not only the first.
 
 mod directory;
+mod issuer;
 mod node;
 mod policy;
 mod workload;
@@ -281,6 +282,7 @@ pub(super) fn check(
         paths: node.paths,
         cgroup_root: node.cgroup_root,
         embedded_ca: node.embedded_ca,
+        issuers: node.issuers,
         trust: node.trust,
         exclude: node.exclude,
         tls: node.tls,

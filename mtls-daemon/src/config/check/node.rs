@@ -8,13 +8,13 @@ use crate::config::at::{At, AutoOr, Given, Spot};
 use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::types::{
-    AccessLog, DatapathChoice, EmbeddedCa, Exclusions, Limits, Log, Paths, PeerNames, Recorder, Timeouts,
-    Tls, TlsVersion, Trust, TrustBundleFile,
+    AccessLog, DatapathChoice, EmbeddedCa, Exclusions, Issuer, Limits, Log, Paths, PeerNames, Recorder,
+    Timeouts, Tls, TlsVersion, Trust, TrustBundleFile, WorkloadIdentity,
 };
 use crate::datapath::ktls::Suite;
 use crate::identity::TrustDomain;
 
-use super::{Check, Seen};
+use super::{Check, Seen, issuer};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -33,6 +33,9 @@ pub(super) struct Node {
     pub paths: Paths,
     pub cgroup_root: Option<PathBuf>,
     pub embedded_ca: EmbeddedCa,
+    pub issuers: Vec<Issuer>,
+    /// Of workloads that do not say so themselves.
+    pub identity: WorkloadIdentity,
     pub trust: Trust,
     pub exclude: Exclusions,
     pub tls: Tls,
@@ -58,19 +61,14 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
         state: check.path_or(&main.paths.state, "/var/lib/mtlsd"),
         bpffs: check.path_or(&main.paths.bpffs, "/sys/fs/bpf/mtlsd"),
     };
-    let ca = &main.identity.embedded_ca;
+    let embedded_ca = embedded_ca(check, &main.identity.embedded_ca, &paths);
+    let (issuers, identity) = issuer::check(check, main.identity);
     Node {
         trust_domain,
         cgroup_root: main.cgroup_root.0.as_ref().and_then(|at| check.path(at)),
-        embedded_ca: EmbeddedCa {
-            directory: ca
-                .directory
-                .0
-                .as_ref()
-                .and_then(|at| check.path(at))
-                .unwrap_or_else(|| paths.state.join("ca")),
-            lifetime: check.duration(&ca.lifetime, SECOND, YEAR).unwrap_or(HOUR),
-        },
+        embedded_ca,
+        issuers,
+        identity,
         trust: trust(check, main.trust),
         exclude: check.exclusions(&main.exclude),
         tls: tls(check, main.tls),
@@ -85,6 +83,14 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
         },
         recorder: Recorder { entries: check.number(&main.recorder.entries, 1_000_000, 4096) },
         paths,
+    }
+}
+
+fn embedded_ca(check: &mut Check, raw: &raw::EmbeddedCa, paths: &Paths) -> EmbeddedCa {
+    let directory = raw.directory.0.as_ref().and_then(|at| check.path(at));
+    EmbeddedCa {
+        directory: directory.unwrap_or_else(|| paths.state.join("ca")),
+        lifetime: check.duration(&raw.lifetime, SECOND, YEAR).unwrap_or(HOUR),
     }
 }
 

@@ -10,10 +10,10 @@ use crate::config::at::{At, Entries, Spot};
 use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::scalar;
-use crate::config::types::{IdentityFiles, Mode, Selector, Workload};
+use crate::config::types::{Mode, Selector, Workload, WorkloadIdentity};
 
 use super::node::Node;
-use super::{Check, FileSpot, InFile, Seen};
+use super::{Check, FileSpot, InFile, Seen, issuer};
 
 /// The workloads, and where their addresses stand (for the directory, which must not repeat them).
 pub(super) struct Workloads {
@@ -60,11 +60,15 @@ fn workload(
         unique.names.note(check, name, name, raw.name.spot);
     }
     let select = selector(check, node, unique, &raw.select);
-    let identity = raw.identity.0.as_ref().map(|at| identity(check, &at.value));
+    let identity = match &raw.identity.0 {
+        Some(at) => issuer::of_workload(check, &node.issuers, at),
+        None => Some(node.identity.clone()),
+    };
     let spiffe_id = match (&raw.spiffe_id.0, &name, &node.trust_domain) {
         (Some(at), _, _) => {
             let id = check.spiffe_id(at);
-            if let (Some(id), None, Some(own)) = (&id, &identity, &node.trust_domain)
+            if let (Some(id), Some(WorkloadIdentity::EmbeddedCa), Some(own)) =
+                (&id, &identity, &node.trust_domain)
                 && id.trust_domain() != own
             {
                 let own = Quoted::new(own.as_str());
@@ -101,11 +105,8 @@ fn workload(
         unknown_destinations: raw.unknown_destinations.0.as_ref().map(|at| at.value).unwrap_or_default(),
         connect_hold: raw.connect_hold.0.as_ref().map(|at| at.value).unwrap_or_default(),
         datapath: raw.datapath.0.as_ref().map_or(node.datapath, |at| at.value),
-        // An identity that was refused is `Some(None)`: the load fails, never falls back to the CA.
-        identity: match identity {
-            Some(files) => Some(files?),
-            None => None,
-        },
+        // One that was refused fails the load and never falls back to the CA.
+        identity: identity?,
         addresses,
         max_connections,
     })
@@ -159,13 +160,6 @@ fn nested_cgroups(check: &mut Check, mut list: Vec<(PathBuf, String, FileSpot)>)
             _ => outer = Some(inner),
         }
     }
-}
-
-fn identity(check: &mut Check, raw: &raw::IdentityFiles) -> Option<IdentityFiles> {
-    let certificate = check.path(&raw.certificate);
-    let key = check.path(&raw.key);
-    let bundle = raw.bundle.0.as_ref().and_then(|at| check.path(at));
-    Some(IdentityFiles { certificate: certificate?, key: key?, bundle })
 }
 
 fn port_modes(check: &mut Check, raw: &Entries<Mode>) -> BTreeMap<u16, Mode> {

@@ -168,6 +168,31 @@ fn a_text_that_cannot_be_is_refused() {
     assert!(parse(&format!("trust_domain: a\n{}", workload("addresses: [240.0.0.1]"))).is_ok(), "unicast");
     one(&workload("addresses: [§'::ffff:10.0.0.1']"), &["it is an IPv4 address inside IPv6"]);
     one(&workload("identity: { certificate: /c, key: §k, bundle: /b }"), &["the path `k` cannot be"]);
+    one(&workload("identity: §{ certificate: /c }"), &["either `issuer`, or `certificate` and `key`"]);
+    one(&workload("identity: §{ issuer: x, key: /k }"), &["either `issuer`, or `certificate` and `key`"]);
+    one(
+        &workload("identity: { issuer: §x }"),
+        &["no issuer `x` under `identity.issuers` (known: there is none)"],
+    );
+    one(
+        "identity: { issuer: §x, issuers: [{ name: y, exec: { shell: s } }] }",
+        &["no issuer `x`", "(known: y)"],
+    );
+    let issuer = |rest: &str| format!("identity: {{ issuers: [§{{ name: y, {rest} }}] }}");
+    let inner = |rest: &str| format!("identity: {{ issuers: [{{ name: y, {rest} }}] }}");
+    one(&issuer("bundle: /b"), &["an issuer has exactly one kind; write one of `exec`"]);
+    one(&inner("exec: §{ timeout: 3s }"), &["either `command`", "or `shell`"]);
+    one(&inner("exec: §{ command: [/x], shell: x }"), &["either `command`", "or `shell`"]);
+    one(&inner("exec: { command: §[] }"), &["this list is empty; write the program and its arguments"]);
+    one(&inner("exec: { command: [§sign] }"), &["the path `sign` cannot be"]);
+    one(&inner("exec: { shell: §' ' }"), &["this text is empty; write the line that /bin/sh is to run"]);
+    one(&inner("exec: { shell: x, timeout: §2h }"), &["the duration `2h` cannot be"]);
+    one(&inner("exec: { shell: x }, lifetime: §0s"), &["the duration `0s` cannot be"]);
+    one(&inner("exec: { shell: x }, bundle: §b"), &["the path `b` cannot be"]);
+    one(
+        "identity: { issuers: [{ name: y, exec: { shell: x } }, { name: §y, exec: { shell: x } }] }",
+        &["the issuer name `y` is taken already"],
+    );
     let rule = |from: &str| format!("policy: [{{ name: r, action: allow, from: {{ {from} }} }}]");
     one(
         &rule("spiffe_id_prefixes: [§'spiffe://a/shop']"),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::*;
 use crate::datapath::ktls::Suite;
+use crate::identity::issuer::exec::Program;
 
 fn mode() -> impl Strategy<Value = Mode> + Clone {
     select(vec![Mode::Strict, Mode::Permissive, Mode::Disabled])
@@ -79,11 +80,14 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                     unknown_destinations: unknown,
                     connect_hold: hold,
                     datapath,
-                    identity: files.then(|| IdentityFiles {
-                        certificate: "/p/c".into(),
-                        key: "/p/k".into(),
-                        bundle: Some("/p/b".into()),
-                    }),
+                    identity: match files {
+                        true => WorkloadIdentity::Files(IdentityFiles {
+                            certificate: "/p/c".into(),
+                            key: "/p/k".into(),
+                            bundle: Some("/p/b".into()),
+                        }),
+                        false => WorkloadIdentity::EmbeddedCa,
+                    },
                     addresses: addresses.iter().take(count).copied().collect(),
                     max_connections: max,
                 }
@@ -122,6 +126,23 @@ fn rule(index: usize) -> impl Strategy<Value = Rule> {
     )
 }
 
+fn issuer(index: usize) -> impl Strategy<Value = Issuer> {
+    let words = prop::collection::vec("[a-z $;-]{0,8}", 0..3);
+    let program = prop_oneof![
+        words.prop_map(|words| Program::Command([vec!["/bin/sign".to_owned()], words].concat())),
+        "[a-z|]{1,9}".prop_map(Program::Shell),
+    ];
+    let seconds = (1..86_400_u64).prop_map(Duration::from_secs);
+    (program, 100..3_600_000_u64, any::<bool>(), option::of(seconds)).prop_map(
+        move |(program, timeout, bundle, lifetime)| Issuer {
+            name: format!("i{index}"),
+            kind: IssuerKind::Exec { program, timeout: Duration::from_millis(timeout) },
+            bundle: bundle.then(|| "/roots".into()),
+            lifetime,
+        },
+    )
+}
+
 fn datapath() -> impl Strategy<Value = DatapathChoice> + Clone {
     select(vec![DatapathChoice::Auto, DatapathChoice::RelayUserspace, DatapathChoice::RelayKtls])
 }
@@ -140,7 +161,7 @@ fn list<T: std::fmt::Debug, S: Strategy<Value = T>>(
 /// Any valid configuration; `files`, `drop_in_directories` and `warnings` are empty.
 pub(super) fn config() -> impl Strategy<Value = Config> {
     let node = (
-        (exclusions(), any::<[bool; 3]>(), option::of(1..=u16::MAX)),
+        (exclusions(), any::<[bool; 3]>(), option::of(1..=u16::MAX), list(issuer)),
         (
             1..10_000_000_u32,
             1..10_000_000_u32,
@@ -156,7 +177,15 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
         (datapath(), cipher_suites(), Tls::MIN_RECORDS_PER_KEY..=Tls::MAX_RECORDS_PER_KEY),
     );
     (node, list(workload), list(entry), list(rule)).prop_map(|(node, workloads, directory, policy)| {
-        let ((exclude, [dns, common_name, old], port), limits, timeouts, access_log, level, ebpf, tls) = node;
+        let (
+            (exclude, [dns, common_name, old], port, issuers),
+            limits,
+            timeouts,
+            access_log,
+            level,
+            ebpf,
+            tls,
+        ) = node;
         let (datapath, cipher_suites, records_per_key) = tls;
         Config {
             trust_domain: "own".parse().unwrap(),
@@ -166,6 +195,7 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
                 directory: "/ca".into(),
                 lifetime: timeouts.3 + Duration::from_secs(1),
             },
+            issuers,
             trust: Trust {
                 bundles: vec![TrustBundleFile { trust_domain: "other".parse().unwrap(), file: "/o".into() }],
                 peer_names: PeerNames { dns, common_name },
@@ -232,6 +262,21 @@ fn exclude(exclude: &Exclusions) -> Value {
 }
 
 /// The document that says the same.
+fn issuer_document(issuer: &Issuer) -> Value {
+    let time = |duration: Duration| json!(super::super::scalar::show(duration));
+    let IssuerKind::Exec { program, timeout } = &issuer.kind;
+    let (command, shell) = match program {
+        Program::Command(words) => (Some(words), None),
+        Program::Shell(line) => (None, Some(line)),
+    };
+    given(json!({
+        "name": issuer.name,
+        "exec": given(json!({ "command": command, "shell": shell, "timeout": time(*timeout) })),
+        "bundle": issuer.bundle,
+        "lifetime": issuer.lifetime.map(time),
+    }))
+}
+
 pub(super) fn document(config: &Config) -> Value {
     let time = |duration: Duration| json!(super::super::scalar::show(duration));
     let workloads: Vec<Value> = config
@@ -250,13 +295,13 @@ pub(super) fn document(config: &Config) -> Value {
                 "unknown_destinations": word(w.unknown_destinations),
                 "connect_hold": word(w.connect_hold),
                 "datapath": kebab(w.datapath),
-                "identity": w.identity.as_ref().map(|files| {
-                    let mut identity = json!({ "certificate": files.certificate, "key": files.key });
-                    if let Some(bundle) = &files.bundle {
-                        identity["bundle"] = json!(bundle);
-                    }
-                    identity
-                }),
+                "identity": match &w.identity {
+                    WorkloadIdentity::EmbeddedCa => Value::Null,
+                    WorkloadIdentity::Issuer(name) => json!({ "issuer": name }),
+                    WorkloadIdentity::Files(files) => given(json!({
+                        "certificate": files.certificate, "key": files.key, "bundle": files.bundle,
+                    })),
+                },
                 "addresses": strings(&w.addresses),
                 "limits": { "connections": w.max_connections },
             }))
@@ -295,10 +340,13 @@ pub(super) fn document(config: &Config) -> Value {
         "trust_domain": config.trust_domain,
         "paths": { "runtime": config.paths.runtime, "state": config.paths.state, "bpffs": config.paths.bpffs },
         "cgroup_root": config.cgroup_root,
-        "identity": { "embedded_ca": {
-            "directory": config.embedded_ca.directory,
-            "lifetime": time(config.embedded_ca.lifetime),
-        } },
+        "identity": {
+            "embedded_ca": {
+                "directory": config.embedded_ca.directory,
+                "lifetime": time(config.embedded_ca.lifetime),
+            },
+            "issuers": config.issuers.iter().map(issuer_document).collect::<Value>(),
+        },
         "trust": {
             "bundles": config.trust.bundles.iter()
                 .map(|bundle| json!({ "trust_domain": bundle.trust_domain, "file": bundle.file }))

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::datapath::ktls::Suite;
+use crate::identity::issuer::exec::Program;
 
 const EVERYTHING: &str = include_str!("../testdata/everything.yaml");
 
@@ -30,7 +31,16 @@ fn every_key_of_the_example_is_taken() {
     assert_eq!(web.mode_of_port(9000), Mode::Permissive);
     assert_eq!(web.mode_of_port(8080), Mode::Disabled);
     assert_eq!(web.max_connections, 1000);
-    assert_eq!(web.identity.as_ref().unwrap().key, PathBuf::from("/p/tls.key"));
+    let WorkloadIdentity::Files(files) = &web.identity else { panic!("{:?}", web.identity) };
+    assert_eq!(files.key, PathBuf::from("/p/tls.key"));
+    assert_eq!(config.workload("shared").unwrap().identity, WorkloadIdentity::Issuer("script".into()));
+    let issuer = &config.issuers[0];
+    assert_eq!(
+        (&issuer.bundle, issuer.lifetime),
+        (&Some("/p/roots.pem".into()), Some(Duration::from_secs(3600)))
+    );
+    let program = Program::Command(["/usr/local/bin/sign", "--profile", "mesh"].map(String::from).into());
+    assert_eq!(issuer.kind, IssuerKind::Exec { program, timeout: Duration::from_secs(30) });
     assert_eq!(config.workload("shared").unwrap().listen_ports, [5432].into());
     assert_eq!(config.directory[0].addresses.len(), 3);
     assert_eq!(

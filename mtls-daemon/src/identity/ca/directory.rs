@@ -11,7 +11,8 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::{CaError, SecretKey};
+use super::CaError;
+use crate::identity::key::SecretKey;
 use crate::identity::leaf::show;
 
 pub(super) const ROOT_CRT: &str = "root.crt";
@@ -156,7 +157,7 @@ impl Directory {
             .map_err(|error| unreadable(format!("it holds no private key ({})", show(&error.to_string()))))?;
         let pair = KeyPair::try_from(der.secret_der());
         der.zeroize();
-        let key = SecretKey(pair.map_err(|error| unreadable(error.to_string()))?);
+        let key = SecretKey::new(pair.map_err(|error| unreadable(error.to_string()))?);
         let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|error| CaError::Unreadable {
             path: self.path(certificate_file),
             reason: format!("{error:?}"),

@@ -14,9 +14,10 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rcgen::{Issuer, KeyPair};
-use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
-use zeroize::{Zeroize, Zeroizing};
+use rustls::pki_types::CertificateDer;
+use zeroize::Zeroizing;
 
+use super::key::SecretKey;
 use super::leaf::{Leaf, Unreadable};
 use super::{Bundle, BundleError, SpiffeId, SvidError, TrustDomain, X509Svid, when};
 use directory::Directory;
@@ -156,21 +157,6 @@ impl fmt::Debug for IssuedPem {
     }
 }
 
-/// A key pair whose serialised form is wiped when dropped.
-pub(super) struct SecretKey(KeyPair);
-
-impl SecretKey {
-    pub(super) fn pair(&self) -> &KeyPair {
-        &self.0
-    }
-}
-
-impl Drop for SecretKey {
-    fn drop(&mut self) {
-        self.0.zeroize();
-    }
-}
-
 /// The certificate that signs leaves, with its key.
 struct Intermediate {
     der: CertificateDer<'static>,
@@ -273,8 +259,7 @@ impl EmbeddedCa {
     pub fn issue(&self, id: &SpiffeId, dns_names: &[String], now: SystemTime) -> Result<X509Svid, CaError> {
         let intermediate = self.signer(now);
         let (leaf, key) = self.sign(&intermediate, id, dns_names, now)?;
-        let der = PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(key.pair().serialized_der()));
-        Ok(X509Svid::from_der(vec![leaf, intermediate.der.clone()], &der, now)?)
+        Ok(X509Svid::from_der(vec![leaf, intermediate.der.clone()], &key.der(), now)?)
     }
 
     /// Issues a certificate with its key as PEM, for `mtlsd ca issue`.

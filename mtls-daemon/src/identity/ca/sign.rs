@@ -11,7 +11,8 @@ use rustls::pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
 
 use super::directory::{Directory, INTERMEDIATE_CRT, INTERMEDIATE_KEY, ROOT_CRT, ROOT_KEY};
-use super::{CLOCK_SKEW, CaError, INTERMEDIATE_LIFETIME, ROOT_LIFETIME, SecretKey, crypto, issuer};
+use super::{CLOCK_SKEW, CaError, INTERMEDIATE_LIFETIME, ROOT_LIFETIME, crypto, issuer};
+use crate::identity::key::SecretKey;
 use crate::identity::leaf::show;
 use crate::identity::{Bundle, SpiffeId, TrustDomain, when};
 
@@ -166,7 +167,7 @@ fn ascii(text: &str) -> Result<Ia5String, CaError> {
 }
 
 fn generate() -> Result<SecretKey, CaError> {
-    KeyPair::generate().map(SecretKey).map_err(crypto("generate a key"))
+    SecretKey::generate().map_err(crypto("generate a key"))
 }
 
 fn random<const N: usize>() -> Result<[u8; N], CaError> {

@@ -12,10 +12,10 @@ use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwapOption;
 use serde::{Serialize, Serializer};
-use tokio::sync::{Notify, watch as channel};
+use tokio::sync::watch as channel;
 use tokio::task::JoinSet;
 
-use super::{Identity, IdentityError, IdentitySource, when};
+use super::{Identity, IdentityError, IdentitySource, Wake, when};
 use crate::observe::{Reason, Refusal};
 use schedule::{Clock, Schedule};
 use watch::{Directories, Stamp};
@@ -75,6 +75,7 @@ struct Entry {
 struct State {
     schedule: Schedule,
     stamp: Stamp,
+    version: u64,
     busy: bool,
     fetched: u64,
     last_error: Option<(String, SystemTime)>,
@@ -84,7 +85,7 @@ struct State {
 pub struct IdentityStore {
     entries: Mutex<BTreeMap<String, Arc<Entry>>>,
     generation: channel::Sender<u64>,
-    wake: Arc<Notify>,
+    wake: Wake,
 }
 
 impl IdentityStore {
@@ -92,11 +93,12 @@ impl IdentityStore {
     #[must_use]
     pub fn new() -> Self {
         let (generation, _) = channel::channel(0);
-        Self { entries: Mutex::default(), generation, wake: Arc::default() }
+        Self { entries: Mutex::default(), generation, wake: Wake::default() }
     }
 
     /// Makes exactly these workloads known, by name. A workload whose source is as before keeps its identity;
-    /// for the others one is fetched now, which may block. A failure is returned and tried again by `run`.
+    /// for the others one is fetched: now, which may block, if the source is local, else by `run`. A failure is returned
+    /// and tried again by `run`.
     pub fn apply(&self, wanted: BTreeMap<String, Arc<dyn IdentitySource>>) -> Vec<(String, IdentityError)> {
         let old = lock(&self.entries).clone();
         let mut failures = Vec::new();
@@ -109,7 +111,10 @@ impl IdentityStore {
                 Some(entry) => Arc::clone(entry),
                 None => {
                     let entry = Arc::new(Entry::new(name.clone(), source));
-                    if let Err(error) = entry.fetch(Clock::now()) {
+                    entry.source.connect(&self.wake);
+                    if !entry.source.is_local() {
+                        lock(&entry.state).schedule.at_once(Clock::now());
+                    } else if let Err(error) = entry.fetch(Clock::now()) {
                         failures.push((name.clone(), error));
                     }
                     entry
@@ -119,7 +124,7 @@ impl IdentityStore {
         }
         *lock(&self.entries) = entries;
         self.announce();
-        self.wake.notify_one();
+        self.wake.wake();
         failures
     }
 
@@ -159,14 +164,14 @@ impl IdentityStore {
 
     /// Renews and re-reads until dropped. Needs a tokio runtime with time enabled.
     pub async fn run(self: Arc<Self>) {
-        let mut directories = Directories::new(Arc::clone(&self.wake));
+        let mut directories = Directories::new(self.wake.clone());
         let mut tasks = JoinSet::new();
         let mut last_look = Instant::now();
         loop {
             directories.watch(&self.watched_directories());
             let announced = tokio::select! {
                 () = tokio::time::sleep(TICK) => false,
-                () = self.wake.notified() => true,
+                () = self.wake.woken() => true,
             };
             if announced {
                 tokio::time::sleep(SETTLE).await;
@@ -228,27 +233,35 @@ impl Entry {
     /// Is there possibly something to do, and nobody doing it?
     fn begin(&self, now: Clock, look: bool) -> bool {
         let mut state = lock(&self.state);
-        let needed = state.schedule.is_due(now) || (look && !self.source.watch_paths().is_empty());
+        let told = state.version != self.source.version();
+        let needed = told || state.schedule.is_due(now) || (look && !self.source.watch_paths().is_empty());
         let begin = needed && !state.busy;
         state.busy |= begin;
         begin
     }
 
-    /// Fetches if it is due or a file changed; true if the identity is another one now.
+    /// Fetches if it is due, a file changed or the source was told something; true if the identity is another one now, or
+    /// none.
     fn refresh(&self, now: Clock, look: bool) -> bool {
-        let due = lock(&self.state).schedule.is_due(now);
+        let (due, version) = {
+            let state = lock(&self.state);
+            (state.schedule.is_due(now), state.version)
+        };
         let changed = look && Stamp::of(&self.source.watch_paths()) != lock(&self.state).stamp;
-        (due || changed) && self.fetch(now).is_ok()
+        if !due && !changed && self.source.version() == version {
+            return false;
+        }
+        matches!(self.fetch(now), Ok(()) | Err(IdentityError::Withdrawn(_)))
     }
 
     fn fetch(&self, now: Clock) -> Result<(), IdentityError> {
         // Taken before reading: a change during the read is seen at the next look.
-        let stamp = Stamp::of(&self.source.watch_paths());
+        let (stamp, version) = (Stamp::of(&self.source.watch_paths()), self.source.version());
         let kind = self.source.kind();
         let result = catch_unwind(AssertUnwindSafe(|| self.source.fetch(now.system)))
             .unwrap_or(Err(IdentityError::Panicked(kind)));
         let mut state = lock(&self.state);
-        state.stamp = stamp;
+        (state.stamp, state.version) = (stamp, version);
         match result {
             Ok(identity) => {
                 let svid = &identity.svid;
@@ -265,7 +278,12 @@ impl Entry {
             Err(error) => {
                 state.schedule.failed(now);
                 state.last_error = Some((error.to_string(), now.system));
-                tracing::warn!(workload = %self.name, source = kind, %error, "no new identity; the last one stays in force");
+                if matches!(error, IdentityError::Withdrawn(_)) {
+                    self.current.store(None);
+                    tracing::warn!(workload = %self.name, source = kind, %error, "the identity is given up");
+                } else {
+                    tracing::warn!(workload = %self.name, source = kind, %error, "no new identity; the last one stays in force");
+                }
                 Err(error)
             }
         }

@@ -57,6 +57,11 @@ impl Schedule {
         });
     }
 
+    /// Nothing was fetched yet, and somebody waits for it.
+    pub(super) fn at_once(&mut self, now: Clock) {
+        self.retry_at = Some(now.monotonic);
+    }
+
     pub(super) fn failed(&mut self, now: Clock) {
         let doubled = 2_u32.saturating_pow(self.failures.min(16));
         let pause = MIN_BACKOFF.saturating_mul(doubled).min(MAX_BACKOFF);

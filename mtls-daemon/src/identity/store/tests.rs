@@ -1,10 +1,12 @@
 //! The store renews in time, keeps the last good identity, and says what is wrong.
 
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 
 use super::*;
 use crate::identity::testing::{HOUR, LeafSpec, TestCa, TestLeaf};
-use crate::identity::{EmbeddedCa, EmbeddedCaSettings, FilesError, IdentityFiles, source::EmbeddedSource};
+use crate::identity::{
+    EmbeddedCa, EmbeddedCaSettings, FilesError, IdentityFiles, TrustBundles, source::EmbeddedSource,
+};
 
 /// A source that does as it is told.
 #[derive(Debug, Default)]
@@ -12,7 +14,11 @@ struct Told {
     life: Duration,
     fail: AtomicBool,
     panic: AtomicBool,
+    withdraw: AtomicBool,
     fetches: AtomicUsize,
+    version: AtomicU64,
+    wake: Mutex<Wake>,
+    remote: bool,
     name: String,
 }
 
@@ -20,6 +26,9 @@ impl IdentitySource for Told {
     fn fetch(&self, now: SystemTime) -> Result<Identity, IdentityError> {
         self.fetches.fetch_add(1, Ordering::SeqCst);
         assert!(!self.panic.load(Ordering::SeqCst), "told to");
+        if self.withdraw.load(Ordering::SeqCst) {
+            return Err(IdentityError::Withdrawn("told to".into()));
+        }
         if self.fail.load(Ordering::SeqCst) {
             return Err(FilesError::NoKey("told.key".into()).into());
         }
@@ -30,7 +39,19 @@ impl IdentitySource for Told {
         };
         let leaf = TestCa::root_valid("root", now - HOUR, now + 24 * HOUR).leaf(&spec);
         let svid = crate::identity::X509Svid::from_der(leaf.chain.clone(), &leaf.private_key(), now).unwrap();
-        Ok(Identity { svid: Arc::new(svid), bundle: None })
+        Ok(Identity { svid: Arc::new(svid), bundles: TrustBundles::new() })
+    }
+
+    fn version(&self) -> u64 {
+        self.version.load(Ordering::SeqCst)
+    }
+
+    fn connect(&self, wake: &Wake) {
+        *lock(&self.wake) = wake.clone();
+    }
+
+    fn is_local(&self) -> bool {
+        !self.remote
     }
 
     fn renews(&self) -> bool {
@@ -315,4 +336,41 @@ fn half_written_files_keep_the_last_good_identity_and_are_tried_again() {
     assert!(entry.refresh(now, true));
     assert_ne!(serial(&disk.store), before);
     assert!(disk.store.status(now.system)[0].last_error.is_none());
+}
+
+#[tokio::test]
+async fn a_source_that_is_told_something_is_asked_at_once_and_what_it_withdraws_is_given_up() {
+    let store = Arc::new(IdentityStore::new());
+    let source = Arc::new(Told { life: HOUR, remote: true, ..Told::default() });
+    assert!(store.apply(wanted(Arc::clone(&source) as _)).is_empty());
+    assert!(store.get("web").is_none(), "a remote source is not waited for");
+    let run = tokio::spawn(Arc::clone(&store).run());
+    let mut changes = store.subscribe();
+    let soon = |changed: bool| assert!(changed, "nothing happened");
+    let mut next = async || {
+        soon(tokio::time::timeout(Duration::from_secs(20), changes.changed()).await.is_ok());
+        changes.mark_unchanged();
+    };
+    while store.get("web").is_none() {
+        next().await;
+    }
+    let tell = || {
+        source.version.fetch_add(1, Ordering::SeqCst);
+        lock(&source.wake).wake();
+    };
+    let first = serial(&store);
+    tell();
+    next().await;
+    assert_ne!(serial(&store), first);
+    source.withdraw.store(true, Ordering::SeqCst);
+    tell();
+    next().await;
+    assert!(store.get("web").is_none());
+    let refusal = store.usable("web", SystemTime::now()).unwrap_err();
+    assert!(refusal.detail.contains("withdrawn: told to"), "{}", refusal.detail);
+    source.withdraw.store(false, Ordering::SeqCst);
+    tell();
+    next().await;
+    assert!(store.get("web").is_some());
+    run.abort();
 }

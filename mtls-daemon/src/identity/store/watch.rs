@@ -3,10 +3,10 @@
 use std::collections::BTreeSet;
 use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
-use tokio::sync::Notify;
+
+use crate::identity::Wake;
 
 /// What `stat` says about each file; `None` for one that is not there. Follows symlinks.
 #[derive(Debug, Default, PartialEq, Eq)]
@@ -43,11 +43,11 @@ pub(super) struct Directories {
 }
 
 impl Directories {
-    pub(super) fn new(wake: Arc<Notify>) -> Self {
+    pub(super) fn new(wake: Wake) -> Self {
         let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
             // Our own reads are events too.
             if !event.is_ok_and(|event| matches!(event.kind, EventKind::Access(_))) {
-                wake.notify_one();
+                wake.wake();
             }
         });
         if let Err(error) = &watcher {

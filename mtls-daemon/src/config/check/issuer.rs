@@ -1,0 +1,127 @@
+//! Issuers, and which of them a workload asks.
+
+use std::time::Duration;
+
+use crate::config::at::{At, Given, Spot};
+use crate::config::error::{Fault, Quoted};
+use crate::config::raw;
+use crate::config::types::{IdentityFiles, Issuer, IssuerKind, WorkloadIdentity};
+use crate::identity::issuer::DEFAULT_TIMEOUT;
+use crate::identity::issuer::exec::Program;
+
+use super::{Check, Seen};
+
+const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
+const YEAR: Duration = Duration::from_secs(365 * 86_400);
+
+/// The kinds, as a message lists them.
+const KINDS: &str = "`exec`";
+
+/// The issuers, and what a workload without an identity of its own has.
+pub(super) fn check(check: &mut Check, raw: raw::Identity) -> (Vec<Issuer>, WorkloadIdentity) {
+    let mut names = Seen::new("issuer name", "rename one");
+    let issuers: Vec<_> = raw.issuers.iter().filter_map(|at| issuer(check, &mut names, at)).collect();
+    let default = match &raw.issuer.0 {
+        Some(at) => known(check, &issuers, at).map(WorkloadIdentity::Issuer),
+        None => None,
+    };
+    (issuers, default.unwrap_or(WorkloadIdentity::EmbeddedCa))
+}
+
+/// The name of an issuer that there is.
+fn known(check: &mut Check, issuers: &[Issuer], at: &At<String>) -> Option<String> {
+    let found = issuers.iter().find(|issuer| issuer.name == at.value);
+    if found.is_none() {
+        let names: Vec<_> = issuers.iter().map(|issuer| issuer.name.as_str()).collect();
+        let known = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
+        check.fault(at.spot, Fault::UnknownIssuer { text: Quoted::new(&at.value), known });
+    }
+    found.map(|issuer| issuer.name.clone())
+}
+
+fn issuer(check: &mut Check, names: &mut Seen<String>, at: &At<raw::Issuer>) -> Option<Issuer> {
+    let raw = &at.value;
+    let name = check.name(&raw.name);
+    if let Some(name) = &name {
+        names.note(check, name, name, raw.name.spot);
+    }
+    let kinds = [raw.exec.0.as_ref().map(|at| exec(check, &at.value, at.spot))];
+    let mut kinds = kinds.into_iter().flatten();
+    let kind = match (kinds.next(), kinds.next()) {
+        (Some(kind), None) => kind,
+        _ => {
+            check.fault(at.spot, Fault::IssuerKind(KINDS));
+            None
+        }
+    };
+    let bundle = raw.bundle.0.as_ref().map(|at| check.path(at));
+    let lifetime = raw.lifetime.0.as_ref().map(|_| check.duration(&raw.lifetime, SECOND, YEAR));
+    Some(Issuer {
+        name: name?,
+        kind: kind?,
+        // What was refused is `Some(None)`: the load fails.
+        bundle: bundle.map_or(Some(None), |path| path.map(Some))?,
+        lifetime: lifetime.map_or(Some(None), |lifetime| lifetime.map(Some))?,
+    })
+}
+
+fn exec(check: &mut Check, raw: &raw::Exec, spot: Spot) -> Option<IssuerKind> {
+    let program = match (&raw.command.0, &raw.shell.0) {
+        (Some(words), None) => command(check, words),
+        (None, Some(line)) if line.value.trim().is_empty() => {
+            check.fault(line.spot, Fault::EmptyText("write the line that /bin/sh is to run"));
+            None
+        }
+        (None, Some(line)) => Some(Program::Shell(line.value.clone())),
+        _ => {
+            check.fault(spot, Fault::ExecProgram);
+            None
+        }
+    };
+    let timeout = timeout(check, &raw.timeout);
+    Some(IssuerKind::Exec { program: program?, timeout: timeout? })
+}
+
+fn command(check: &mut Check, words: &At<Vec<At<String>>>) -> Option<Program> {
+    let Some((first, rest)) = words.value.split_first() else {
+        check.fault(words.spot, Fault::EmptyList("write the program and its arguments"));
+        return None;
+    };
+    // Not looked for in a PATH, which is not in the configuration.
+    let program = check.path(first)?;
+    let program = program.to_str().map(str::to_owned).unwrap_or_default();
+    Some(Program::Command(std::iter::once(program).chain(rest.iter().map(|at| at.value.clone())).collect()))
+}
+
+fn timeout(check: &mut Check, raw: &Given<String>) -> Option<Duration> {
+    match raw.0 {
+        None => Some(DEFAULT_TIMEOUT),
+        Some(_) => check.duration(raw, SECOND / 10, HOUR),
+    }
+}
+
+/// A workload's own.
+pub(super) fn of_workload(
+    check: &mut Check,
+    issuers: &[Issuer],
+    at: &At<raw::WorkloadIdentity>,
+) -> Option<WorkloadIdentity> {
+    let raw = &at.value;
+    match (&raw.issuer.0, &raw.certificate.0, &raw.key.0, &raw.bundle.0) {
+        (Some(issuer), None, None, None) => known(check, issuers, issuer).map(WorkloadIdentity::Issuer),
+        (None, Some(certificate), Some(key), bundle) => {
+            let (certificate, key) = (check.path(certificate), check.path(key));
+            let bundle = bundle.as_ref().map(|at| check.path(at));
+            Some(WorkloadIdentity::Files(IdentityFiles {
+                certificate: certificate?,
+                key: key?,
+                bundle: bundle.map_or(Some(None), |path| path.map(Some))?,
+            }))
+        }
+        _ => {
+            check.fault(at.spot, Fault::WorkloadIdentity);
+            None
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Issuers that sign what mtlsd asks for: the key is made here, in memory, and only a CSR (RFC 2986) leaves.
+
+pub mod answer;
+pub mod exec;
+mod request;
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use rustls::pki_types::CertificateDer;
+
+use self::exec::ExecError;
+pub use self::request::{Csr, Request};
+use super::key::SecretKey;
+use super::{FilesError, Identity, IdentityError, IdentitySource, SpiffeId, SvidError, X509Svid, files};
+
+/// Why an issuer gave no identity.
+#[derive(Debug, thiserror::Error)]
+pub enum IssuerError {
+    /// The command did not answer with a chain.
+    #[error("issuer {issuer}: {source}")]
+    Exec {
+        /// The issuer's name in the configuration.
+        issuer: String,
+        /// Why.
+        source: Box<ExecError>,
+    },
+    /// A key or a CSR could not be made.
+    #[error("cannot {action}: {reason}; the system may be out of memory or random numbers")]
+    Crypto {
+        /// What was tried.
+        action: &'static str,
+        /// What the library said.
+        reason: String,
+    },
+    /// A text that is no DNS name.
+    #[error("{0:?} is not a DNS name; give dns_names as host names such as web.example.org")]
+    DnsName(String),
+    /// What was signed is not usable.
+    #[error("issuer {issuer}: what it signed cannot be used: {source}")]
+    Svid {
+        /// The issuer's name in the configuration.
+        issuer: String,
+        /// Why.
+        source: Box<SvidError>,
+    },
+    /// A certificate for somebody else.
+    #[error(
+        "issuer {issuer}: it signed a certificate for {found}, and {wanted} was asked for; let it take the URI SAN from the CSR"
+    )]
+    OtherIdentity {
+        /// The issuer's name in the configuration.
+        issuer: String,
+        /// Who the certificate says.
+        found: SpiffeId,
+        /// Who was asked for.
+        wanted: SpiffeId,
+    },
+    /// The roots that come with the issuer are not usable.
+    #[error("issuer {issuer}: {source}")]
+    Bundle {
+        /// The issuer's name in the configuration.
+        issuer: String,
+        /// Why.
+        source: Box<FilesError>,
+    },
+}
+
+/// What an issuer answers.
+#[derive(Debug, Clone)]
+pub struct Issued {
+    /// The leaf, then its intermediates.
+    pub chain: Vec<CertificateDer<'static>>,
+}
+
+/// Somebody who signs CSRs. Blocks until the answer is there or a time limit of its own is over.
+pub trait Issuer: fmt::Debug + Send + Sync {
+    /// Signs, or says why not.
+    ///
+    /// # Errors
+    /// Whatever stands in the way; the store keeps what it has and asks again.
+    fn sign(&self, csr: &Csr, now: SystemTime) -> Result<Issued, IssuerError>;
+
+    /// A short name for status pages, such as `exec`.
+    fn kind(&self) -> &'static str;
+
+    /// All settings in one line, without secrets.
+    fn describe(&self) -> String;
+}
+
+/// The identity of one workload, from an issuer.
+#[derive(Debug, Clone)]
+pub struct IssuerSource {
+    /// The issuer's name in the configuration.
+    pub name: String,
+    /// Who signs.
+    pub issuer: Arc<dyn Issuer>,
+    /// What is asked for.
+    pub request: Request,
+    /// Roots of the workload's trust domain, as a PEM file; `None`: those of the configuration are all.
+    pub bundle: Option<PathBuf>,
+}
+
+impl IdentitySource for IssuerSource {
+    fn fetch(&self, now: SystemTime) -> Result<Identity, IdentityError> {
+        let key = SecretKey::generate().map_err(crypto("generate a key"))?;
+        let csr = self.request.csr(&key)?;
+        let issued = self.issuer.sign(&csr, now)?;
+        let issuer = || self.name.clone();
+        let svid = X509Svid::from_der(issued.chain, &key.der(), now)
+            .map_err(|source| IssuerError::Svid { issuer: issuer(), source: Box::new(source) })?;
+        if svid.id != self.request.id {
+            let (found, wanted) = (svid.id, self.request.id.clone());
+            return Err(IssuerError::OtherIdentity { issuer: issuer(), found, wanted }.into());
+        }
+        let bundle = self.bundle.as_deref().map(files::read_bundle).transpose();
+        let bundle =
+            bundle.map_err(|source| IssuerError::Bundle { issuer: issuer(), source: Box::new(source) })?;
+        let bundles = bundle.map(|bundle| (svid.id.trust_domain().clone(), bundle)).into_iter().collect();
+        Ok(Identity { svid: Arc::new(svid), bundles })
+    }
+
+    // A changed bundle file means a new certificate as well, which costs little and keeps one way of doing it.
+    fn watch_paths(&self) -> Vec<PathBuf> {
+        self.bundle.iter().cloned().collect()
+    }
+
+    fn is_local(&self) -> bool {
+        false
+    }
+
+    fn renews(&self) -> bool {
+        true
+    }
+
+    fn kind(&self) -> &'static str {
+        self.issuer.kind()
+    }
+
+    fn describe(&self) -> String {
+        format!("{} {} {:?} {:?}", self.name, self.issuer.describe(), self.request, self.bundle)
+    }
+}
+
+fn crypto(action: &'static str) -> impl Fn(rcgen::Error) -> IssuerError {
+    move |error| IssuerError::Crypto { action, reason: error.to_string() }
+}
+
+/// The most that an issuer is waited for, unless it is configured.
+pub const DEFAULT_TIMEOUT: Duration = Duration::from_secs(30);
+
+#[cfg(test)]
+mod tests;
