@@ -27,6 +27,7 @@ use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::Metrics;
 use crate::observe::observer::Observer;
 use crate::observe::recorder::Recorder;
+use crate::sys;
 
 /// How often namespaces, cgroups and counters are looked at.
 const TICK: Duration = Duration::from_millis(500);
@@ -99,6 +100,7 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     tokio::spawn(files::configuration(Arc::clone(&daemon)));
 
     daemon.reconcile();
+    sys::memory::give_back();
     daemon.readiness.clear(Readiness::STARTING);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
     daemon.attend().await?;
@@ -260,6 +262,8 @@ impl Daemon {
                 changing.last_refusal = None;
                 drop(changing);
                 self.reconcile();
+                // The old configuration and what it took to read the new one.
+                sys::memory::give_back();
                 (true, messages)
             }
             Err(error) => {

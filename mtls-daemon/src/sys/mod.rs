@@ -2,6 +2,7 @@
 
 pub mod bpf;
 pub mod ktls;
+pub mod memory;
 pub mod netns;
 pub mod poll;
 pub mod socket;
