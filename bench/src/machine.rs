@@ -19,12 +19,15 @@ pub fn cpu_seconds() -> Result<f64> {
     Ok(ticks.enumerate().filter(|(at, _)| !matches!(at, 3 | 4)).map(|(_, tick)| tick).sum::<f64>() / TICKS)
 }
 
-/// Memory that is free or can be freed, bytes (`MemAvailable`).
+/// Memory in use, bytes: of programs, and of the kernel where it cannot be freed. What is free or a cache is not in it;
+/// `MemAvailable` would be a guess about the caches, which move more than what is measured.
 ///
 /// # Errors
 /// Without /proc.
-pub fn available() -> Result<f64> {
-    field("/proc/meminfo", "MemAvailable:")
+pub fn used() -> Result<f64> {
+    let field = |name| field("/proc/meminfo", name);
+    let idle = ["MemFree:", "Buffers:", "Cached:", "SReclaimable:"].into_iter().map(field);
+    Ok(total()? - idle.sum::<Result<f64>>()?)
 }
 
 /// Memory of the machine, bytes.
@@ -58,7 +61,7 @@ mod tests {
     #[test]
     fn the_kernel_tells() {
         assert!(cpu_seconds().unwrap() > 0.0);
-        assert!(available().unwrap() > 0.0 && available().unwrap() <= total().unwrap());
+        assert!(used().unwrap() > 0.0 && used().unwrap() <= total().unwrap());
         assert!(resident(std::process::id()).unwrap() > 100_000.0);
         assert!(resident(u32::MAX).is_err());
     }

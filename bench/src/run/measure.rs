@@ -98,12 +98,12 @@ fn round(told: Told, unit: f64) -> Round {
 
 fn idle(system: &Running, connections: u32) -> Result<Round> {
     std::thread::sleep(SETTLE);
-    let (resident, available) = (system.resident()?, machine::available()?);
+    let (resident, used) = (system.resident()?, machine::used()?);
     let held = Held::open(system, connections)?;
     let per = |before: f64, after: f64| (after - before) / f64::from(connections);
     let memory = Memory {
         processes: per(resident, system.resident()?),
-        machine: per(machine::available()?, available),
+        machine: per(used, machine::used()?),
         resting: resident,
     };
     held.close();
