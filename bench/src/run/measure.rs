@@ -17,6 +17,10 @@ const PATIENCE: u64 = 120;
 const GIB: f64 = 1_073_741_824.0;
 /// For what closed connections bound to be given back before the next ones are counted.
 const SETTLE: Duration = Duration::from_secs(1);
+/// For systems that give something back when nobody speaks.
+const REST: Duration = Duration::from_secs(5);
+/// Connections that are opened and closed before idle ones are counted.
+const FIRST: u32 = 32;
 
 /// Measures.
 ///
@@ -97,9 +101,12 @@ fn round(told: Told, unit: f64) -> Round {
 }
 
 fn idle(system: &Running, connections: u32) -> Result<Round> {
-    std::thread::sleep(SETTLE);
+    // What the first ones need once and for all is not to be counted as theirs.
+    Held::open(system, FIRST)?.close();
+    std::thread::sleep(REST);
     let (resident, used) = (system.resident()?, machine::used()?);
     let held = Held::open(system, connections)?;
+    std::thread::sleep(REST);
     let per = |before: f64, after: f64| (after - before) / f64::from(connections);
     let memory = Memory {
         processes: per(resident, system.resident()?),
