@@ -36,7 +36,7 @@ pub enum FilesError {
     /// A file cannot be read.
     #[error("cannot read the {what} {}: {source}; check the path and that mtlsd may read it", path.display())]
     Io {
-        /// "certificate", "key" or "bundle".
+        /// "certificate", "key", "bundle", or the name of another secret.
         what: &'static str,
         /// The file.
         path: PathBuf,
@@ -46,7 +46,7 @@ pub enum FilesError {
     /// A file that is too large to be what it should be.
     #[error("the {what} {} is larger than {limit} bytes; check that the path names the right file", path.display())]
     TooLarge {
-        /// "certificate", "key" or "bundle".
+        /// "certificate", "key", "bundle", or the name of another secret.
         what: &'static str,
         /// The file.
         path: PathBuf,
@@ -181,7 +181,8 @@ fn blocks<'a>(
     })
 }
 
-fn read(what: &'static str, path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, FilesError> {
+/// Reads a regular file of bounded size into memory that is wiped.
+pub(super) fn read(what: &'static str, path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, FilesError> {
     let failed = |source| FilesError::Io { what, path: path.to_owned(), source };
     // Asked before opening: to open a FIFO would block until somebody writes to it.
     if !std::fs::metadata(path).map_err(failed)?.is_file() {

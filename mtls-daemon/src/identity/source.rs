@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Instant, SystemTime};
 
 use tokio::sync::Notify;
 
@@ -85,6 +85,14 @@ pub trait IdentitySource: fmt::Debug + Send + Sync {
 
     /// Called once, before the first `fetch`: whom to wake when [`IdentitySource::version`] changes.
     fn connect(&self, _wake: &Wake) {}
+
+    /// Is there something to do between two fetches, such as to renew an issuer's token? Does not block.
+    fn needs_upkeep(&self, _now: Instant) -> bool {
+        false
+    }
+
+    /// Does it. May block; a failure is logged, and matters only if a `fetch` fails for it.
+    fn upkeep(&self, _now: Instant) {}
 
     /// Does `fetch` need nothing but this machine's disk and processor? Others are asked in the background, also for the
     /// first time, so that an issuer that does not answer holds up nobody else.

@@ -3,16 +3,18 @@
 pub mod answer;
 pub mod exec;
 mod request;
+pub mod vault;
 
 use std::fmt;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 
 use self::exec::ExecError;
 pub use self::request::{Csr, Request};
+use self::vault::VaultError;
 use super::key::SecretKey;
 use super::{FilesError, Identity, IdentityError, IdentitySource, SpiffeId, SvidError, X509Svid, files};
 
@@ -26,6 +28,14 @@ pub enum IssuerError {
         issuer: String,
         /// Why.
         source: Box<ExecError>,
+    },
+    /// Vault did not sign.
+    #[error("issuer {issuer}: {source}")]
+    Vault {
+        /// The issuer's name in the configuration.
+        issuer: String,
+        /// Why.
+        source: Box<VaultError>,
     },
     /// A key or a CSR could not be made.
     #[error("cannot {action}: {reason}; the system may be out of memory or random numbers")]
@@ -71,7 +81,7 @@ pub enum IssuerError {
 /// What an issuer answers.
 #[derive(Debug, Clone)]
 pub struct Issued {
-    /// The leaf, then its intermediates.
+    /// The leaf, then its intermediates. Roots among them are left out afterwards.
     pub chain: Vec<CertificateDer<'static>>,
 }
 
@@ -82,6 +92,14 @@ pub trait Issuer: fmt::Debug + Send + Sync {
     /// # Errors
     /// Whatever stands in the way; the store keeps what it has and asks again.
     fn sign(&self, csr: &Csr, now: SystemTime) -> Result<Issued, IssuerError>;
+
+    /// As [`IdentitySource::needs_upkeep`].
+    fn needs_upkeep(&self, _now: Instant) -> bool {
+        false
+    }
+
+    /// As [`IdentitySource::upkeep`].
+    fn upkeep(&self, _now: Instant) {}
 
     /// A short name for status pages, such as `exec`.
     fn kind(&self) -> &'static str;
@@ -109,7 +127,7 @@ impl IdentitySource for IssuerSource {
         let csr = self.request.csr(&key)?;
         let issued = self.issuer.sign(&csr, now)?;
         let issuer = || self.name.clone();
-        let svid = X509Svid::from_der(issued.chain, &key.der(), now)
+        let svid = X509Svid::from_der(without_roots(issued.chain), &key.der(), now)
             .map_err(|source| IssuerError::Svid { issuer: issuer(), source: Box::new(source) })?;
         if svid.id != self.request.id {
             let (found, wanted) = (svid.id, self.request.id.clone());
@@ -135,6 +153,14 @@ impl IdentitySource for IssuerSource {
         true
     }
 
+    fn needs_upkeep(&self, now: Instant) -> bool {
+        self.issuer.needs_upkeep(now)
+    }
+
+    fn upkeep(&self, now: Instant) {
+        self.issuer.upkeep(now);
+    }
+
     fn kind(&self) -> &'static str {
         self.issuer.kind()
     }
@@ -142,6 +168,15 @@ impl IdentitySource for IssuerSource {
     fn describe(&self) -> String {
         format!("{} {} {:?} {:?}", self.name, self.issuer.describe(), self.request, self.bundle)
     }
+}
+
+/// A peer has its roots from elsewhere, or it must not believe these (RFC 8446 section 4.4.2 lets us omit them). A leaf stays,
+/// whoever signed it: what is wrong with it is said later.
+fn without_roots(chain: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'static>> {
+    let is_root = |der: &CertificateDer<'_>| {
+        x509_parser::parse_x509_certificate(der).is_ok_and(|(_, ca)| ca.issuer() == ca.subject())
+    };
+    chain.into_iter().enumerate().filter(|(index, der)| *index == 0 || !is_root(der)).map(|(_, der)| der).collect()
 }
 
 fn crypto(action: &'static str) -> impl Fn(rcgen::Error) -> IssuerError {

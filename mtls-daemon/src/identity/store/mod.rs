@@ -234,7 +234,10 @@ impl Entry {
     fn begin(&self, now: Clock, look: bool) -> bool {
         let mut state = lock(&self.state);
         let told = state.version != self.source.version();
-        let needed = told || state.schedule.is_due(now) || (look && !self.source.watch_paths().is_empty());
+        let needed = told
+            || state.schedule.is_due(now)
+            || (look && !self.source.watch_paths().is_empty())
+            || self.source.needs_upkeep(now.monotonic);
         let begin = needed && !state.busy;
         state.busy |= begin;
         begin
@@ -243,6 +246,13 @@ impl Entry {
     /// Fetches if it is due, a file changed or the source was told something; true if the identity is another one now, or
     /// none.
     fn refresh(&self, now: Clock, look: bool) -> bool {
+        if self.source.needs_upkeep(now.monotonic) {
+            let upkeep = catch_unwind(AssertUnwindSafe(|| self.source.upkeep(now.monotonic)));
+            if upkeep.is_err() {
+                let error = IdentityError::Panicked(self.source.kind());
+                tracing::error!(workload = %self.name, %error, "upkeep failed");
+            }
+        }
         let (due, version) = {
             let state = lock(&self.state);
             (state.schedule.is_due(now), state.version)
