@@ -5,7 +5,10 @@ use std::path::PathBuf;
 
 use crate::identity::SpiffeIdError;
 
-use super::scalar::{CgroupError, CidrError, DnsNameError, DurationError, NameError, NetnsError, PathError};
+use super::scalar::{
+    CgroupError, CidrError, DnsNameError, DurationError, NameError, NetnsError, PathError, VaultAddressError,
+    VaultPathError,
+};
 use super::types::SpiffeIdPrefixError;
 
 /// A place in a configuration file. Line and column count from 1, in characters.
@@ -210,6 +213,12 @@ pub enum Fault {
     /// A path that is not absolute and plain.
     #[error("the path {0} cannot be: {1}")]
     Path(Quoted, PathError),
+    /// An address of Vault that is not well-formed.
+    #[error("the address {0} cannot be: {1}")]
+    VaultAddress(Quoted, VaultAddressError),
+    /// A mount, role or namespace of Vault that is not well-formed.
+    #[error("{0} cannot be: {1}")]
+    VaultPath(Quoted, VaultPathError),
     /// Neither a network nor an address.
     #[error("the network {0} cannot be: {1}")]
     Cidr(Quoted, CidrError),
@@ -265,6 +274,9 @@ pub enum Fault {
         "either `command` (a program and its arguments) or `shell` (a line for /bin/sh) is needed; write one"
     )]
     ExecProgram,
+    /// A login to Vault of no method, or of two.
+    #[error("exactly one way to log in is needed; write one of `token`, `kubernetes`, `app_role`")]
+    VaultAuth,
     /// A workload's identity that is neither.
     #[error(
         "an identity is either `issuer`, or `certificate` and `key` with or without `bundle`; write one of the two"

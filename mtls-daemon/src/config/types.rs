@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::datapath::ktls::Suite;
 use crate::identity::issuer::exec::Program;
+use crate::identity::issuer::vault::VaultSettings;
 use crate::identity::{SpiffeId, TrustDomain};
 
 use super::error::Problem;
@@ -116,6 +117,8 @@ pub enum IssuerKind {
         /// The most that it may take. Default 30 s.
         timeout: Duration,
     },
+    /// Over Vault's API.
+    Vault(VaultSettings),
 }
 
 /// Whom the node believes besides its own CA.

@@ -14,6 +14,7 @@ use crate::directory::Directory;
 use crate::handshake::{MinVersion, PeerNameSettings, SuiteOrder, TlsSettings, Trust, WorkloadTls};
 use crate::identity::issuer::Request;
 use crate::identity::issuer::exec::ExecIssuer;
+use crate::identity::issuer::vault::VaultIssuer;
 use crate::identity::{
     EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles, IdentitySource, IdentityStore, Issuer,
     IssuerSource, TrustBundles, files,
@@ -76,10 +77,15 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
         // A workload with files of its own believes its neighbours on the node as well.
         bundles.add(config.trust_domain.clone(), ca.bundle().clone());
     }
+    // One of each, whatever the number of its workloads: an issuer may have a token to look after.
+    let issuers: Issuers =
+        config.issuers.iter().map(|issuer| (issuer.name.clone(), signer(issuer))).collect();
     let sources = config
         .workloads
         .iter()
-        .filter_map(|workload| Some((workload.name.clone(), source(&config, workload, ca.as_ref())?)))
+        .filter_map(|workload| {
+            Some((workload.name.clone(), source(&config, workload, ca.as_ref(), &issuers)?))
+        })
         .collect();
     let directory = Arc::new(Directory::from_config(&config));
     let policy = Arc::new(Policy::from_config(&config));
@@ -96,10 +102,13 @@ fn open_ca(config: &Config) -> Result<EmbeddedCa, PrepareError> {
     Ok(EmbeddedCa::open(settings, SystemTime::now())?)
 }
 
+type Issuers = BTreeMap<String, Arc<dyn Issuer>>;
+
 fn source(
     config: &Config,
     workload: &Workload,
     ca: Option<&Arc<EmbeddedCa>>,
+    issuers: &Issuers,
 ) -> Option<Arc<dyn IdentitySource>> {
     match &workload.identity {
         WorkloadIdentity::Files(files) => Some(Arc::new(IdentityFiles {
@@ -116,7 +125,7 @@ fn source(
             let issuer = config.issuers.iter().find(|issuer| issuer.name == *name)?;
             Some(Arc::new(IssuerSource {
                 name: name.clone(),
-                issuer: signer(issuer),
+                issuer: Arc::clone(issuers.get(name)?),
                 request: Request {
                     workload: workload.name.clone(),
                     id: workload.spiffe_id.clone(),
@@ -134,6 +143,7 @@ fn signer(settings: &config::Issuer) -> Arc<dyn Issuer> {
         IssuerKind::Exec { program, timeout } => {
             Arc::new(ExecIssuer { name: settings.name.clone(), program: program.clone(), timeout: *timeout })
         }
+        IssuerKind::Vault(vault) => Arc::new(VaultIssuer::new(settings.name.clone(), vault.clone())),
     }
 }
 

@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::lab::{Cmd, Pod, Process, eventually};
 use crate::slow;
 
+pub mod openbao;
 mod tls;
 
 pub use tls::{Identity, raw, s_client, s_client_commands, s_server, s_server_commands};

@@ -9,14 +9,14 @@ use crate::config::types::{IdentityFiles, Issuer, IssuerKind, WorkloadIdentity};
 use crate::identity::issuer::DEFAULT_TIMEOUT;
 use crate::identity::issuer::exec::Program;
 
-use super::{Check, Seen};
+use super::{Check, Seen, vault};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// The kinds, as a message lists them.
-const KINDS: &str = "`exec`";
+const KINDS: &str = "`exec`, `vault`";
 
 /// The issuers, and what a workload without an identity of its own has.
 pub(super) fn check(check: &mut Check, raw: raw::Identity) -> (Vec<Issuer>, WorkloadIdentity) {
@@ -46,7 +46,10 @@ fn issuer(check: &mut Check, names: &mut Seen<String>, at: &At<raw::Issuer>) -> 
     if let Some(name) = &name {
         names.note(check, name, name, raw.name.spot);
     }
-    let kinds = [raw.exec.0.as_ref().map(|at| exec(check, &at.value, at.spot))];
+    let kinds = [
+        raw.exec.0.as_ref().map(|at| exec(check, &at.value, at.spot)),
+        raw.vault.0.as_ref().map(|at| vault::check(check, &at.value).map(IssuerKind::Vault)),
+    ];
     let mut kinds = kinds.into_iter().flatten();
     let kind = match (kinds.next(), kinds.next()) {
         (Some(kind), None) => kind,
@@ -94,7 +97,8 @@ fn command(check: &mut Check, words: &At<Vec<At<String>>>) -> Option<Program> {
     Some(Program::Command(std::iter::once(program).chain(rest.iter().map(|at| at.value.clone())).collect()))
 }
 
-fn timeout(check: &mut Check, raw: &Given<String>) -> Option<Duration> {
+/// Of one command or request.
+pub(super) fn timeout(check: &mut Check, raw: &Given<String>) -> Option<Duration> {
     match raw.0 {
         None => Some(DEFAULT_TIMEOUT),
         Some(_) => check.duration(raw, SECOND / 10, HOUR),

@@ -4,6 +4,7 @@ mod directory;
 mod issuer;
 mod node;
 mod policy;
+mod vault;
 mod workload;
 
 pub use directory::MAX_PAIRS;

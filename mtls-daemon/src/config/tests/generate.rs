@@ -14,6 +14,7 @@ use serde_json::{Value, json};
 use super::super::*;
 use crate::datapath::ktls::Suite;
 use crate::identity::issuer::exec::Program;
+use crate::identity::issuer::vault::{VaultAuth, VaultSettings};
 
 fn mode() -> impl Strategy<Value = Mode> + Clone {
     select(vec![Mode::Strict, Mode::Permissive, Mode::Disabled])
@@ -132,13 +133,45 @@ fn issuer(index: usize) -> impl Strategy<Value = Issuer> {
         words.prop_map(|words| Program::Command([vec!["/bin/sign".to_owned()], words].concat())),
         "[a-z|]{1,9}".prop_map(Program::Shell),
     ];
+    let exec = (program, 100..3_600_000_u64)
+        .prop_map(|(program, timeout)| IssuerKind::Exec { program, timeout: Duration::from_millis(timeout) });
     let seconds = (1..86_400_u64).prop_map(Duration::from_secs);
-    (program, 100..3_600_000_u64, any::<bool>(), option::of(seconds)).prop_map(
-        move |(program, timeout, bundle, lifetime)| Issuer {
+    (prop_oneof![exec, vault().prop_map(IssuerKind::Vault)], any::<bool>(), option::of(seconds)).prop_map(
+        move |(kind, bundle, lifetime)| Issuer {
             name: format!("i{index}"),
-            kind: IssuerKind::Exec { program, timeout: Duration::from_millis(timeout) },
+            kind,
             bundle: bundle.then(|| "/roots".into()),
             lifetime,
+        },
+    )
+}
+
+fn vault() -> impl Strategy<Value = VaultSettings> {
+    let path = "[A-Za-z0-9_-]{1,8}(/[a-z.]{3,5})?";
+    let auth = prop_oneof![
+        Just(VaultAuth::Token { file: "/token".into() }),
+        ("[a-z_.-]{3,8}", path).prop_map(|(role, mount)| VaultAuth::Kubernetes {
+            role,
+            jwt_file: "/jwt".into(),
+            mount
+        }),
+        path.prop_map(|mount| VaultAuth::AppRole {
+            role_id_file: "/role".into(),
+            secret_id_file: "/secret".into(),
+            mount
+        }),
+    ];
+    let address = prop_oneof!["https://[a-z]{1,9}(:[1-9][0-9]{1,3})?", Just("http://[::1]:8100".to_owned())];
+    let paths = (path, "[a-z_-]{1,8}", option::of(path), any::<bool>());
+    (address, paths, 100..3_600_000_u64, auth).prop_map(
+        |(address, (mount, role, namespace, ca_file), timeout, auth)| VaultSettings {
+            address,
+            mount,
+            role,
+            namespace,
+            ca_file: ca_file.then(|| "/vault.pem".into()),
+            timeout: Duration::from_millis(timeout),
+            auth,
         },
     )
 }
@@ -264,14 +297,41 @@ fn exclude(exclude: &Exclusions) -> Value {
 /// The document that says the same.
 fn issuer_document(issuer: &Issuer) -> Value {
     let time = |duration: Duration| json!(super::super::scalar::show(duration));
-    let IssuerKind::Exec { program, timeout } = &issuer.kind;
-    let (command, shell) = match program {
-        Program::Command(words) => (Some(words), None),
-        Program::Shell(line) => (None, Some(line)),
-    };
+    let (mut exec, mut vault) = (Value::Null, Value::Null);
+    match &issuer.kind {
+        IssuerKind::Exec { program, timeout } => {
+            let (command, shell) = match program {
+                Program::Command(words) => (Some(words), None),
+                Program::Shell(line) => (None, Some(line)),
+            };
+            exec = given(json!({ "command": command, "shell": shell, "timeout": time(*timeout) }));
+        }
+        IssuerKind::Vault(settings) => {
+            vault = given(json!({
+                "address": settings.address,
+                "mount": settings.mount,
+                "role": settings.role,
+                "namespace": settings.namespace,
+                "ca_file": settings.ca_file,
+                "timeout": time(settings.timeout),
+                "auth": match &settings.auth {
+                    VaultAuth::Token { file } => json!({ "token": { "file": file } }),
+                    VaultAuth::Kubernetes { role, jwt_file, mount } => json!({
+                        "kubernetes": { "role": role, "jwt_file": jwt_file, "mount": mount },
+                    }),
+                    VaultAuth::AppRole { role_id_file, secret_id_file, mount } => json!({
+                        "app_role": {
+                            "role_id_file": role_id_file, "secret_id_file": secret_id_file, "mount": mount,
+                        },
+                    }),
+                },
+            }));
+        }
+    }
     given(json!({
         "name": issuer.name,
-        "exec": given(json!({ "command": command, "shell": shell, "timeout": time(*timeout) })),
+        "exec": exec,
+        "vault": vault,
         "bundle": issuer.bundle,
         "lifetime": issuer.lifetime.map(time),
     }))

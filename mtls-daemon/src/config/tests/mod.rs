@@ -9,6 +9,7 @@ use std::time::Duration;
 use super::*;
 use crate::datapath::ktls::Suite;
 use crate::identity::issuer::exec::Program;
+use crate::identity::issuer::vault::{VaultAuth, VaultSettings};
 
 const EVERYTHING: &str = include_str!("../testdata/everything.yaml");
 
@@ -41,6 +42,28 @@ fn every_key_of_the_example_is_taken() {
     );
     let program = Program::Command(["/usr/local/bin/sign", "--profile", "mesh"].map(String::from).into());
     assert_eq!(issuer.kind, IssuerKind::Exec { program, timeout: Duration::from_secs(30) });
+    let vault = |index: usize| match &config.issuers[index].kind {
+        IssuerKind::Vault(settings) => settings.clone(),
+        other => panic!("{other:?}"),
+    };
+    let corp = VaultSettings {
+        address: "https://vault.example.org:8200".into(),
+        mount: "pki_int".into(),
+        role: "mesh".into(),
+        namespace: Some("team/a".into()),
+        ca_file: Some("/p/vault-ca.pem".into()),
+        timeout: Duration::from_secs(10),
+        auth: VaultAuth::AppRole {
+            role_id_file: "/p/role-id".into(),
+            secret_id_file: "/p/secret-id".into(),
+            mount: "approle".into(),
+        },
+    };
+    assert_eq!(vault(1), corp);
+    let (role, jwt_file, mount) = ("mtlsd".into(), "/p/jwt".into(), "kubernetes".into());
+    assert_eq!(vault(2).auth, VaultAuth::Kubernetes { role, jwt_file, mount });
+    assert_eq!((vault(3).mount.as_str(), vault(3).timeout), ("pki", Duration::from_secs(30)));
+    assert_eq!(vault(3).auth, VaultAuth::Token { file: "/p/token".into() });
     assert_eq!(config.workload("shared").unwrap().listen_ports, [5432].into());
     assert_eq!(config.directory[0].addresses.len(), 3);
     assert_eq!(
@@ -84,6 +107,25 @@ fn what_is_left_out_has_its_stated_default() {
     let state =
         parse("trust_domain: a\npaths: { state: /srv/x }\nlimits: { connections_per_workload: 7 }").unwrap();
     assert_eq!(state.embedded_ca.directory, PathBuf::from("/srv/x/ca"));
+}
+
+#[test]
+fn a_login_to_vault_is_where_vault_and_kubernetes_put_it_unless_it_is_said() {
+    let auth = |auth: &str| {
+        let text = format!(
+            "trust_domain: a\nidentity: {{ issuers: [{{ name: v, vault: {{ address: 'https://v', role: r, auth: {{ {auth} }} }} }}] }}"
+        );
+        match &parse(&text).unwrap().issuers[0].kind {
+            IssuerKind::Vault(settings) => settings.auth.clone(),
+            other => panic!("{other:?}"),
+        }
+    };
+    let jwt_file = PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount/token");
+    let kubernetes = VaultAuth::Kubernetes { role: "m".into(), jwt_file, mount: "kubernetes".into() };
+    assert_eq!(auth("kubernetes: { role: m }"), kubernetes);
+    let (role_id_file, secret_id_file) = ("/r".into(), "/s".into());
+    let app_role = VaultAuth::AppRole { role_id_file, secret_id_file, mount: "approle".into() };
+    assert_eq!(auth("app_role: { role_id_file: /r, secret_id_file: /s }"), app_role);
 }
 
 #[test]

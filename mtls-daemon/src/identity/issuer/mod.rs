@@ -176,7 +176,12 @@ fn without_roots(chain: Vec<CertificateDer<'static>>) -> Vec<CertificateDer<'sta
     let is_root = |der: &CertificateDer<'_>| {
         x509_parser::parse_x509_certificate(der).is_ok_and(|(_, ca)| ca.issuer() == ca.subject())
     };
-    chain.into_iter().enumerate().filter(|(index, der)| *index == 0 || !is_root(der)).map(|(_, der)| der).collect()
+    chain
+        .into_iter()
+        .enumerate()
+        .filter(|(index, der)| *index == 0 || !is_root(der))
+        .map(|(_, der)| der)
+        .collect()
 }
 
 fn crypto(action: &'static str) -> impl Fn(rcgen::Error) -> IssuerError {

@@ -374,3 +374,64 @@ async fn a_source_that_is_told_something_is_asked_at_once_and_what_it_withdraws_
     assert!(store.get("web").is_some());
     run.abort();
 }
+
+/// A source with something to do between fetches.
+#[derive(Debug, Default)]
+struct Busy {
+    told: Told,
+    due: AtomicBool,
+    done: AtomicUsize,
+}
+
+impl IdentitySource for Busy {
+    fn fetch(&self, now: SystemTime) -> Result<Identity, IdentityError> {
+        self.told.fetch(now)
+    }
+
+    fn needs_upkeep(&self, _now: Instant) -> bool {
+        self.due.load(Ordering::SeqCst)
+    }
+
+    fn upkeep(&self, _now: Instant) {
+        self.due.store(false, Ordering::SeqCst);
+        self.done.fetch_add(1, Ordering::SeqCst);
+        assert!(!self.told.panic.load(Ordering::SeqCst), "told to");
+    }
+
+    fn is_local(&self) -> bool {
+        true
+    }
+
+    fn renews(&self) -> bool {
+        true
+    }
+
+    fn kind(&self) -> &'static str {
+        "busy"
+    }
+
+    fn describe(&self) -> String {
+        String::new()
+    }
+}
+
+#[test]
+fn what_a_source_must_do_between_fetches_is_done_without_one_and_may_fail() {
+    let source = Arc::new(Busy { told: Told { life: HOUR, ..Told::default() }, ..Busy::default() });
+    let store = Arc::new(IdentityStore::new());
+    assert!(store.apply(wanted(source.clone())).is_empty());
+    let first = serial(&store);
+    runtime().block_on(async {
+        let mut tasks = JoinSet::new();
+        for (panics, done) in [(false, 1), (true, 2), (false, 3)] {
+            store.step(Clock::now(), false, &mut tasks);
+            assert!(tasks.is_empty(), "nothing is due");
+            source.told.panic.store(panics, Ordering::SeqCst);
+            source.due.store(true, Ordering::SeqCst);
+            store.step(Clock::now(), false, &mut tasks);
+            while tasks.join_next().await.is_some() {}
+            assert_eq!(source.done.load(Ordering::SeqCst), done);
+        }
+    });
+    assert_eq!((source.told.fetches.load(Ordering::SeqCst), serial(&store)), (1, first));
+}

@@ -82,7 +82,10 @@ pub enum VaultError {
         mend: String,
     },
     /// A PKI role that is not there.
-    #[error("{url}: there is no role {role}{}; write it (docs/identity-vault.md), or check `role`", in_words(said))]
+    #[error(
+        "{url}: there is no role {role}{}; write it (docs/identity-vault.md), or check `role`",
+        in_words(said)
+    )]
     UnknownRole {
         /// What was asked.
         url: String,
@@ -126,7 +129,9 @@ pub enum VaultError {
         found: String,
     },
     /// JSON with a part that is missing or of another kind.
-    #[error("{url}: `{field}` of the answer {reason}; check the version of Vault, and that no proxy changes answers")]
+    #[error(
+        "{url}: `{field}` of the answer {reason}; check the version of Vault, and that no proxy changes answers"
+    )]
     Field {
         /// What was asked.
         url: String,

@@ -63,11 +63,7 @@ impl VaultSettings {
 
     fn api(&self, max_bytes: u64) -> Api {
         let settings = FetchSettings { ca_file: self.ca_file.clone(), timeout: self.timeout, max_bytes };
-        Api {
-            address: self.address.clone(),
-            namespace: self.namespace.clone(),
-            fetch: Fetch::new(settings),
-        }
+        Api { address: self.address.clone(), namespace: self.namespace.clone(), fetch: Fetch::new(settings) }
     }
 
     /// The CRL of the mount's default issuer. Read, not verified: its signature counts, not where it is from.
@@ -157,8 +153,11 @@ impl VaultIssuer {
 /// The leaf, then what is between it and the root. The issuing CA is also the first of `ca_chain`, where that is known.
 fn chain_of(answer: &Data) -> Result<Vec<CertificateDer<'static>>, VaultError> {
     let certificates = |field, text: &str| {
-        answer::parse_chain(text.as_bytes())
-            .map_err(|source| VaultError::Chain { url: answer.url.clone(), field, source })
+        answer::parse_chain(text.as_bytes()).map_err(|source| VaultError::Chain {
+            url: answer.url.clone(),
+            field,
+            source,
+        })
     };
     let mut chain = certificates("data.certificate", answer.text("data.certificate")?)?;
     if chain.len() > 1 {

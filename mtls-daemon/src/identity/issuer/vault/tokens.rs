@@ -32,7 +32,8 @@ struct Held {
 
 impl Held {
     fn new(token: Secret, ttl: Duration, renewable: bool, now: Instant) -> Self {
-        let mut held = Self { token: Arc::new(token), expires: None, renew_at: None, longest: Duration::ZERO };
+        let mut held =
+            Self { token: Arc::new(token), expires: None, renew_at: None, longest: Duration::ZERO };
         held.given(ttl, renewable, now);
         held
     }
@@ -93,12 +94,7 @@ impl Tokens {
         self.login(&mut held, api, now)
     }
 
-    fn login(
-        &self,
-        held: &mut Option<Held>,
-        api: &Api,
-        now: Instant,
-    ) -> Result<Arc<Secret>, VaultError> {
+    fn login(&self, held: &mut Option<Held>, api: &Api, now: Instant) -> Result<Arc<Secret>, VaultError> {
         let Grant { token, ttl, renewable } = self.auth.login(api)?;
         let Some(token) = token else {
             let (url, reason) = (api.url(""), "is missing".to_owned());
@@ -133,6 +129,10 @@ impl Tokens {
         let Some(held) = slot.as_mut().filter(|held| held.renew_at.is_some_and(|at| now >= at)) else {
             return Ok(());
         };
+        // Written by somebody who looks after it: the old one may die.
+        if self.auth.token().is_some_and(|in_file| in_file.is_ok_and(|token| token != *held.token)) {
+            return self.login(&mut slot, api, now).map(drop);
+        }
         let reply = api.post("auth/token/renew-self", Some(&held.token), b"{}");
         match reply.and_then(super::api::Reply::auth) {
             Ok(Grant { ttl, renewable, .. }) => {

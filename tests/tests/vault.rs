@@ -1,0 +1,134 @@
+//! Identities from a real Vault (OpenBao): logins, renewal of its token, and what happens while it is sealed.
+
+use mtls_tests::programs::openbao::{self, OpenBao};
+use mtls_tests::{Lab, Pair, could_not_run, eventually, slow};
+use serde_json::Value;
+
+const WORKLOADS: &str = r#"
+workloads:
+  - { name: web, select: { netns: $web.netns }, identity: { issuer: first } }
+  - { name: db, select: { netns: $db.netns }, addresses: ["$db.v4", "$db.v6"], identity: { issuer: second } }
+policy:
+  - { name: everyone-here, action: allow, from: { trust_domains: [example.org] } }
+"#;
+
+/// `web` logs in as the first says, `db` as the second. Both read the roots from files of their own, which the test may
+/// write again: then they ask for a certificate at once.
+fn pair(lab: Lab, bao: &OpenBao, logins: [&str; 2]) -> Pair {
+    let issuer = |name: &str, login: &str| {
+        let bundle = lab.dir().join(format!("{name}-roots.pem"));
+        std::fs::copy(bao.root(), &bundle).expect("lab directory is writable");
+        format!(
+            "    - {{ name: {name}, bundle: {}, lifetime: 30m, vault: {{ address: '{}', mount: pki_int, role: mesh, ca_file: \
+             {}, auth: {{ {login} }} }} }}\n",
+            bundle.display(),
+            bao.url(),
+            bao.ca_file.display()
+        )
+    };
+    let issuers = issuer("first", logins[0]) + &issuer("second", logins[1]);
+    Pair::configured(lab, &format!("identity:\n  issuers:\n{issuers}{WORKLOADS}"))
+}
+
+fn ask_again(pair: &Pair, bao: &OpenBao) {
+    for name in ["first", "second"] {
+        std::fs::copy(bao.root(), pair.lab.dir().join(format!("{name}-roots.pem")))
+            .expect("lab directory is writable");
+    }
+}
+
+fn workload(pair: &Pair, name: &str) -> Value {
+    let all = pair.daemon.ask(&["workloads"]);
+    let list = all.as_array().or_else(|| all["workloads"].as_array()).expect("a list").clone();
+    list.into_iter().find(|workload| workload["name"] == name).expect("it is configured")
+}
+
+/// Waits until the status of both says so.
+#[track_caller]
+fn both(pair: &Pair, what: &str, holds: impl Fn(&Value) -> bool) -> [Value; 2] {
+    ["web", "db"].map(|name| {
+        eventually(slow::limit(60), &format!("{name}: {what}"), || {
+            Some(workload(pair, name)).filter(|workload| holds(workload))
+        })
+    })
+}
+
+fn has_identity(workload: &Value) -> bool {
+    workload["identity_error"].is_null() && workload["certificate"]["serial"].is_string()
+}
+
+#[test]
+fn workloads_with_identities_of_a_real_vault_talk_and_outlive_its_seal() {
+    let test = workloads_with_identities_of_a_real_vault_talk_and_outlive_its_seal;
+    let program = match openbao::program() {
+        Ok(program) => program,
+        Err(reason) => return could_not_run(test, &reason),
+    };
+    let lab = Pair::lab();
+    let bao = OpenBao::start(&lab, &program);
+    let (app_role, kubernetes) = (bao.app_role(&lab, 1200), bao.kubernetes(&lab));
+    let pair = pair(lab, &bao, [&app_role, &kubernetes]);
+    let first = both(&pair, "an identity", has_identity);
+    assert!(first.iter().all(|workload| workload["identity_source"] == "vault"), "{first:?}");
+    let capture = pair.lab.capture();
+    pair.works();
+    capture.stop().assert_only_tls(80);
+
+    bao.seal(&pair.lab);
+    ask_again(&pair, &bao);
+    let sealed = both(&pair, "the seal in its status", |workload| {
+        workload["identity_error"].as_str().is_some_and(|error| error.contains("Vault is sealed"))
+    });
+    for (before, now) in first.iter().zip(&sealed) {
+        assert_eq!(before["certificate"], now["certificate"], "the last good one stays");
+    }
+    pair.works();
+
+    bao.unseal(&pair.lab);
+    let renewed = both(&pair, "another certificate", has_identity);
+    for (before, now) in first.iter().zip(&renewed) {
+        assert_ne!(before["certificate"]["serial"], now["certificate"]["serial"]);
+    }
+    pair.works();
+}
+
+#[test]
+fn a_token_is_renewed_while_no_certificate_is_due_and_replaced_when_it_was_revoked() {
+    let test = a_token_is_renewed_while_no_certificate_is_due_and_replaced_when_it_was_revoked;
+    let program = match openbao::program() {
+        Ok(program) => program,
+        Err(reason) => return could_not_run(test, &reason),
+    };
+    let lab = Pair::lab();
+    let bao = OpenBao::start(&lab, &program);
+    let (app_role, token) = (bao.app_role(&lab, 20), bao.token(&lab, "token", 3600));
+    let pair = pair(lab, &bao, [&app_role, &token]);
+    let first = both(&pair, "an identity", has_identity);
+    let renewed = eventually(slow::limit(120), "the token to be renewed", || {
+        let tokens = bao.tokens(&pair.lab, "approle");
+        tokens.into_iter().find(|token| !token["last_renewal"].is_null())
+    });
+    assert_eq!(workload(&pair, "web")["certificate"], first[0]["certificate"], "no certificate was due");
+
+    bao.revoke(&pair.lab, &[renewed.clone()]);
+    ask_again(&pair, &bao);
+    let serials =
+        |workloads: &[Value; 2]| workloads.clone().map(|workload| workload["certificate"]["serial"].clone());
+    let [old_web, old_db] = serials(&first);
+    both(&pair, "another certificate", |workload| {
+        let serial = &workload["certificate"]["serial"];
+        has_identity(workload) && *serial != old_web && *serial != old_db
+    });
+    let tokens = bao.tokens(&pair.lab, "approle");
+    assert!(
+        tokens.iter().all(|token| token["accessor"] != renewed["accessor"]) && !tokens.is_empty(),
+        "{tokens:?}"
+    );
+    pair.works();
+    // Neither the daemon's log nor its status may hold what it logs in with.
+    let secret = std::fs::read_to_string(pair.lab.dir().join("openbao/secret-id")).expect("it was written");
+    let token = std::fs::read_to_string(pair.lab.dir().join("openbao/token")).expect("it was written");
+    for secret in [secret, token] {
+        assert!(!pair.daemon.printed().contains(&secret), "{}", pair.daemon.printed());
+    }
+}
