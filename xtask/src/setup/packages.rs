@@ -24,11 +24,12 @@ pub enum Probe {
 type Row = (Probe, &'static str, Option<&'static str>);
 
 /// The programs that the tests talk to.
-pub const TESTS: [Row; 15] = [
+pub const TESTS: [Row; 16] = [
     (Probe::Program("ip"), "iproute2", None),
     (Probe::Program("nginx"), "nginx-light", Some("nginx")),
     (Probe::Program("curl"), "curl", None),
     (Probe::Program("openssl"), "openssl", None),
+    (Probe::Program("jq"), "jq", None),
     (Probe::Postgres("initdb"), "postgresql", Some("postgresql")),
     (Probe::Postgres("pgbench"), "postgresql-contrib", None),
     (Probe::Program("redis-server"), "redis-server", Some("redis-server")),

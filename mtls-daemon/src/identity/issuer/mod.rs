@@ -125,7 +125,10 @@ impl IdentitySource for IssuerSource {
     fn fetch(&self, now: SystemTime) -> Result<Identity, IdentityError> {
         let key = SecretKey::generate().map_err(crypto("generate a key"))?;
         let csr = self.request.csr(&key)?;
+        let began = Instant::now();
         let issued = self.issuer.sign(&csr, now)?;
+        // Signing takes its time, and not every CA dates back: a certificate may be younger than the question.
+        let now = now.checked_add(began.elapsed()).unwrap_or(now);
         let issuer = || self.name.clone();
         let svid = X509Svid::from_der(without_roots(issued.chain), &key.der(), now)
             .map_err(|source| IssuerError::Svid { issuer: issuer(), source: Box::new(source) })?;

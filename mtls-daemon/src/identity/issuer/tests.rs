@@ -1,5 +1,7 @@
 //! The command issuer, run on real commands.
 
+mod documented;
+
 use std::os::unix::fs::PermissionsExt;
 use std::time::Instant;
 
@@ -81,6 +83,12 @@ fn a_script_with_openssl_signs_for_a_key_that_never_leaves() {
     assert!(first.bundles.get(first.svid.id.trust_domain()).is_some());
     assert_eq!((source.kind(), source.renews(), source.is_local()), ("exec", true, false));
     assert_eq!(source.watch_paths(), [root]);
+}
+
+#[test]
+fn a_certificate_that_begins_when_it_is_signed_is_taken_however_long_that_took() {
+    let (_directory, script) = openssl_ca();
+    shell(&format!("sleep 2; {script}")).fetch(SystemTime::now()).unwrap();
 }
 
 #[test]
