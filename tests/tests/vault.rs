@@ -39,7 +39,7 @@ fn ask_again(pair: &Pair, bao: &OpenBao) {
 
 fn workload(pair: &Pair, name: &str) -> Value {
     let all = pair.daemon.ask(&["workloads"]);
-    let list = all.as_array().or_else(|| all["workloads"].as_array()).expect("a list").clone();
+    let list = all.as_array().expect("a list").clone();
     list.into_iter().find(|workload| workload["name"] == name).expect("it is configured")
 }
 
@@ -110,7 +110,7 @@ fn a_token_is_renewed_while_no_certificate_is_due_and_replaced_when_it_was_revok
     });
     assert_eq!(workload(&pair, "web")["certificate"], first[0]["certificate"], "no certificate was due");
 
-    bao.revoke(&pair.lab, &[renewed.clone()]);
+    bao.revoke(&pair.lab, std::slice::from_ref(&renewed));
     ask_again(&pair, &bao);
     let serials =
         |workloads: &[Value; 2]| workloads.clone().map(|workload| workload["certificate"]["serial"].clone());

@@ -77,9 +77,7 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
         // A workload with files of its own believes its neighbours on the node as well.
         bundles.add(config.trust_domain.clone(), ca.bundle().clone());
     }
-    // One of each, whatever the number of its workloads: an issuer may have a token to look after.
-    let issuers: Issuers =
-        config.issuers.iter().map(|issuer| (issuer.name.clone(), signer(issuer))).collect();
+    let issuers = issuers(&config);
     let sources = config
         .workloads
         .iter()
@@ -136,6 +134,11 @@ fn source(
             }))
         }
     }
+}
+
+/// One of each, whatever the number of its workloads: an issuer may have a token to look after.
+fn issuers(config: &Config) -> Issuers {
+    config.issuers.iter().map(|issuer| (issuer.name.clone(), signer(issuer))).collect()
 }
 
 fn signer(settings: &config::Issuer) -> Arc<dyn Issuer> {

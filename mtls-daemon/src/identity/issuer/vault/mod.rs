@@ -71,7 +71,11 @@ impl VaultSettings {
     /// # Errors
     /// Without an answer, or if the answer is no CRL.
     pub fn fetch_crl(&self) -> Result<CertificateRevocationListDer<'static>, VaultError> {
-        let reply = self.api(MAX_CRL_BYTES).get(&self.crl_path(), None)?;
+        let reply = match self.api(MAX_CRL_BYTES).get(&self.crl_path(), None) {
+            // So Vault answers, without a token, for a mount that is not there.
+            Err(VaultError::Denied { url, said, .. }) => return Err(VaultError::NotFound { url, said }),
+            reply => reply?,
+        };
         let refused = |reason: String| VaultError::Crl { url: reply.url.clone(), reason: show(&reason) };
         match x509_parser::parse_x509_crl(&reply.body) {
             Ok(([], _)) => Ok(CertificateRevocationListDer::from(reply.body.to_vec())),

@@ -334,6 +334,10 @@ fn the_crl_of_the_mount_is_fetched_without_a_token() {
         let refused = settings.fetch_crl().unwrap_err().to_string();
         assert!(refused.contains(part) && refused.contains("/pki_int/crl: "), "{refused}");
     }
+    let denied = serde_json::json!({ "errors": ["permission denied"] }).to_string();
+    scene.server.state().instead = Some(("crl", 403, "application/json", denied));
+    let refused = settings.fetch_crl().unwrap_err().to_string();
+    assert!(refused.contains("/pki_int/crl: there is nothing; check `mount`"), "{refused}");
     scene.server.state().instead = None;
     scene.server.state().sealed = true;
     assert!(settings.fetch_crl().unwrap_err().to_string().contains("sealed"));

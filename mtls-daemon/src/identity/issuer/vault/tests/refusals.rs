@@ -239,3 +239,16 @@ fn nobody_there_and_nobody_who_answers_are_said_in_time() {
     assert!(refused.contains("auth/approle/login cannot be reached"), "{refused}");
     assert!(!issuer.needs_upkeep(Instant::now() + Duration::from_secs(1 << 20)));
 }
+
+#[test]
+fn answers_beyond_the_limits_are_not_read() {
+    let scene = Scene::new();
+    let issuer = scene.issuer(scene.app_role());
+    scene.server.state().instead = Some((SIGN, 200, "application/json", "x".repeat(MAX_REPLY + 1)));
+    let refused = fetched(&issuer).unwrap_err();
+    assert!(refused.contains(&format!("answered more than {MAX_REPLY} bytes")), "{refused}");
+    let long = "x".repeat(usize::try_from(MAX_CRL_BYTES).unwrap() + 1);
+    scene.server.state().instead = Some(("crl", 200, "application/pkix-crl", long));
+    let refused = scene.settings(scene.app_role()).fetch_crl().unwrap_err().to_string();
+    assert!(refused.contains(&format!("answered more than {MAX_CRL_BYTES} bytes")), "{refused}");
+}
