@@ -73,6 +73,11 @@ fn workloads_with_identities_of_a_real_vault_talk_and_outlive_its_seal() {
     let capture = pair.lab.capture();
     pair.works();
     capture.stop().assert_only_tls(80);
+    // Where `VaultSettings::crl_url` says, for everybody and as DER.
+    let crl =
+        "curl -sS --fail --cacert \"$1\" \"$2/v1/pki_int/crl\" | openssl crl -inform DER -noout -issuer";
+    let crl = pair.lab.tool("sh").args(["-c", crl, "sh"]).arg(&bao.ca_file).arg(bao.url()).run().ok();
+    assert!(crl.text().contains("lab intermediate"), "{crl}");
 
     bao.seal(&pair.lab);
     ask_again(&pair, &bao);
@@ -124,6 +129,19 @@ fn a_token_is_renewed_while_no_certificate_is_due_and_replaced_when_it_was_revok
         tokens.iter().all(|token| token["accessor"] != renewed["accessor"]) && !tokens.is_empty(),
         "{tokens:?}"
     );
+    pair.works();
+
+    // A policy that forbids: said, and no reason to log in again and again.
+    let before = tokens.len();
+    bao.allow(&pair.lab, "pki_int/sign/other");
+    ask_again(&pair, &bao);
+    both(&pair, "the policy in its status", |workload| {
+        let error = workload["identity_error"].as_str().unwrap_or_default();
+        error.contains("permission denied; give the token a policy with `path \"pki_int/sign/mesh\"")
+    });
+    assert!(bao.tokens(&pair.lab, "approle").len() <= before);
+    bao.allow(&pair.lab, "pki_int/sign/mesh");
+    both(&pair, "an identity again", has_identity);
     pair.works();
     // Neither the daemon's log nor its status may hold what it logs in with.
     let secret = std::fs::read_to_string(pair.lab.dir().join("openbao/secret-id")).expect("it was written");

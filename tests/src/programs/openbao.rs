@@ -129,7 +129,13 @@ impl OpenBao {
             "allow_any_name": true, "enforce_hostnames": false, "max_ttl": "1h",
         });
         self.put(lab, "pki_int/roles/mesh", role);
-        let policy = "path \"pki_int/sign/mesh\" { capabilities = [\"update\"] }";
+        self.allow(lab, "pki_int/sign/mesh");
+    }
+
+    /// What the tokens of mtlsd may do: this, and no more.
+    #[track_caller]
+    pub fn allow(&self, lab: &Lab, path: &str) {
+        let policy = format!("path \"{path}\" {{ capabilities = [\"update\"] }}");
         self.put(lab, "sys/policies/acl/mtlsd", json!({ "policy": policy }));
     }
 

@@ -23,7 +23,7 @@ fn place_of(marker: char, rest: &str) -> String {
 
 /// Checks that a document has exactly one problem, at the mark §, whose message has these parts; in them, ¤ stands
 /// for the place of the mark ¤.
-fn one(marked: &str, parts: &[&str]) {
+pub(super) fn one(marked: &str, parts: &[&str]) {
     assert!(marked.contains('§'), "{marked}");
     let rest = marked.replace(['§', '¤'], "");
     let found = problems(&rest);
@@ -189,41 +189,6 @@ fn a_text_that_cannot_be_is_refused() {
     one(&inner("exec: { shell: x, timeout: §2h }"), &["the duration `2h` cannot be"]);
     one(&inner("exec: { shell: x }, lifetime: §0s"), &["the duration `0s` cannot be"]);
     one(&inner("exec: { shell: x }, bundle: §b"), &["the path `b` cannot be"]);
-    let vault = |rest: &str| inner(&format!("vault: {{ {rest} }}"));
-    let token = "auth: { token: { file: /t } }";
-    let rest = |rest: &str| vault(&format!("address: 'https://v', role: r, {rest}"));
-    one(
-        &issuer(&format!("exec: {{ shell: s }}, vault: {{ address: 'https://v', role: r, {token} }}")),
-        &["an issuer has exactly one kind"],
-    );
-    one(
-        &vault(&format!("address: §'http://v:8200', role: r, {token}")),
-        &["the address `http://v:8200` cannot be: the token would travel readable", "write https://"],
-    );
-    one(
-        &vault(&format!("address: §v, role: r, {token}")),
-        &["the address `v` cannot be: it is not a scheme"],
-    );
-    one(&vault(&format!("address: 'https://v', role: §a/b, {token}")), &["`a/b` cannot be", "'/'"]);
-    one(&rest(&format!("mount: §/pki, {token}")), &["`/pki` cannot be: a part of it is empty"]);
-    one(&rest(&format!("namespace: §a?b, {token}")), &["`a?b` cannot be: it has the character '?'"]);
-    one(&rest(&format!("ca_file: §c, {token}")), &["the path `c` cannot be"]);
-    one(&rest(&format!("timeout: §0s, {token}")), &["the duration `0s` cannot be"]);
-    one(&rest("auth: §{}"), &["exactly one way to log in is needed", "`token`, `kubernetes`, `app_role`"]);
-    one(
-        &rest("auth: §{ token: { file: /t }, kubernetes: { role: r } }"),
-        &["exactly one way to log in is needed"],
-    );
-    one(&rest("auth: { token: { file: §t } }"), &["the path `t` cannot be"]);
-    one(&rest("auth: { kubernetes: { role: §'' } }"), &["`` cannot be: a part of it is empty"]);
-    one(&rest("auth: { kubernetes: { role: r, jwt_file: §j } }"), &["the path `j` cannot be"]);
-    one(&rest("auth: { kubernetes: { role: r, mount: §.. } }"), &["it has the part \"..\""]);
-    one(&rest("auth: { app_role: { role_id_file: §r, secret_id_file: /s } }"), &["the path `r` cannot be"]);
-    one(&rest("auth: { app_role: { role_id_file: /r, secret_id_file: §s } }"), &["the path `s` cannot be"]);
-    one(
-        &rest("auth: { app_role: { role_id_file: /r, secret_id_file: /s, mount: §a/ } }"),
-        &["`a/` cannot be: a part of it is empty"],
-    );
     one(
         "identity: { issuers: [{ name: y, exec: { shell: x } }, { name: §y, exec: { shell: x } }] }",
         &["the issuer name `y` is taken already"],

@@ -2,6 +2,7 @@ mod faults;
 mod files;
 mod generate;
 mod properties;
+mod vault;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -107,25 +108,6 @@ fn what_is_left_out_has_its_stated_default() {
     let state =
         parse("trust_domain: a\npaths: { state: /srv/x }\nlimits: { connections_per_workload: 7 }").unwrap();
     assert_eq!(state.embedded_ca.directory, PathBuf::from("/srv/x/ca"));
-}
-
-#[test]
-fn a_login_to_vault_is_where_vault_and_kubernetes_put_it_unless_it_is_said() {
-    let auth = |auth: &str| {
-        let text = format!(
-            "trust_domain: a\nidentity: {{ issuers: [{{ name: v, vault: {{ address: 'https://v', role: r, auth: {{ {auth} }} }} }}] }}"
-        );
-        match &parse(&text).unwrap().issuers[0].kind {
-            IssuerKind::Vault(settings) => settings.auth.clone(),
-            other => panic!("{other:?}"),
-        }
-    };
-    let jwt_file = PathBuf::from("/var/run/secrets/kubernetes.io/serviceaccount/token");
-    let kubernetes = VaultAuth::Kubernetes { role: "m".into(), jwt_file, mount: "kubernetes".into() };
-    assert_eq!(auth("kubernetes: { role: m }"), kubernetes);
-    let (role_id_file, secret_id_file) = ("/r".into(), "/s".into());
-    let app_role = VaultAuth::AppRole { role_id_file, secret_id_file, mount: "approle".into() };
-    assert_eq!(auth("app_role: { role_id_file: /r, secret_id_file: /s }"), app_role);
 }
 
 #[test]

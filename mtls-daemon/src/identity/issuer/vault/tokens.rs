@@ -131,7 +131,11 @@ impl Tokens {
         };
         // Written by somebody who looks after it: the old one may die.
         if self.auth.token().is_some_and(|in_file| in_file.is_ok_and(|token| token != *held.token)) {
-            return self.login(&mut slot, api, now).map(drop);
+            let renewed = self.login(&mut slot, api, now).map(drop);
+            if let (Err(_), Some(held)) = (&renewed, slot.as_mut()) {
+                held.renew_at = now.checked_add(RETRY);
+            }
+            return renewed;
         }
         let reply = api.post("auth/token/renew-self", Some(&held.token), b"{}");
         match reply.and_then(super::api::Reply::auth) {

@@ -223,6 +223,24 @@ fn a_renewal_without_an_answer_is_tried_again_and_the_token_kept() {
 }
 
 #[test]
+fn another_token_in_the_file_is_renewed_instead_of_the_one_in_use() {
+    let scene = Scene::new();
+    let issuer = scene.issuer(scene.token("hvs.first", 3600, true));
+    fetched(&issuer).unwrap();
+    // One that does not work: it is looked at every ten seconds, not at every tick.
+    scene.write("token", "hvs.second");
+    let due = Instant::now() + Duration::from_secs(2400);
+    issuer.upkeep(due);
+    assert!(!issuer.needs_upkeep(due + Duration::from_secs(9)));
+    let due = due + Duration::from_secs(10);
+    assert!(issuer.needs_upkeep(due));
+    scene.token("hvs.second", 3600, true);
+    issuer.upkeep(due);
+    assert!(!issuer.needs_upkeep(due + Duration::from_secs(2399)));
+    assert_eq!((scene.server.count(RENEW), scene.server.count(LOOKUP)), (0, 3));
+}
+
+#[test]
 fn a_token_near_the_end_of_its_longest_life_is_renewed_no_more_and_then_replaced() {
     let scene = Scene::new();
     let issuer = scene.issuer(scene.app_role());
