@@ -11,6 +11,7 @@ use tokio::sync::watch;
 use crate::config::{self, Config};
 use crate::directory::Directory;
 use crate::handshake::WorkloadTls;
+use crate::identity::{ChainMarks, Revocations};
 use crate::observe::connection::CertificateInfo;
 use crate::observe::metrics::WorkloadMetrics;
 use crate::observe::{Reason, Refusal};
@@ -59,13 +60,18 @@ pub struct OwnIdentity {
     pub certificate: CertificateInfo,
     /// The certificate's `notAfter`.
     pub not_after: SystemTime,
+    /// What its chain can be revoked by.
+    pub marks: Arc<ChainMarks>,
+    /// What is revoked.
+    pub revocations: Arc<Revocations>,
 }
 
 impl WorkloadState {
     /// The identity, if it may be used now.
     ///
     /// # Errors
-    /// [`Reason::NoIdentity`] with what the source said, or that the certificate has expired meanwhile.
+    /// [`Reason::NoIdentity`] with what the source said, or that the certificate has expired meanwhile;
+    /// [`Reason::Revoked`].
     pub fn usable_identity(&self, now: SystemTime) -> Result<&OwnIdentity, Refusal> {
         let identity = self.identity.as_ref().map_err(Clone::clone)?;
         if now > identity.not_after {
@@ -77,6 +83,11 @@ impl WorkloadState {
                     self.settings.name
                 ),
             ));
+        }
+        if let Some(revoked) = identity.revocations.refusal_of(&identity.marks, now) {
+            let (name, serial) = (&self.settings.name, &identity.certificate.serial);
+            let detail = format!("the own certificate {serial} of workload {name}: {}", revoked.detail);
+            return Err(Refusal::new(revoked.reason, detail));
         }
         Ok(identity)
     }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mtls_daemon::handshake::{ExpectedServer, PeerNameSettings, Trust};
-use mtls_daemon::identity::{Bundle, EmbeddedCa, EmbeddedCaSettings, TrustBundles, X509Svid};
+use mtls_daemon::identity::{Bundle, EmbeddedCa, EmbeddedCaSettings, Revocations, TrustBundles, X509Svid};
 
 const DOMAIN: &str = "example.org";
 
@@ -48,5 +48,6 @@ pub fn trust(roots: Bundle) -> Arc<Trust> {
         names: PeerNameSettings::default(),
         max_certificates: 10,
         max_bytes: 65_536,
+        revocations: Arc::new(Revocations::in_memory()),
     })
 }

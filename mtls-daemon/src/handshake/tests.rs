@@ -11,8 +11,9 @@ use rustls::{
 };
 
 use super::*;
+use crate::identity::revocation::{Entry, Target};
 use crate::identity::testing::{HOUR, LeafSpec, TestCa, TestLeaf};
-use crate::identity::{PeerName, TrustBundles};
+use crate::identity::{PeerName, Revocations, TrustBundles};
 use crate::observe::{Reason, Refusal};
 
 pub(super) const CLIENT: &str = "spiffe://example.org/web";
@@ -26,6 +27,7 @@ pub(super) fn trust(ca: &TestCa) -> Arc<Trust> {
         names: PeerNameSettings::default(),
         max_certificates: 10,
         max_bytes: 65_536,
+        revocations: Arc::new(Revocations::in_memory()),
     })
 }
 
@@ -220,6 +222,22 @@ fn each_refusal_of_a_client_has_its_reason_here_and_its_alert_there() {
     ] {
         refused_client(&w, &leaf, reason, alert);
     }
+}
+
+#[test]
+fn a_client_that_was_revoked_hears_it_by_the_alert_that_says_so() {
+    let w = world();
+    let revoked = trust(&w.ca);
+    let target = Target::SpiffeId { id: CLIENT.parse().unwrap() };
+    let (reason, by) = (String::new(), String::new());
+    let entry = Entry { target, reason, by, at: time::OffsetDateTime::UNIX_EPOCH, until: None };
+    revoked.revocations.revoke(entry, SystemTime::now()).unwrap();
+    let (client, _) = tls(&w.client, trust(&w.ca)).client(expected(SERVER)).unwrap();
+    let (server, saw) = tls(&w.server, revoked).server(true, None).unwrap();
+    let (client, server) = handshake(client, server);
+    assert_eq!(saw.refusal_of(&server.error.unwrap()).reason, Reason::Revoked);
+    assert!(saw.peer().is_none());
+    assert_eq!(client.error, Some(TlsError::AlertReceived(AlertDescription::CertificateRevoked)));
 }
 
 #[test]

@@ -120,6 +120,7 @@ fn certificate_error(refusal: &Refusal) -> TlsError {
         Reason::BadSignature => CertificateError::BadSignature,
         Reason::CertificateExpired => CertificateError::Expired,
         Reason::CertificateNotYetValid => CertificateError::NotValidYet,
+        Reason::Revoked => CertificateError::Revoked,
         Reason::CertificateUsage | Reason::CertificateUnsupported => CertificateError::InvalidPurpose,
         Reason::UnexpectedServer => CertificateError::NotValidForName,
         Reason::PolicyDenied | Reason::PolicyDefault => CertificateError::ApplicationVerificationFailure,

@@ -14,7 +14,9 @@ use webpki::{EndEntityCert, Error as PkiError, KeyUsage, VerifiedPath};
 use crate::identity::bundle::Root;
 use crate::identity::leaf::{Leaf, Unreadable, show};
 use crate::identity::verified::{Fingerprint, Validity};
-use crate::identity::{Bundle, PeerIdentity, PeerName, SpiffeId, TrustBundles, TrustDomain, when};
+use crate::identity::{
+    Bundle, ChainMarks, PeerIdentity, PeerName, Revocations, SpiffeId, TrustBundles, TrustDomain, when,
+};
 use crate::observe::{Reason, Refusal};
 
 /// Intermediates that may share one subject name. Each more multiplies the paths that webpki tries, so an
@@ -65,6 +67,8 @@ pub struct Trust {
     pub max_certificates: usize,
     /// Most DER bytes in a peer's chain.
     pub max_bytes: usize,
+    /// What is revoked; shared by all workloads.
+    pub revocations: Arc<Revocations>,
 }
 
 /// What the directory says a server must be; one match is enough, and an empty value matches nothing.
@@ -111,12 +115,24 @@ pub fn verify_peer(
         return Err(peer.refuse(Reason::CertificateUsage, why));
     }
     let fingerprint = Fingerprint::of(role.purpose(), chain);
-    if !bundle.verified().holds(&fingerprint, now) {
-        let root = verify_path(&end_entity, intermediates, bundle, role, now)
-            .map_err(|error| peer.path_refusal(&error, &end_entity, intermediates, bundle))?;
-        if let Some(validity) = validity_of(&leaf, intermediates, root) {
-            bundle.verified().remember(fingerprint, validity);
+    let marks = match bundle.verified().find(&fingerprint, now) {
+        Some(marks) => marks,
+        None => {
+            let (root, used) = verify_path(&end_entity, intermediates, bundle, role, now)
+                .map_err(|error| peer.path_refusal(&error, &end_entity, intermediates, bundle))?;
+            let path = std::iter::once(first).chain(&used).chain([root.der()]);
+            let marks = ChainMarks::of(fingerprint, name.spiffe_id().cloned(), path)
+                .map_err(|Unreadable(why)| peer.refuse(Reason::MalformedCertificate, why))?;
+            let marks = Arc::new(marks);
+            if let Some(validity) = validity_of(&leaf, intermediates, root) {
+                bundle.verified().remember(&marks, validity);
+            }
+            marks
         }
+    };
+    // Also for a chain that is remembered: it may have been revoked since.
+    if let Some(revoked) = trust.revocations.refusal_of(&marks, now) {
+        return Err(peer.refuse(revoked.reason, revoked.detail));
     }
     if let Some(expected) = expected
         && !expected.matches(&name)
@@ -129,6 +145,7 @@ pub fn verify_peer(
         not_before: leaf.not_before,
         not_after: leaf.not_after,
         chain_len: chain.len(),
+        marks,
     })
 }
 
@@ -271,14 +288,14 @@ pub(super) fn listed(names: impl Iterator<Item = impl AsRef<str>>) -> String {
     if text.is_empty() { "nothing".to_owned() } else { text }
 }
 
-/// The root that vouches for the chain.
+/// The root that vouches for the chain, and the intermediates on the way to it.
 fn verify_path<'b>(
     end_entity: &EndEntityCert<'_>,
     intermediates: &[CertificateDer<'_>],
     bundle: &'b Bundle,
     role: PeerRole,
     now: SystemTime,
-) -> Result<&'b Root, PkiError> {
+) -> Result<(&'b Root, Vec<CertificateDer<'static>>), PkiError> {
     let usage = match role {
         PeerRole::Client => KeyUsage::client_auth(),
         PeerRole::Server => KeyUsage::server_auth(),
@@ -298,7 +315,8 @@ fn verify_path<'b>(
         None,
         Some(&root_is_valid),
     )?;
-    bundle.root_of(path.anchor()).ok_or(PkiError::CertDistrusted)
+    let root = bundle.root_of(path.anchor()).ok_or(PkiError::CertDistrusted)?;
+    Ok((root, path.intermediate_certificates().map(|used| used.der().into_owned()).collect()))
 }
 
 /// When everything in the chain is valid, also what the path does without. `None`: one cannot be read.

@@ -1,11 +1,12 @@
 //! Who a verified peer is.
 
 use std::fmt;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
-use super::SpiffeId;
+use super::{ChainMarks, SpiffeId};
 
 /// The name that a verified certificate proves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -58,6 +59,8 @@ pub struct PeerIdentity {
     pub not_after: SystemTime,
     /// Certificates that the peer sent, the leaf included.
     pub chain_len: usize,
+    /// What its chain can be revoked by.
+    pub marks: Arc<ChainMarks>,
 }
 
 #[cfg(test)]

@@ -2,16 +2,17 @@
 //!
 //! A workload shows the same chain on each of its connections, and checking the signatures in it is a third of what a
 //! handshake costs. Only the path is remembered, never who may do what: names, usages, the directory and policy are asked
-//! each time, and so is the time. A bundle with other roots begins with nothing. Whoever adds revocation has to ask it for
-//! remembered chains too.
+//! each time, and so are revocation and the time. A bundle with other roots begins with nothing.
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
 use aws_lc_rs::digest::{Context, SHA256};
 use rustls::pki_types::CertificateDer;
+
+use super::revocation::ChainMarks;
 
 /// Most chains that one bundle remembers; then it begins anew. Only verified peers get in.
 const MAX_CHAINS: usize = 4_096;
@@ -19,6 +20,12 @@ const MAX_CHAINS: usize = 4_096;
 /// A chain and what it was verified for, as a SHA-256.
 #[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(crate) struct Fingerprint([u8; 32]);
+
+impl fmt::Debug for Fingerprint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Fingerprint(..)")
+    }
+}
 
 impl Fingerprint {
     /// `purpose`: what it is verified for; two purposes are two fingerprints.
@@ -55,7 +62,7 @@ impl Validity {
 
 /// The chains.
 #[derive(Default)]
-pub(crate) struct VerifiedChains(Mutex<HashMap<Fingerprint, Validity>>);
+pub(crate) struct VerifiedChains(Mutex<HashMap<Fingerprint, (Validity, Arc<ChainMarks>)>>);
 
 impl fmt::Debug for VerifiedChains {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -64,19 +71,20 @@ impl fmt::Debug for VerifiedChains {
 }
 
 impl VerifiedChains {
-    /// It was verified, and is valid now.
-    pub(crate) fn holds(&self, chain: &Fingerprint, now: SystemTime) -> bool {
+    /// What it can be revoked by, if it was verified and is valid now.
+    pub(crate) fn find(&self, chain: &Fingerprint, now: SystemTime) -> Option<Arc<ChainMarks>> {
         let chains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        chains.get(chain).is_some_and(|validity| validity.holds_at(now))
+        let (validity, marks) = chains.get(chain)?;
+        validity.holds_at(now).then(|| Arc::clone(marks))
     }
 
     /// It was verified now.
-    pub(crate) fn remember(&self, chain: Fingerprint, validity: Validity) {
+    pub(crate) fn remember(&self, marks: &Arc<ChainMarks>, validity: Validity) {
         let mut chains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if chains.len() >= MAX_CHAINS {
             chains.clear();
         }
-        chains.insert(chain, validity);
+        chains.insert(marks.fingerprint, (validity, Arc::clone(marks)));
     }
 
     #[cfg(test)]
@@ -95,6 +103,14 @@ mod tests {
 
     fn chain(parts: &[&[u8]]) -> Vec<CertificateDer<'static>> {
         parts.iter().map(|part| CertificateDer::from(part.to_vec())).collect()
+    }
+
+    fn marks(fingerprint: Fingerprint) -> Arc<ChainMarks> {
+        Arc::new(ChainMarks { fingerprint, id: None, certificates: [].into() })
+    }
+
+    fn holds(chains: &VerifiedChains, chain: &Fingerprint, now: SystemTime) -> bool {
+        chains.find(chain, now).is_some_and(|marks| marks.fingerprint == *chain)
     }
 
     #[test]
@@ -116,12 +132,12 @@ mod tests {
     fn a_chain_holds_only_while_all_of_it_is_valid() {
         let (from, until) = (SystemTime::UNIX_EPOCH + 10 * SECOND, SystemTime::UNIX_EPOCH + 20 * SECOND);
         let (chains, one) = (VerifiedChains::default(), Fingerprint::of(1, &chain(&[b"one"])));
-        assert!(!chains.holds(&one, from));
+        assert!(!holds(&chains, &one, from));
         let wide = Validity { from: SystemTime::UNIX_EPOCH, until: until + SECOND };
-        chains.remember(one, Validity { from, until }.and(wide));
-        assert!(chains.holds(&one, from) && chains.holds(&one, until));
-        assert!(!chains.holds(&one, from - SECOND / 2) && !chains.holds(&one, until + SECOND / 2));
-        assert!(!chains.holds(&Fingerprint::of(2, &chain(&[b"one"])), from));
+        chains.remember(&marks(one), Validity { from, until }.and(wide));
+        assert!(holds(&chains, &one, from) && holds(&chains, &one, until));
+        assert!(!holds(&chains, &one, from - SECOND / 2) && !holds(&chains, &one, until + SECOND / 2));
+        assert!(!holds(&chains, &Fingerprint::of(2, &chain(&[b"one"])), from));
     }
 
     #[test]
@@ -129,8 +145,8 @@ mod tests {
         let (chains, now) = (VerifiedChains::default(), SystemTime::now());
         for number in 0..=MAX_CHAINS {
             let one = Fingerprint::of(1, &chain(&[&number.to_be_bytes()]));
-            chains.remember(one, Validity { from: now, until: now });
-            assert!(chains.len() <= MAX_CHAINS && chains.holds(&one, now));
+            chains.remember(&marks(one), Validity { from: now, until: now });
+            assert!(chains.len() <= MAX_CHAINS && holds(&chains, &one, now));
         }
     }
 }

@@ -15,12 +15,14 @@ use crate::handshake::{MinVersion, PeerNameSettings, SuiteOrder, TlsSettings, Tr
 use crate::identity::issuer::Request;
 use crate::identity::issuer::exec::ExecIssuer;
 use crate::identity::issuer::vault::VaultIssuer;
+use crate::identity::leaf::Unreadable;
+use crate::identity::verified::Fingerprint;
 use crate::identity::{
-    EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles, IdentitySource, IdentityStore, Issuer,
-    IssuerSource, TrustBundles, files,
+    ChainMarks, EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles, IdentitySource, IdentityStore,
+    Issuer, IssuerSource, Revocations, TrustBundles, X509Svid, files,
 };
-use crate::observe::Refusal;
 use crate::observe::metrics::Metrics;
+use crate::observe::{Reason, Refusal};
 use crate::policy::Policy;
 use crate::snapshot::{OwnIdentity, Snapshot, WorkloadState, number_of};
 
@@ -172,7 +174,7 @@ impl Prepared {
             .iter()
             .map(|settings| {
                 let lasting = registry.of(&settings.name, metrics);
-                let identity = self.own_identity(settings, store, ktls);
+                let identity = self.own_identity(settings, store, ktls, registry.revocations());
                 let expiry =
                     identity.as_ref().ok().map(|identity| identity.certificate.not_after.unix_timestamp());
                 lasting.metrics.set_certificate_expiry(expiry);
@@ -203,6 +205,7 @@ impl Prepared {
         workload: &Workload,
         store: &IdentityStore,
         ktls: &KernelTls,
+        revocations: &Arc<Revocations>,
     ) -> Result<OwnIdentity, Refusal> {
         let identity = store.usable(&workload.name, SystemTime::now())?;
         let limits = &self.config.limits;
@@ -215,14 +218,25 @@ impl Prepared {
             },
             max_certificates: usize::try_from(limits.chain_certificates).unwrap_or(usize::MAX),
             max_bytes: usize::try_from(limits.chain_bytes).unwrap_or(usize::MAX),
+            revocations: Arc::clone(revocations),
         };
         let settings = tls_settings(&self.config, workload, ktls);
         Ok(OwnIdentity {
             tls: WorkloadTls::new(&identity.svid, Arc::new(trust), settings),
             certificate: certificate_info(&identity.svid.serial, identity.svid.not_after),
             not_after: identity.svid.not_after,
+            marks: Arc::new(own_marks(&identity.svid)?),
+            revocations: Arc::clone(revocations),
         })
     }
+}
+
+/// A purpose of its own, beside those of peers.
+const OWN: u8 = 0;
+
+fn own_marks(svid: &X509Svid) -> Result<ChainMarks, Refusal> {
+    ChainMarks::of(Fingerprint::of(OWN, &svid.chain), Some(svid.id.clone()), &svid.chain)
+        .map_err(|Unreadable(why)| Refusal::new(Reason::NoIdentity, format!("its own chain: {why}")))
 }
 
 fn tls_settings(config: &Config, workload: &Workload, ktls: &KernelTls) -> TlsSettings {

@@ -22,7 +22,7 @@ use crate::config::{self, Config};
 use crate::control::http::{HttpServer, Readiness};
 use crate::control::{admin, socket};
 use crate::datapath::relay::{Admission, Relay};
-use crate::identity::IdentityStore;
+use crate::identity::{IdentityStore, Revocations};
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::Metrics;
 use crate::observe::observer::Observer;
@@ -43,6 +43,7 @@ pub struct Daemon {
     pub(super) started: OffsetDateTime,
     pub(super) relay: Arc<Relay>,
     pub(super) store: Arc<IdentityStore>,
+    pub(super) revocations: Arc<Revocations>,
     pub(super) readiness: Readiness,
     pub(super) changing: Mutex<Changing>,
     pub(super) node: Mutex<Node>,
@@ -159,9 +160,10 @@ impl Daemon {
         let observer = Arc::new(Observer::new(recorder, metrics, access_log));
         let store = Arc::new(IdentityStore::new());
         let prepared = prepare(config)?;
+        let revocations = Arc::new(Revocations::open(&prepared.config.paths.state)?);
         // A source that fails is logged by the store, retried, and its workload fails closed meanwhile.
         store.apply(prepared.sources.clone());
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(Arc::clone(&revocations));
         let ktls = offload::ask(&prepared.config);
         let snapshot = prepared.snapshot(1, &store, &ktls, &mut registry, observer.metrics());
         let relay = Arc::new(Relay {
@@ -178,6 +180,7 @@ impl Daemon {
             started: now,
             relay,
             store,
+            revocations,
             readiness: Readiness::new(),
             changing: Mutex::new(changing),
             node: Mutex::default(),

@@ -7,6 +7,7 @@ use crate::capture::CaptureError;
 use crate::config::ConfigError;
 use crate::control::http::ListenError;
 use crate::control::socket::SocketError;
+use crate::identity::revocation::RevocationError;
 use crate::identity::{CaError, FilesError};
 use crate::observe::access_log::AccessLogError;
 
@@ -47,6 +48,9 @@ pub enum DaemonError {
     /// The access log cannot be opened.
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
+    /// What is revoked cannot be read.
+    #[error(transparent)]
+    Revocations(#[from] RevocationError),
     /// The runtime or a signal handler cannot be set up.
     #[error("cannot {what}: {source}; look at the limits of processes and descriptors (ulimit -u, -n)")]
     System {

@@ -1,5 +1,5 @@
-//! What of a workload outlives a change of the configuration: its count of live connections, its metrics
-//! and the switch that ends its connections.
+//! What outlives a change of the configuration: of each workload its count of live connections, its metrics and the
+//! switch that ends its connections; of the node what is revoked.
 
 use std::collections::HashMap;
 use std::sync::Arc;
@@ -7,6 +7,7 @@ use std::sync::atomic::AtomicU64;
 
 use tokio::sync::watch;
 
+use crate::identity::Revocations;
 use crate::observe::metrics::{Metrics, WorkloadMetrics};
 
 /// The lasting part of one workload.
@@ -20,11 +21,25 @@ pub struct Lasting {
     pub stop: watch::Sender<bool>,
 }
 
-/// All of them, by workload name.
-#[derive(Default)]
-pub struct Registry(HashMap<String, Lasting>);
+/// All of it.
+pub struct Registry {
+    workloads: HashMap<String, Lasting>,
+    revocations: Arc<Revocations>,
+}
 
 impl Registry {
+    /// No workload yet.
+    #[must_use]
+    pub fn new(revocations: Arc<Revocations>) -> Self {
+        Self { workloads: HashMap::new(), revocations }
+    }
+
+    /// What is revoked.
+    #[must_use]
+    pub fn revocations(&self) -> &Arc<Revocations> {
+        &self.revocations
+    }
+
     /// The lasting part of a workload; made when it is new.
     pub fn of(&mut self, name: &str, metrics: &Metrics) -> Lasting {
         let make = || Lasting {
@@ -32,12 +47,12 @@ impl Registry {
             metrics: metrics.workload(name),
             stop: watch::channel(false).0,
         };
-        self.0.entry(name.to_owned()).or_insert_with(make).clone()
+        self.workloads.entry(name.to_owned()).or_insert_with(make).clone()
     }
 
     /// Ends the connections of every workload that is not among `wanted`, and forgets it.
     pub fn keep_only(&mut self, wanted: impl Fn(&str) -> bool, metrics: &Metrics) {
-        self.0.retain(|name, lasting| {
+        self.workloads.retain(|name, lasting| {
             let keep = wanted(name);
             if !keep {
                 lasting.stop.send_replace(true);
@@ -49,7 +64,7 @@ impl Registry {
 
     /// Ends every connection.
     pub fn stop_all(&self) {
-        for lasting in self.0.values() {
+        for lasting in self.workloads.values() {
             lasting.stop.send_replace(true);
         }
     }
@@ -62,7 +77,7 @@ mod tests {
     #[test]
     fn a_removed_workload_ends_its_connections_and_a_kept_one_keeps_its_counts() {
         let metrics = Metrics::new("0");
-        let mut registry = Registry::default();
+        let mut registry = Registry::new(Arc::default());
         let web = registry.of("web", &metrics);
         let db = registry.of("db", &metrics);
         assert!(Arc::ptr_eq(&web.live, &registry.of("web", &metrics).live));

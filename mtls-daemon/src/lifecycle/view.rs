@@ -49,7 +49,7 @@ impl DaemonView for Daemon {
                 let settings = &workload.settings;
                 let identity = identities.iter().find(|status| status.workload == settings.name);
                 let (state, mut detail) = presence(settings, node.presence(&settings.name));
-                if let Err(refusal) = &workload.identity {
+                if let Err(refusal) = workload.usable_identity(SystemTime::now()) {
                     detail = format!("{detail} {refusal}").trim().to_owned();
                 }
                 WorkloadStatus {

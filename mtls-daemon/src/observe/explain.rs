@@ -77,7 +77,8 @@ impl Step {
             | Reason::CertificateExpired
             | Reason::CertificateNotYetValid
             | Reason::CertificateUsage
-            | Reason::CertificateUnsupported => Self::Chain,
+            | Reason::CertificateUnsupported
+            | Reason::Revoked => Self::Chain,
             Reason::UnexpectedServer | Reason::PolicyDenied | Reason::PolicyDefault => Self::Authorisation,
             Reason::ApplicationRefused => Self::Delivery,
             Reason::Truncated
@@ -87,6 +88,18 @@ impl Step {
             | Reason::KeyLimit
             | Reason::KeyUpdate => Self::Stream,
             Reason::ShuttingDown | Reason::Internal => return None,
+        })
+    }
+
+    /// The step at which a connection failed: what can be revoked is the own identity, the peer's chain, or either of
+    /// them while bytes flow.
+    #[must_use]
+    pub fn failed(record: &ConnectionRecord) -> Option<Self> {
+        let reason = record.reason.as_ref()?.reason()?;
+        Some(match reason {
+            Reason::Revoked if record.event == Event::Closed => Self::Stream,
+            Reason::Revoked if record.peer_certificate.is_none() => Self::Admission,
+            _ => Self::of(reason)?,
         })
     }
 
@@ -174,7 +187,7 @@ pub fn explain(record: &ConnectionRecord) -> Explanation {
 
 fn checks(record: &ConnectionRecord) -> Vec<CheckedStep> {
     let reason = record.reason.as_ref();
-    let failed_at = reason.and_then(|r| r.reason()).and_then(Step::of);
+    let failed_at = Step::failed(record);
     // Policy can deny a plaintext client of a permissive port, and a connect() before any packet: then there was
     // no handshake, and nothing was proven.
     let unproven = matches!(record.datapath, Some(Datapath::Plaintext | Datapath::Passthrough))

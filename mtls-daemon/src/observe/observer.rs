@@ -190,7 +190,7 @@ impl Observed {
             // The client finds another server than expected while it verifies the server's certificate; the
             // server that tells by an alert asks policy before the handshake is done.
             let within = record.tls.is_some() && record.handshake_us.is_none();
-            if Step::of(reason).is_some_and(Step::is_handshake)
+            if Step::failed(&record).is_some_and(Step::is_handshake)
                 || reason == Reason::UnexpectedServer
                 || (denied && within)
             {

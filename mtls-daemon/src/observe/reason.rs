@@ -222,6 +222,10 @@ reasons! {
     KeyUpdate = "key_update", 41,
         "The peer updated its key, and this kernel cannot change keys.",
         "Run Linux 6.14 or later, or set datapath: relay-userspace for this workload.";
+    /// A certificate, a key or an identity that is good no longer.
+    Revoked = "revoked", 42,
+        "A certificate of this connection was revoked.",
+        "If that is right, issue a new certificate with a new key; if not, see `mtlsd revoke --list` and take it back with `mtlsd unrevoke`.";
 }
 
 /// A refusal: the reason and what was seen, for the log, `explain` and the peer.

@@ -23,8 +23,8 @@ use crate::datapath::tls::{ChannelError, UserChannel};
 use crate::handshake::{
     ExpectedServer, PeerNameSettings, Progress, Records, TlsSettings, Trust, WorkloadTls,
 };
-use crate::identity::TrustBundles;
 use crate::identity::testing::{LeafSpec, TestCa};
+use crate::identity::{Revocations, TrustBundles};
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::connection::Direction;
 use crate::observe::metrics::Metrics;
@@ -46,6 +46,7 @@ static WORKLOADS: LazyLock<(WorkloadTls, WorkloadTls)> = LazyLock::new(|| {
         names: PeerNameSettings::default(),
         max_certificates: 10,
         max_bytes: 65_536,
+        revocations: Arc::new(Revocations::in_memory()),
     });
     let tls =
         |id| WorkloadTls::new(&ca.leaf(&LeafSpec::id(id)).svid(), Arc::clone(&trust), TlsSettings::default());

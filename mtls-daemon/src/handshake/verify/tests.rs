@@ -5,6 +5,7 @@ use std::time::Duration;
 use rcgen::{BasicConstraints, CustomExtension, ExtendedKeyUsagePurpose, IsCa, KeyUsagePurpose};
 
 use super::*;
+use crate::identity::revocation::{CertificateMarks, Entry, Target};
 use crate::identity::testing::{HOUR, LeafSpec, TestCa, TestLeaf};
 
 const WEB: &str = "spiffe://example.org/web";
@@ -16,6 +17,7 @@ fn trust_of(bundles: &[(&str, Bundle)]) -> Trust {
         names: PeerNameSettings::default(),
         max_certificates: 10,
         max_bytes: 65_536,
+        revocations: Arc::new(Revocations::in_memory()),
     }
 }
 
@@ -469,8 +471,9 @@ fn a_chain_is_remembered_for_its_role_and_roots_and_no_longer_than_all_of_it_is_
         assert_eq!(bundle.verified().len(), 1);
     }
     let now = SystemTime::now();
-    assert!(bundle.verified().holds(&Fingerprint::of(PeerRole::Client.purpose(), &leaf.chain), now));
-    assert!(!bundle.verified().holds(&Fingerprint::of(PeerRole::Server.purpose(), &leaf.chain), now));
+    let remembered =
+        |role: PeerRole| bundle.verified().find(&Fingerprint::of(role.purpose(), &leaf.chain), now);
+    assert!(remembered(PeerRole::Client).is_some() && remembered(PeerRole::Server).is_none());
     // Afterwards it is as expired as it would be without.
     let later = verify_peer(&leaf.chain, PeerRole::Client, &trust, None, now + long);
     refused(later, Reason::CertificateExpired, &[]);
@@ -510,4 +513,53 @@ fn a_chain_that_other_roots_vouched_for_is_not_remembered_where_they_are_missing
     verify(&leaf, &grown).unwrap();
     refused(verify(&leaf, &trust_of(&[("example.org", alone)])), Reason::UnknownIssuer, &[]);
     drop(trust);
+}
+
+fn revoke(trust: &Trust, target: Target) {
+    let at = time::OffsetDateTime::UNIX_EPOCH;
+    let entry = Entry { target, reason: "stolen".to_owned(), by: "uid 0".to_owned(), at, until: None };
+    trust.revocations.revoke(entry, SystemTime::now()).unwrap();
+}
+
+#[test]
+fn a_revoked_certificate_is_refused_in_both_roles_also_where_its_chain_is_remembered() {
+    let (root, intermediate, trust) = world();
+    let leaf = intermediate.leaf(&LeafSpec::default());
+    let expected = ExpectedServer { ids: vec![WEB.parse().unwrap()], dns_names: vec![] };
+    let marks = |der: &CertificateDer<'_>| CertificateMarks::read(der).unwrap();
+    let mut targets = vec![Target::SpiffeId { id: WEB.parse().unwrap() }];
+    for der in leaf.chain.iter().chain([&root.der]) {
+        targets.push(Target::Serial { serial: marks(der).serial, issuer: None });
+        targets.push(Target::Key { sha256: marks(der).key });
+    }
+    for target in targets {
+        for remembered in [false, true] {
+            let bundles = Arc::new([("example.org".parse().unwrap(), root.bundle())].into_iter().collect());
+            let trust = Trust { bundles, revocations: Arc::default(), ..trust.clone() };
+            let both = || {
+                let now = SystemTime::now();
+                let server = verify_peer(&leaf.chain, PeerRole::Server, &trust, Some(&expected), now);
+                [verify(&leaf, &trust), server]
+            };
+            if remembered {
+                assert!(both().iter().all(Result::is_ok));
+            }
+            revoke(&trust, target.clone());
+            for result in both() {
+                refused(result, Reason::Revoked, &[WEB, &serial_of(&leaf), &target.to_string(), "stolen"]);
+            }
+            trust.revocations.unrevoke(&target, SystemTime::now()).unwrap();
+            assert!(both().iter().all(Result::is_ok));
+        }
+    }
+}
+
+#[test]
+fn what_is_revoked_of_a_certificate_that_the_path_does_without_does_no_harm() {
+    let (_, intermediate, trust) = world();
+    let stranger = TestCa::root("old root");
+    let mut leaf = intermediate.leaf(&LeafSpec::default());
+    leaf.chain.push(stranger.der.clone());
+    revoke(&trust, Target::Key { sha256: CertificateMarks::read(&stranger.der).unwrap().key });
+    verify(&leaf, &trust).unwrap();
 }

@@ -9,7 +9,7 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::handshake::{ExpectedServer, PeerNameSettings, PeerRole, Trust, verify_peer};
-use crate::identity::TrustBundles;
+use crate::identity::{Revocations, TrustBundles};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -62,6 +62,7 @@ fn accepted(
         names: PeerNameSettings::default(),
         max_certificates: 10,
         max_bytes: 65_536,
+        revocations: Arc::new(Revocations::in_memory()),
     };
     let expected = ExpectedServer { ids: vec![id()], dns_names: vec![] };
     verify_peer(chain, PeerRole::Server, &trust, Some(&expected), now)?;

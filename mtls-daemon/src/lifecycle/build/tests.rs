@@ -2,6 +2,7 @@ use std::path::Path;
 
 use super::*;
 use crate::datapath::ktls::{Abilities, Suite, Unavailable};
+use crate::identity::revocation::{Entry, Target};
 use crate::observe::Reason;
 use crate::snapshot::testing::config;
 
@@ -19,7 +20,7 @@ fn workloads_get_their_identity_from_the_ca_or_from_their_files() {
     assert_eq!(prepared.sources["web"].kind(), "embedded_ca");
     assert_eq!(prepared.sources["db"].kind(), "files");
     let store = IdentityStore::new();
-    let (metrics, mut registry) = (Metrics::new("0"), Registry::default());
+    let (metrics, mut registry) = (Metrics::new("0"), Registry::new(Arc::default()));
     let none = Err(Unavailable::NoModule { may_load: true });
 
     let before = prepared.snapshot(1, &store, &none, &mut registry, &metrics);
@@ -57,6 +58,38 @@ fn all_workloads_of_an_issuer_share_it_and_its_token() {
         config.workloads.iter().map(|w| source(&config, w, None, &issuers).unwrap()).collect();
     assert_eq!(kinds.iter().map(|source| source.kind()).collect::<Vec<_>>(), ["vault", "vault", "exec"]);
     assert_eq!((Arc::strong_count(&issuers["v"]), Arc::strong_count(&issuers["e"])), (3, 2));
+}
+
+#[test]
+fn an_own_identity_that_is_revoked_is_not_used_until_that_is_taken_back() {
+    let directory = tempfile::tempdir().unwrap();
+    let text = paths(directory.path()) + "workloads: [{ name: web, select: { netns: web } }]";
+    let prepared = prepare(config(&text)).unwrap();
+    let store = IdentityStore::new();
+    assert!(store.apply(prepared.sources.clone()).is_empty());
+    let (metrics, now) = (Metrics::new("0"), SystemTime::now());
+    let mut registry = Registry::new(Arc::default());
+    let none = Err(Unavailable::NoModule { may_load: true });
+    let snapshot = prepared.snapshot(1, &store, &none, &mut registry, &metrics);
+    let web = snapshot.by_name("web").unwrap();
+    let leaf = web.usable_identity(now).unwrap().marks.certificates[0].clone();
+    let id = web.settings.spiffe_id.clone();
+    for target in [
+        Target::SpiffeId { id },
+        Target::Key { sha256: leaf.key },
+        Target::Serial { serial: leaf.serial, issuer: None },
+    ] {
+        let (reason, by, at) = ("stolen".to_owned(), String::new(), time::OffsetDateTime::UNIX_EPOCH);
+        let entry = Entry { target: target.clone(), reason, by, at, until: None };
+        registry.revocations().revoke(entry, now).unwrap();
+        let refusal = web.usable_identity(now).unwrap_err();
+        assert_eq!(refusal.reason, Reason::Revoked);
+        for part in ["workload web", "stolen", &target.to_string()] {
+            assert!(refusal.detail.contains(part), "{part} is not in {}", refusal.detail);
+        }
+        registry.revocations().unrevoke(&target, now).unwrap();
+        web.usable_identity(now).unwrap();
+    }
 }
 
 #[test]

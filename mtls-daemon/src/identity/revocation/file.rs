@@ -1,0 +1,101 @@
+//! The deny list on disk: `revoked.json` in the state directory.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use serde::{Deserialize, Serialize};
+
+use super::RevocationError;
+use super::entry::Entry;
+use crate::identity::leaf::show;
+
+/// Its name.
+const FILE: &str = "revoked.json";
+/// Largest one that is read, in bytes.
+const MAX_BYTES: u64 = 64 << 20;
+/// The format that this version writes.
+const VERSION: u32 = 1;
+
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Content {
+    version: u32,
+    entries: Vec<Arc<Entry>>,
+}
+
+/// Where the list is kept.
+#[derive(Debug)]
+pub(super) struct ListFile {
+    directory: PathBuf,
+}
+
+impl ListFile {
+    pub(super) fn of(directory: &Path) -> Self {
+        Self { directory: directory.to_owned() }
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        self.directory.join(FILE)
+    }
+
+    /// None yet is an empty list; anything else that cannot be understood is an error.
+    pub(super) fn read(&self) -> Result<Vec<Arc<Entry>>, RevocationError> {
+        let path = self.path();
+        let file = match File::open(&path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            Err(source) => return Err(RevocationError::Io { what: "read", path, source }),
+        };
+        let mut bytes = Vec::new();
+        if let Err(source) = file.take(MAX_BYTES + 1).read_to_end(&mut bytes) {
+            return Err(RevocationError::Io { what: "read", path, source });
+        }
+        let broken = |why: String| RevocationError::Broken { path: self.path(), why };
+        if u64::try_from(bytes.len()).unwrap_or(u64::MAX) > MAX_BYTES {
+            return Err(broken(format!("it has more than {MAX_BYTES} bytes")));
+        }
+        let content: Content =
+            serde_json::from_slice(&bytes).map_err(|error| broken(show(&error.to_string())))?;
+        if content.version != VERSION {
+            return Err(broken(format!("it has version {}, and {VERSION} is understood", content.version)));
+        }
+        if content.entries.len() > super::MAX_ENTRIES {
+            return Err(broken(format!("it has more than {} entries", super::MAX_ENTRIES)));
+        }
+        Ok(content.entries)
+    }
+
+    /// Writes beside the file and renames: whoever reads, after a power cut too, sees the old list or the new.
+    pub(super) fn write(&self, entries: &[Arc<Entry>]) -> Result<(), RevocationError> {
+        let (path, temporary) = (self.path(), self.directory.join(format!("{FILE}.new")));
+        let failed = |what, path: &Path| {
+            let path = path.to_owned();
+            move |source| RevocationError::Io { what, path, source }
+        };
+        let content = Content { version: VERSION, entries: entries.to_vec() };
+        let mut bytes = serde_json::to_vec_pretty(&content)
+            .map_err(|error| failed("encode", &path)(io::Error::other(error)))?;
+        bytes.push(b'\n');
+        match fs::remove_file(&temporary) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(failed("replace", &temporary)(error));
+            }
+            _ => {}
+        }
+        let mut output = OpenOptions::new()
+            .create_new(true)
+            .write(true)
+            .mode(0o600)
+            .open(&temporary)
+            .map_err(failed("create", &temporary))?;
+        output.write_all(&bytes).map_err(failed("write", &temporary))?;
+        output.sync_all().map_err(failed("sync", &temporary))?;
+        fs::rename(&temporary, &path).map_err(failed("replace", &path))?;
+        File::open(&self.directory)
+            .and_then(|directory| directory.sync_all())
+            .map_err(failed("sync", &self.directory))
+    }
+}

@@ -1,0 +1,158 @@
+//! Which certificates are good no longer, although their time has not run out.
+//!
+//! [`Revocations::refusal_of`] is the one place that is asked: for each peer, also one whose chain is remembered, and for
+//! our own SVIDs. It looks into what is in memory, without a lock and never at the network. The deny list is the
+//! operator's own ([`Entry`], kept on disk).
+
+mod entry;
+mod file;
+mod marks;
+#[cfg(test)]
+mod tests;
+
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+
+pub use entry::{Entry, Target};
+pub use marks::{CertificateMarks, ChainMarks, DistinguishedName, MarkError, Serial, Sha256};
+
+use crate::observe::{Reason, Refusal};
+use entry::DenyList;
+use file::ListFile;
+
+/// Most entries of the deny list.
+pub const MAX_ENTRIES: usize = 100_000;
+/// Longest reason of an entry, in characters.
+pub const MAX_REASON: usize = 256;
+
+/// Why the deny list cannot be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RevocationError {
+    /// The disk.
+    #[error("cannot {what} {path}: {source}; the deny list stays as it was: mend the disk or its rights", path = .path.display())]
+    Io {
+        /// What was tried.
+        what: &'static str,
+        /// The file.
+        path: PathBuf,
+        /// What the kernel said.
+        source: io::Error,
+    },
+    /// It cannot be understood.
+    #[error(
+        "{path}: the deny list cannot be read: {why}; mtlsd does not start without it, lest it forget a revocation: put a \
+         good copy there, or remove the file if nothing is to stay revoked", path = .path.display()
+    )]
+    Broken {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// More than [`MAX_ENTRIES`].
+    #[error(
+        "the deny list has {MAX_ENTRIES} entries, which is the most; take some back with `mtlsd unrevoke`"
+    )]
+    Full,
+    /// More than [`MAX_REASON`].
+    #[error("the reason has {0} characters; at most {MAX_REASON} are kept")]
+    LongReason(usize),
+    /// Nothing of the kind.
+    #[error("{0} is not on the deny list; `mtlsd revoke --list` shows what is")]
+    NotRevoked(String),
+}
+
+/// What is revoked on this node, shared by all who verify.
+#[derive(Debug)]
+pub struct Revocations {
+    denied: ArcSwap<DenyList>,
+    /// `None`: in memory only. The lock is for those who change the list.
+    file: Mutex<Option<ListFile>>,
+}
+
+impl Default for Revocations {
+    fn default() -> Self {
+        Self::in_memory()
+    }
+}
+
+impl Revocations {
+    /// An empty list that is not kept on disk.
+    #[must_use]
+    pub fn in_memory() -> Self {
+        Self { denied: ArcSwap::default(), file: Mutex::new(None) }
+    }
+
+    /// The list that is kept in `directory`, which exists.
+    ///
+    /// # Errors
+    /// When there is a list that cannot be understood.
+    pub fn open(directory: &Path) -> Result<Self, RevocationError> {
+        let file = ListFile::of(directory);
+        let list = DenyList::new(file.read()?);
+        Ok(Self { denied: ArcSwap::from_pointee(list), file: Mutex::new(Some(file)) })
+    }
+
+    /// Why a chain is good no longer; `None`: nothing is known against it.
+    #[must_use]
+    pub fn refusal_of(&self, chain: &ChainMarks, now: SystemTime) -> Option<Refusal> {
+        let denied = self.denied.load();
+        denied.find(chain, now).map(|entry| Refusal::new(Reason::Revoked, entry.to_string()))
+    }
+
+    /// Every entry in force.
+    #[must_use]
+    pub fn entries(&self, now: SystemTime) -> Vec<Arc<Entry>> {
+        self.denied.load().entries().iter().filter(|entry| entry.holds_at(now)).cloned().collect()
+    }
+
+    /// Puts an entry in force, in the place of one with the same target, once it is on disk.
+    ///
+    /// # Errors
+    /// The list is as it was.
+    pub fn revoke(&self, entry: Entry, now: SystemTime) -> Result<(), RevocationError> {
+        let length = entry.reason.chars().count();
+        if length > MAX_REASON {
+            return Err(RevocationError::LongReason(length));
+        }
+        let file = self.lock();
+        let mut entries = self.entries(now);
+        entries.retain(|other| other.target != entry.target);
+        if entries.len() >= MAX_ENTRIES {
+            return Err(RevocationError::Full);
+        }
+        entries.push(Arc::new(entry));
+        self.replace(&file, entries)
+    }
+
+    /// Takes back what was revoked by this very target.
+    ///
+    /// # Errors
+    /// Also when there is no such entry; the list is as it was.
+    pub fn unrevoke(&self, target: &Target, now: SystemTime) -> Result<Arc<Entry>, RevocationError> {
+        let file = self.lock();
+        let mut entries = self.entries(now);
+        let found = entries.iter().position(|entry| entry.target == *target);
+        let entry = found
+            .map(|at| entries.remove(at))
+            .ok_or_else(|| RevocationError::NotRevoked(target.to_string()))?;
+        self.replace(&file, entries)?;
+        Ok(entry)
+    }
+
+    fn replace(&self, file: &Option<ListFile>, entries: Vec<Arc<Entry>>) -> Result<(), RevocationError> {
+        if let Some(file) = file {
+            file.write(&entries)?;
+        }
+        self.denied.store(Arc::new(DenyList::new(entries)));
+        Ok(())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<ListFile>> {
+        self.file.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
