@@ -9,6 +9,7 @@ pub mod directory;
 pub mod fetch;
 pub mod handshake;
 pub mod identity;
+pub mod lease;
 pub mod lifecycle;
 pub mod observe;
 pub mod policy;

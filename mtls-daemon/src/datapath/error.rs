@@ -1,6 +1,7 @@
 //! Why a relayed connection was cut.
 
 use std::io;
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::Error as TlsError;
@@ -29,9 +30,9 @@ pub enum PumpError {
     /// The kernel's TLS cannot go on.
     #[error(transparent)]
     Channel(#[from] ChannelError),
-    /// The daemon is stopping, or the workload was removed.
-    #[error("stopped")]
-    Stopped,
+    /// The connection may not go on: a certificate was revoked, the workload was removed, the daemon is stopping.
+    #[error("{}", .0.detail)]
+    Over(Arc<Refusal>),
 }
 
 impl PumpError {
@@ -46,7 +47,7 @@ impl PumpError {
             Self::Tls(_) | Self::Channel(_) => Reason::RecordError,
             Self::Truncated => Reason::Truncated,
             Self::Idle(_) => Reason::Idle,
-            Self::Stopped => Reason::ShuttingDown,
+            Self::Over(refusal) => return Refusal::clone(refusal),
         };
         Refusal::new(reason, self.to_string())
     }

@@ -23,6 +23,7 @@ use crate::control::http::{HttpServer, Readiness};
 use crate::control::{admin, socket};
 use crate::datapath::relay::{Admission, Relay};
 use crate::identity::{IdentityStore, Revocations};
+use crate::lease::Leases;
 use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::Metrics;
 use crate::observe::observer::Observer;
@@ -161,9 +162,10 @@ impl Daemon {
         let store = Arc::new(IdentityStore::new());
         let prepared = prepare(config)?;
         let revocations = Arc::new(Revocations::open(&prepared.config.paths.state)?);
+        let leases = Arc::new(Leases::default());
         // A source that fails is logged by the store, retried, and its workload fails closed meanwhile.
         store.apply(prepared.sources.clone());
-        let mut registry = Registry::new(Arc::clone(&revocations));
+        let mut registry = Registry::new(Arc::clone(&revocations), Arc::clone(&leases));
         let ktls = offload::ask(&prepared.config);
         let snapshot = prepared.snapshot(1, &store, &ktls, &mut registry, observer.metrics());
         let relay = Arc::new(Relay {
@@ -171,6 +173,7 @@ impl Daemon {
             admission: ArcSwap::from_pointee(Admission::new(prepared.config.limits.handshakes, None)),
             snapshot: ArcSwap::from_pointee(snapshot),
             ktls: ArcSwap::from_pointee(ktls),
+            leases,
             observer,
         });
         let now = OffsetDateTime::now_utc();

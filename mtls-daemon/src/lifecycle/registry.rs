@@ -8,6 +8,8 @@ use std::sync::atomic::AtomicU64;
 use tokio::sync::watch;
 
 use crate::identity::Revocations;
+use crate::lease::{Leases, Mark};
+use crate::observe::Reason;
 use crate::observe::metrics::{Metrics, WorkloadMetrics};
 
 /// The lasting part of one workload.
@@ -17,7 +19,7 @@ pub struct Lasting {
     pub live: Arc<AtomicU64>,
     /// Counters.
     pub metrics: Arc<WorkloadMetrics>,
-    /// True ends every connection.
+    /// True ends every connection that is being opened; those that are open have leases.
     pub stop: watch::Sender<bool>,
 }
 
@@ -25,13 +27,14 @@ pub struct Lasting {
 pub struct Registry {
     workloads: HashMap<String, Lasting>,
     revocations: Arc<Revocations>,
+    leases: Arc<Leases>,
 }
 
 impl Registry {
     /// No workload yet.
     #[must_use]
-    pub fn new(revocations: Arc<Revocations>) -> Self {
-        Self { workloads: HashMap::new(), revocations }
+    pub fn new(revocations: Arc<Revocations>, leases: Arc<Leases>) -> Self {
+        Self { workloads: HashMap::new(), revocations, leases }
     }
 
     /// What is revoked.
@@ -55,7 +58,7 @@ impl Registry {
         self.workloads.retain(|name, lasting| {
             let keep = wanted(name);
             if !keep {
-                lasting.stop.send_replace(true);
+                stop(name, lasting, &self.leases);
                 metrics.remove_workload(name);
             }
             keep
@@ -64,10 +67,16 @@ impl Registry {
 
     /// Ends every connection.
     pub fn stop_all(&self) {
-        for lasting in self.workloads.values() {
-            lasting.stop.send_replace(true);
+        for (name, lasting) in &self.workloads {
+            stop(name, lasting, &self.leases);
         }
     }
+}
+
+/// Those that are being opened, and then those that are open.
+fn stop(name: &str, lasting: &Lasting, leases: &Leases) {
+    lasting.stop.send_replace(true);
+    leases.end(Mark::Workload(name), |_| Some(Reason::ShuttingDown.into()));
 }
 
 #[cfg(test)]
@@ -77,7 +86,7 @@ mod tests {
     #[test]
     fn a_removed_workload_ends_its_connections_and_a_kept_one_keeps_its_counts() {
         let metrics = Metrics::new("0");
-        let mut registry = Registry::new(Arc::default());
+        let mut registry = Registry::new(Arc::default(), Arc::default());
         let web = registry.of("web", &metrics);
         let db = registry.of("db", &metrics);
         assert!(Arc::ptr_eq(&web.live, &registry.of("web", &metrics).live));

@@ -2,10 +2,10 @@
 
 use std::borrow::Cow;
 use std::pin::pin;
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use super::context::Offload;
 use super::pump::Pump;
@@ -15,6 +15,8 @@ use crate::datapath::ends::{count, idle_for, reset_unless_ended};
 use crate::datapath::ktls::{self, Channel, KernelPump, Terms};
 use crate::datapath::tls::ChannelError;
 use crate::datapath::tls::pump::{Handover, Moved, UserPump, WORTH};
+use crate::lease::Lease;
+use crate::observe::Reason;
 use crate::observe::connection::Datapath;
 use crate::observe::observer::Observed;
 
@@ -106,7 +108,7 @@ impl<'a> Carrier<'a> {
                 },
                 Self::Kernel(pump) => return pump.run().await,
                 Self::Other(pump) => return Box::pin(pump.run()).await,
-                Self::Lost(_) => return Err(PumpError::Stopped),
+                Self::Lost(_) => return Err(PumpError::Over(Arc::new(Reason::Internal.into()))),
             }
         }
     }
@@ -132,18 +134,16 @@ impl<'a> Carrier<'a> {
         Ok(())
     }
 
-    /// As [`Carrier::run`], but also ends when `stopped` becomes true.
+    /// As [`Carrier::run`], but no longer than the lease lasts.
     ///
     /// # Errors
-    /// As [`Carrier::run`], and [`PumpError::Stopped`].
-    pub async fn run_until(
-        &mut self,
-        idle: Option<Duration>,
-        mut stopped: watch::Receiver<bool>,
-    ) -> Result<(), PumpError> {
+    /// As [`Carrier::run`], and [`PumpError::Over`].
+    pub async fn run_until(&mut self, idle: Option<Duration>, lease: &mut Lease) -> Result<(), PumpError> {
         tokio::select! {
+            // First: what was over before it began moves no byte.
+            biased;
+            refusal = lease.over() => Err(PumpError::Over(refusal)),
             result = self.run(idle) => result,
-            _ = stopped.wait_for(|stopped| *stopped) => Err(PumpError::Stopped),
         }
     }
 

@@ -11,9 +11,12 @@ use crate::capture::Capture;
 use crate::config::{DatapathChoice, Tls, Workload};
 use crate::datapath::ktls::{Abilities, Suite, Terms, Unavailable};
 use crate::handshake::{Agreed, Verdict};
+use crate::identity::ChainMarks;
+use crate::lease::{Lease, Leases, Parties};
+use crate::observe::Reason;
 use crate::observe::connection::{CertificateInfo, TlsInfo};
 use crate::observe::observer::{Observed, Observer};
-use crate::snapshot::Snapshot;
+use crate::snapshot::{Snapshot, WorkloadState};
 
 /// The relay's surroundings.
 pub struct Relay {
@@ -25,6 +28,8 @@ pub struct Relay {
     pub snapshot: ArcSwap<Snapshot>,
     /// Limits.
     pub admission: ArcSwap<Admission>,
+    /// The live connections by what keeps them alive.
+    pub leases: Arc<Leases>,
     /// What the kernel's TLS can do, or why it cannot be used; it may become usable later.
     pub ktls: ArcSwap<KernelTls>,
 }
@@ -40,6 +45,24 @@ impl Relay {
     #[must_use]
     pub fn offloads_at_once(&self, settings: &Workload) -> bool {
         settings.datapath == DatapathChoice::RelayKtls && self.ktls.load().is_ok()
+    }
+
+    /// What keeps a connection alive from now on. `peer`: what the peer's chain can be revoked by; `None` without TLS.
+    #[must_use]
+    pub fn lease(&self, workload: &WorkloadState, peer: Option<Arc<ChainMarks>>) -> Lease {
+        let identity = workload.identity.as_ref().ok().filter(|_| peer.is_some());
+        let own = identity.map(|identity| Arc::clone(&identity.marks));
+        let parties = Parties { workload: Arc::clone(workload.metrics.name()), own, peer };
+        let mut lease = self.leases.join(parties.clone());
+        // Only now: what was decided since the handshake found no connection to end.
+        if *workload.stopped.borrow() {
+            lease.end(Reason::ShuttingDown.into());
+        } else if let Some(refusal) =
+            identity.and_then(|identity| parties.revoked(&identity.revocations, SystemTime::now()))
+        {
+            lease.end(refusal);
+        }
+        lease
     }
 
     /// On what terms may the records of this workload's connection move into the kernel? `suite`: what the

@@ -4,7 +4,6 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use tokio::net::TcpStream;
-use tokio::sync::watch;
 
 use super::admission::ConnectionPermit;
 use super::carrier::Carrier;
@@ -13,6 +12,7 @@ use super::pump::{Codec, Pump};
 use super::session::Session;
 use crate::datapath::PumpError;
 use crate::datapath::buffer::Buffer;
+use crate::lease::Lease;
 use crate::observe::connection::{Datapath, Ending};
 use crate::observe::observer::Observed;
 
@@ -50,8 +50,8 @@ pub struct Open {
 pub struct Limits {
     /// Time without a byte.
     pub idle: Option<Duration>,
-    /// Becomes true when the daemon stops or the workload is removed.
-    pub stopped: watch::Receiver<bool>,
+    /// What keeps it alive.
+    pub lease: Lease,
     /// Its place among the connections that may be open.
     pub permit: ConnectionPermit,
 }
@@ -63,7 +63,7 @@ pub fn spawn(open: Open, limits: Limits, observed: Observed) {
 }
 
 async fn convey(all: Box<(Open, Limits, Observed)>) {
-    let (open, Limits { idle, stopped, permit }, observed) = *all;
+    let (open, Limits { idle, mut lease, permit }, observed) = *all;
     let mut carrier = match begin(open, &observed) {
         Ok(carrier) => carrier,
         Err(error) => {
@@ -71,9 +71,9 @@ async fn convey(all: Box<(Open, Limits, Observed)>) {
             return;
         }
     };
-    let result = carrier.run_until(idle, stopped).await;
+    let result = carrier.run_until(idle, &mut lease).await;
     carrier.end(&result);
-    drop(permit);
+    drop((lease, permit));
     observed.end(match result {
         Ok(()) => Ending::Closed,
         Err(error) => Ending::Cut(error.refusal()),

@@ -17,7 +17,7 @@ use super::session::{Session, SessionError, end_politely};
 use crate::config::{Mode, Timeouts};
 use crate::datapath::ktls::Suite;
 use crate::handshake::{Authorise, Preface, Records, Verdict};
-use crate::identity::PeerName;
+use crate::identity::{ChainMarks, PeerName};
 use crate::observe::connection::{Datapath, Direction, Ending, LiveConnection};
 use crate::observe::observer::{Captured, Observed};
 use crate::observe::{Reason, Refusal};
@@ -80,13 +80,17 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
         _ = stopped.wait_for(|stopped| *stopped) => Err(Ending::Cut(Reason::ShuttingDown.into())),
     };
     match opened {
-        Ok(open) => {
-            let limits = Limits { idle: snapshot.config.timeouts.idle, stopped, permit };
+        Ok((open, peer)) => {
+            let lease = relay.lease(&workload, peer);
+            let limits = Limits { idle: snapshot.config.timeouts.idle, lease, permit };
             convey::spawn(open, limits, observed);
         }
         Err(ending) => drop(observed.end(ending)),
     }
 }
+
+/// An open connection, and what its peer's chain can be revoked by.
+type Opened = (Open, Option<Arc<ChainMarks>>);
 
 struct Reception<'a> {
     relay: &'a Relay,
@@ -100,7 +104,7 @@ struct Reception<'a> {
 }
 
 impl Reception<'_> {
-    async fn open(&self, stream: TcpStream) -> Result<Open, Ending> {
+    async fn open(&self, stream: TcpStream) -> Result<Opened, Ending> {
         if self.gate.mode == Mode::Strict {
             self.open_strict(stream).await
         } else {
@@ -110,7 +114,7 @@ impl Reception<'_> {
 
     /// Only mutual TLS. A client that says nothing is a handshake under way like any other, so that a flood of
     /// them is bounded; and one time limit goes from its first byte to the last of the handshake.
-    async fn open_strict(&self, mut stream: TcpStream) -> Result<Open, Ending> {
+    async fn open_strict(&self, mut stream: TcpStream) -> Result<Opened, Ending> {
         let limit = self.snapshot.config.timeouts.handshake;
         let slot = match self.relay.admission.load().inbound_handshake(self.from.ip(), limit).await {
             Ok(slot) => slot,
@@ -141,7 +145,7 @@ impl Reception<'_> {
     }
 
     /// mtlsd peers get mutual TLS; everything else, silence included, is the application's to understand.
-    async fn open_permissive(&self, mut stream: TcpStream) -> Result<Open, Ending> {
+    async fn open_permissive(&self, mut stream: TcpStream) -> Result<Opened, Ending> {
         let timeouts = &self.snapshot.config.timeouts;
         let mut first = Vec::new();
         match detect(&mut stream, &mut first, timeouts).await {
@@ -168,13 +172,13 @@ impl Reception<'_> {
     }
 
     /// Permissive: carries the bytes as they are.
-    async fn pass_on(&self, tcp: TcpStream, first: Vec<u8>, datapath: Datapath) -> Result<Open, Ending> {
+    async fn pass_on(&self, tcp: TcpStream, first: Vec<u8>, datapath: Datapath) -> Result<Opened, Ending> {
         let delivered = match self.gate.admit(None) {
             Ok(()) => self.deliver().await,
             Err(refusal) => Err(refusal),
         };
         match delivered {
-            Ok(application) => Ok(Open { application, peer: Peer::Plain { tcp, first, datapath } }),
+            Ok(application) => Ok((Open { application, peer: Peer::Plain { tcp, first, datapath } }, None)),
             Err(refusal) => {
                 reset(&tcp);
                 Err(Ending::Refused(refusal))
@@ -187,7 +191,7 @@ impl Reception<'_> {
         arrived: Arrived,
         slot: HandshakePermit,
         limit: Duration,
-    ) -> Result<Open, Ending> {
+    ) -> Result<Opened, Ending> {
         let mtlsd = arrived.mtlsd;
         let shaken = self.shake_hands(arrived, limit).await;
         drop(slot);
@@ -210,12 +214,13 @@ impl Reception<'_> {
                     }
                     let suite = session.records().suite().and_then(Suite::of);
                     let tls = &self.snapshot.config.tls;
+                    let marks = Arc::clone(&peer.marks);
                     let peer = Peer::Tls {
                         offload: self.relay.offload(&self.workload.settings, tls, suite),
                         records_per_key: suite.and_then(|suite| tls.records_per_key(suite)),
                         session,
                     };
-                    return Ok(Open { application, peer });
+                    return Ok((Open { application, peer }, Some(marks)));
                 }
                 Err(refusal) => refusal,
             },

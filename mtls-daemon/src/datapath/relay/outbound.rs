@@ -20,6 +20,7 @@ use crate::config::ConnectHold;
 use crate::datapath::ktls::Suite;
 use crate::directory::Destination;
 use crate::handshake::{ExpectedServer, Preface, Records, Verdict};
+use crate::identity::ChainMarks;
 use crate::observe::connection::{Direction, Ending};
 use crate::observe::observer::{Captured, Observed};
 use crate::observe::{Reason, Refusal};
@@ -91,8 +92,8 @@ pub async fn carry(relay: Arc<Relay>, place: Arc<Place>, held: Held) {
         records_per_key: suite.and_then(|suite| snapshot.config.tls.records_per_key(suite)),
         session: ready.session,
     };
-    let stopped = workload.stopped.clone();
-    let limits = Limits { idle: snapshot.config.timeouts.idle, stopped, permit: ready.permit };
+    let lease = relay.lease(&workload, ready.peer);
+    let limits = Limits { idle: snapshot.config.timeouts.idle, lease, permit: ready.permit };
     convey::spawn(Open { application: ready.application, peer }, limits, observed);
 }
 
@@ -101,6 +102,8 @@ struct Ready {
     session: Session,
     application: TcpStream,
     permit: ConnectionPermit,
+    /// What the server's chain can be revoked by.
+    peer: Option<Arc<ChainMarks>>,
 }
 
 struct Attempt<'a> {
@@ -137,12 +140,12 @@ impl Attempt<'_> {
             ConnectHold::Off => Some(self.release(None)?),
             ConnectHold::Ready | ConnectHold::Handshake => None,
         };
-        let peer = self.dial().await?;
-        let local = peer.local_addr().ok();
+        let dialled = self.dial().await?;
+        let local = dialled.local_addr().ok();
         if let Some(local) = local {
             self.observed.connection().learn(|learned| learned.source = Some(local));
         }
-        let (mut session, took) = self.shake_hands(peer, destination).await?;
+        let (mut session, took, peer) = self.shake_hands(dialled, destination).await?;
         let mtlsd = session.records().speaks_mtlsd();
         let arrival = match arrival {
             Some(arrival) => Some(arrival),
@@ -162,7 +165,7 @@ impl Attempt<'_> {
             Ok(Ok(application)) => application,
             _ => return Err(Refusal::new(Reason::Internal, "the released connection did not arrive")),
         };
-        Ok(Ready { session, application, permit })
+        Ok(Ready { session, application, permit, peer })
     }
 
     async fn dial(&self) -> Result<TcpStream, Refusal> {
@@ -177,7 +180,7 @@ impl Attempt<'_> {
         &self,
         peer: TcpStream,
         destination: &Destination,
-    ) -> Result<(Session, Duration), Refusal> {
+    ) -> Result<(Session, Duration, Option<Arc<ChainMarks>>), Refusal> {
         let limit = self.snapshot.config.timeouts.handshake;
         let _slot = self.relay.admission.load().outbound_handshake(limit).await?;
         let identity = self.workload.usable_identity(SystemTime::now())?;
@@ -201,7 +204,10 @@ impl Attempt<'_> {
         let result = tokio::time::timeout(limit, session.handshake()).await;
         note_handshake(self.observed, session.records().agreed().as_ref(), &verdict);
         match result {
-            Ok(Ok(())) => Ok((session, started.elapsed())),
+            Ok(Ok(())) => {
+                let peer = verdict.peer().map(|peer| Arc::clone(&peer.marks));
+                Ok((session, started.elapsed(), peer))
+            }
             Ok(Err(error)) => {
                 let refusal = refusal_of(&error, &verdict);
                 if matches!(error, SessionError::Tls(_)) {

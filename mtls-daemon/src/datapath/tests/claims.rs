@@ -1,10 +1,10 @@
 //! What the pump promises, one by one.
 
 use std::io;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt, Interest};
-use tokio::sync::watch;
 
 use super::ends::{
     Peer, fresh_records, in_time, is_alert, is_forgery, is_reset, next, observed, plain_pump, records, reset,
@@ -17,8 +17,9 @@ use crate::datapath::relay::pump::{Codec, Pump};
 use crate::datapath::relay::session::{Session, SessionError};
 use crate::datapath::tls::ChannelError;
 use crate::handshake::{Preface, Progress, Records};
-use crate::observe::Reason;
+use crate::lease::{Leases, Mark, Parties};
 use crate::observe::connection::Ending;
+use crate::observe::{Reason, Refusal};
 
 #[tokio::test]
 async fn half_close_leaves_the_other_direction_working() {
@@ -209,30 +210,33 @@ async fn silence_for_longer_than_the_limit_ends_it_and_bytes_put_it_off() {
 }
 
 #[tokio::test]
-async fn a_stop_is_rst_both_ways() {
-    for tls in [true, false] {
+async fn the_end_of_a_lease_is_rst_both_ways() {
+    for (tls, reason) in
+        [(true, Reason::ShuttingDown), (false, Reason::ShuttingDown), (true, Reason::Revoked)]
+    {
         let (mut application, at_pump) = tcp().await;
         let (mut peer, from_peer) = tcp().await;
-        let (stop, stopped) = watch::channel(false);
+        let leases = Arc::new(Leases::default());
+        let mut lease = leases.join(Parties { workload: "web".into(), own: None, peer: None });
         let outcome = tokio::spawn(async move {
             let observed = observed();
             let mut pump = match tls {
                 true => tls_pump(at_pump, from_peer, records().0, &observed),
                 false => plain_pump(at_pump, from_peer, &observed),
             };
-            let result = pump.run_until(None, stopped).await;
+            let result = pump.run_until(None, &mut lease).await;
             pump.end(&result);
             result
         });
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert!(!outcome.is_finished());
-        stop.send_replace(true);
+        leases.end(Mark::Workload("web"), |_| Some(Refusal::new(reason, "a test")));
         for socket in [&mut application, &mut peer] {
             assert_eq!(next(socket).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);
         }
         let outcome = in_time(outcome).await.unwrap().unwrap_err();
-        assert!(matches!(outcome, PumpError::Stopped), "{outcome}");
-        assert_eq!(outcome.refusal().reason, Reason::ShuttingDown);
+        assert!(matches!(outcome, PumpError::Over(_)), "{outcome}");
+        assert_eq!(outcome.refusal(), Refusal::new(reason, "a test"));
     }
 }
 

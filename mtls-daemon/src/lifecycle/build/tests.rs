@@ -20,7 +20,7 @@ fn workloads_get_their_identity_from_the_ca_or_from_their_files() {
     assert_eq!(prepared.sources["web"].kind(), "embedded_ca");
     assert_eq!(prepared.sources["db"].kind(), "files");
     let store = IdentityStore::new();
-    let (metrics, mut registry) = (Metrics::new("0"), Registry::new(Arc::default()));
+    let (metrics, mut registry) = (Metrics::new("0"), Registry::new(Arc::default(), Arc::default()));
     let none = Err(Unavailable::NoModule { may_load: true });
 
     let before = prepared.snapshot(1, &store, &none, &mut registry, &metrics);
@@ -68,7 +68,7 @@ fn an_own_identity_that_is_revoked_is_not_used_until_that_is_taken_back() {
     let store = IdentityStore::new();
     assert!(store.apply(prepared.sources.clone()).is_empty());
     let (metrics, now) = (Metrics::new("0"), SystemTime::now());
-    let mut registry = Registry::new(Arc::default());
+    let mut registry = Registry::new(Arc::default(), Arc::default());
     let none = Err(Unavailable::NoModule { may_load: true });
     let snapshot = prepared.snapshot(1, &store, &none, &mut registry, &metrics);
     let web = snapshot.by_name("web").unwrap();
