@@ -18,6 +18,7 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
+use super::revoke;
 use super::socket::AdminSocket;
 use super::view::{DaemonView, ReloadReport, Status, VerifyReport, WorkloadStatus};
 use crate::observe::connection::{ConnectionId, ConnectionRecord};
@@ -38,10 +39,10 @@ pub struct ApiError {
     pub mend: String,
 }
 
-struct Failure(StatusCode, ApiError);
+pub(super) struct Failure(StatusCode, ApiError);
 
 impl Failure {
-    fn new(status: StatusCode, error: impl Into<String>, mend: impl Into<String>) -> Self {
+    pub(super) fn new(status: StatusCode, error: impl Into<String>, mend: impl Into<String>) -> Self {
         Self(status, ApiError { error: error.into(), mend: mend.into() })
     }
 }
@@ -92,6 +93,7 @@ fn router<V: DaemonView>(view: Arc<V>) -> Router {
         .route("/v1/explain", get(explained::<V>))
         .route("/v1/verify", get(verify::<V>))
         .route("/v1/reload", post(reload::<V>))
+        .merge(revoke::routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(only_owner))
@@ -100,11 +102,16 @@ fn router<V: DaemonView>(view: Arc<V>) -> Router {
 
 /// The user at the other end, as the kernel knows it (SO_PEERCRED).
 #[derive(Debug, Clone, Copy)]
-struct Peer {
+pub(super) struct Peer {
     uid: Option<u32>,
 }
 
 impl Peer {
+    /// For what is kept of who did something.
+    pub(super) fn name(self) -> String {
+        self.uid.map_or_else(|| "unknown".to_owned(), |uid| format!("uid {uid}"))
+    }
+
     fn may_ask(self, own: u32) -> bool {
         self.uid.is_some_and(|uid| uid == 0 || uid == own)
     }
@@ -131,7 +138,7 @@ async fn no_such_path() -> Failure {
 }
 
 async fn wrong_method() -> Failure {
-    let mend = "use GET to ask and POST to reload";
+    let mend = "use GET to ask and POST to change something";
     Failure::new(StatusCode::METHOD_NOT_ALLOWED, "this path does not take this method", mend)
 }
 
@@ -224,19 +231,24 @@ pub(crate) mod tests {
     use std::num::NonZeroUsize;
     use std::os::unix::fs::PermissionsExt;
     use std::path::{Path, PathBuf};
+    use std::time::SystemTime;
 
     use time::OffsetDateTime;
 
+    use super::super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
     use super::super::view::{
         Ability, Check, ConfigStatus, ConnectionSums, KtlsDefect, KtlsStatus, WorkloadState,
     };
     use super::*;
+    use crate::identity::Revocations;
+    use crate::identity::revocation::{Entry, RevocationError};
     use crate::observe::connection::{Ending, LiveConnection, Opening};
     use crate::observe::{Direction, Reason, Recorder, Refusal};
 
     /// A daemon that has one workload and remembers three connections.
     pub(crate) struct Fake {
         pub(crate) recorder: Recorder,
+        pub(crate) revocations: Revocations,
         pub(crate) healthy: bool,
     }
 
@@ -249,7 +261,7 @@ pub(crate) mod tests {
             let refused = connection(2);
             refused.learn(|l| l.peer_identity = Some("spiffe://example.org/web".into()));
             recorder.record(Arc::new(refused.ended(Ending::Refused(refusal))));
-            Self { recorder, healthy }
+            Self { recorder, revocations: Revocations::in_memory(), healthy }
         }
     }
 
@@ -323,6 +335,22 @@ pub(crate) mod tests {
 
         fn recorder(&self) -> &Recorder {
             &self.recorder
+        }
+
+        fn revocations(&self) -> Vec<Arc<Entry>> {
+            self.revocations.entries(SystemTime::now())
+        }
+
+        fn revoke(&self, request: RevokeRequest, by: String) -> Result<RevokeReport, RevocationError> {
+            let now = SystemTime::now();
+            let entry = Entry::new(request.target, request.reason, by, request.seconds, now)?;
+            self.revocations.revoke(entry.clone(), now)?;
+            Ok(RevokeReport { entry, connections_cut: 2 })
+        }
+
+        fn unrevoke(&self, request: UnrevokeRequest, _: String) -> Result<UnrevokeReport, RevocationError> {
+            let entries = self.revocations.unrevoke(&request.target, SystemTime::now())?;
+            Ok(UnrevokeReport { entries })
         }
 
         async fn verify(&self) -> VerifyReport {
@@ -405,6 +433,7 @@ pub(crate) mod tests {
         for (url, want) in [
             ("http://d/v1/nothing", 404),
             ("http://d/v1/reload", 405),
+            ("http://d/v1/revoke", 405),
             ("http://d/v1/connections?limit=x", 400),
             ("http://d/v1/connections?limit=-1", 400),
             ("http://d/v1/connections?colour=red", 400),
@@ -420,6 +449,21 @@ pub(crate) mod tests {
             let error: ApiError = serde_json::from_str(&body).unwrap();
             assert!(!error.error.is_empty() && !error.mend.is_empty(), "{url}: {body}");
         }
+    }
+
+    #[tokio::test(flavor = "multi_thread", worker_threads = 1)]
+    async fn a_request_that_is_not_one_changes_nothing_and_says_so() {
+        let served = serve(true);
+        for body in ["", "{", "{}", r#"{"target":{"kind":"key","sha256":"ab"}}"#, r#"{"target":1,"more":2}"#]
+        {
+            let header = "content-type: application/json";
+            let arguments = ["-d", body, "-H", header, "http://d/v1/revoke"];
+            let (status, body) = curl(&served.path, None, &arguments);
+            assert_eq!(status, 400, "{body}");
+            assert!(serde_json::from_str::<ApiError>(&body).is_ok(), "{body}");
+        }
+        let (_, list) = curl(&served.path, None, &["http://d/v1/revocations"]);
+        assert_eq!(list, "[]");
     }
 
     #[tokio::test(flavor = "multi_thread", worker_threads = 1)]

@@ -8,8 +8,9 @@ use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
 use super::client::{AdminClient, ClientError, Which};
-use super::render;
+use super::revoke::args::{CertificateFileError, RevokeArgs, UnrevokeArgs};
 use super::socket::DEFAULT_SOCKET;
+use super::{render, revoke};
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::observe::connection::ConnectionId;
 
@@ -170,6 +171,10 @@ pub enum Ask {
     Verify(AskOptions),
     /// Load the configuration anew: all of it, or none
     Reload(AskOptions),
+    /// Revoke a certificate, a key or an identity on this node at once, and cut its connections
+    Revoke(RevokeArgs),
+    /// Take back what was revoked
+    Unrevoke(UnrevokeArgs),
 }
 
 /// Arguments of `mtlsd explain`.
@@ -209,6 +214,9 @@ pub enum AskError {
     /// No answer.
     #[error(transparent)]
     Client(#[from] ClientError),
+    /// The question needs a file that cannot be used.
+    #[error(transparent)]
+    Certificate(#[from] CertificateFileError),
     /// The answer could not be written.
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
@@ -226,6 +234,8 @@ impl Ask {
             | Self::Reload(options) => options,
             Self::Connections { options, .. } => options,
             Self::Explain(arguments) => &arguments.options,
+            Self::Revoke(arguments) => &arguments.options,
+            Self::Unrevoke(arguments) => &arguments.options,
         }
     }
 
@@ -268,6 +278,20 @@ impl Ask {
                 show(out, json, &report, render::reload)?;
                 report.applied
             }
+            Self::Revoke(arguments) => {
+                match arguments.request()? {
+                    Some(request) => show(out, json, &client.revoke(&request).await?, revoke::revoked)?,
+                    None => show(out, json, &client.revocations().await?, |list| revoke::entries(list))?,
+                }
+                true
+            }
+            Self::Unrevoke(arguments) => match arguments.request()? {
+                Some(request) => {
+                    show(out, json, &client.unrevoke(&request).await?, revoke::unrevoked)?;
+                    true
+                }
+                None => false,
+            },
         };
         Ok(if holds { EXIT_HOLDS } else { EXIT_DOES_NOT_HOLD })
     }
@@ -287,7 +311,7 @@ fn show<T: Serialize>(
     }
 }
 
-fn lifetime(text: &str) -> Result<Duration, String> {
+pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
     let mend =
         || format!("{text:?} is not a duration; write a whole number above 0 with s, m, h or d, such as 1h");
     let unit = text.chars().last().ok_or_else(mend)?;

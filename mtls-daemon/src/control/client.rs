@@ -4,16 +4,19 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Bytes;
 use hyper::client::conn::http1;
 use hyper::{Method, Request};
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::admin::ApiError;
+use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use super::view::{ReloadReport, Status, VerifyReport, WorkloadStatus};
+use crate::identity::revocation::Entry;
 use crate::observe::connection::{ConnectionId, ConnectionRecord};
 use crate::observe::explain::Explanation;
 
@@ -142,14 +145,57 @@ impl AdminClient {
         self.ask(Method::POST, "/v1/reload").await
     }
 
+    /// What is on the deny list.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists.
+    pub async fn revocations(&self) -> Result<Vec<Entry>, ClientError> {
+        self.ask(Method::GET, "/v1/revocations").await
+    }
+
+    /// Puts something on the deny list.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists.
+    pub async fn revoke(&self, request: &RevokeRequest) -> Result<RevokeReport, ClientError> {
+        self.tell("/v1/revoke", request).await
+    }
+
+    /// Takes something off the deny list.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists.
+    pub async fn unrevoke(&self, request: &UnrevokeRequest) -> Result<UnrevokeReport, ClientError> {
+        self.tell("/v1/unrevoke", request).await
+    }
+
     async fn ask<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
-        match tokio::time::timeout(TIMEOUT, self.exchange(method, path)).await {
+        self.answer(method, path, Bytes::new()).await
+    }
+
+    async fn tell<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.broken(&error))?;
+        self.answer(Method::POST, path, body.into()).await
+    }
+
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
+        match tokio::time::timeout(TIMEOUT, self.exchange(method, path, body)).await {
             Ok(answer) => answer,
             Err(_elapsed) => Err(ClientError::Timeout(self.socket.clone())),
         }
     }
 
-    async fn exchange<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
+    async fn exchange<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<T, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| self.unreachable(error))?;
         let (mut sender, connection) =
             http1::handshake(TokioIo::new(stream)).await.map_err(|e| self.broken(&e))?;
@@ -159,7 +205,8 @@ impl AdminClient {
             .method(method)
             .uri(path)
             .header(hyper::header::HOST, "mtlsd")
-            .body(Empty::<Bytes>::new())
+            .header(hyper::header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
             .map_err(|e| self.broken(&e))?;
         let response = sender.send_request(request).await.map_err(|e| self.broken(&e))?;
         let status = response.status();

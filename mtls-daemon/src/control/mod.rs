@@ -5,6 +5,7 @@ pub mod cli;
 pub mod client;
 pub mod http;
 pub mod render;
+pub mod revoke;
 pub mod socket;
 pub mod view;
 

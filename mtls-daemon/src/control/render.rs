@@ -215,12 +215,12 @@ pub fn visible(text: &str) -> String {
     out
 }
 
-fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
+pub(super) fn line(out: &mut String, text: std::fmt::Arguments<'_>) {
     // Writing to a string cannot fail.
     let _ok = writeln!(out, "{}", visible(&text.to_string()));
 }
 
-fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>, empty: &str) -> String {
+pub(super) fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>, empty: &str) -> String {
     let mut table = Table::new();
     table.load_style(presets::NOTHING);
     table.set_header(header.iter().map(|title| title.to_uppercase()));
@@ -233,7 +233,7 @@ fn table(header: &[&str], rows: impl Iterator<Item = Vec<String>>, empty: &str) 
 }
 
 /// RFC 3339 to the second, UTC.
-fn date(time: OffsetDateTime) -> String {
+pub(super) fn date(time: OffsetDateTime) -> String {
     let time = time.to_offset(time::UtcOffset::UTC);
     let time = time.replace_nanosecond(0).unwrap_or(time);
     time.format(&Rfc3339).unwrap_or_else(|_| "(a year that RFC 3339 cannot write)".to_owned())

@@ -2,10 +2,13 @@
 
 use std::future::Future;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
+use crate::identity::revocation::{Entry, RevocationError};
 use crate::observe::connection::CertificateInfo;
 use crate::observe::recorder::Recorder;
 
@@ -22,6 +25,21 @@ pub trait DaemonView: Send + Sync + 'static {
 
     /// Checks now whether everything that should be captured is.
     fn verify(&self) -> impl Future<Output = VerifyReport> + Send;
+
+    /// What is on the deny list.
+    fn revocations(&self) -> Vec<Arc<Entry>>;
+
+    /// Puts something on the deny list and cuts the live connections that it names. May wait for the disk.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    fn revoke(&self, request: RevokeRequest, by: String) -> Result<RevokeReport, RevocationError>;
+
+    /// Takes something off the deny list. May wait for the disk.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    fn unrevoke(&self, request: UnrevokeRequest, by: String) -> Result<UnrevokeReport, RevocationError>;
 
     /// Loads the configuration anew: all of it, or none.
     fn reload(&self) -> impl Future<Output = ReloadReport> + Send;

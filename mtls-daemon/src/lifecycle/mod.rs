@@ -9,6 +9,7 @@ pub mod logging;
 mod offload;
 pub mod reconcile;
 pub mod registry;
+mod revoke;
 pub mod serve;
 pub mod tables;
 pub mod verify;

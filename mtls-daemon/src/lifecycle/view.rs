@@ -6,11 +6,13 @@ use std::time::SystemTime;
 use super::daemon::{Daemon, lock};
 use super::verify;
 use crate::config::{Selector, Workload};
+use crate::control::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use crate::control::view::{
     Ability, ConfigStatus, ConnectionSums, DaemonView, KtlsDefect, KtlsStatus, ReloadReport, Status,
     VerifyReport, WorkloadState, WorkloadStatus,
 };
 use crate::datapath::relay::KernelTls;
+use crate::identity::revocation::{Entry, RevocationError};
 use crate::observe::connection::CertificateInfo;
 use crate::observe::metrics::WorkloadMetrics;
 use crate::observe::recorder::Recorder;
@@ -75,6 +77,18 @@ impl DaemonView for Daemon {
 
     fn recorder(&self) -> &Recorder {
         self.relay.observer.recorder()
+    }
+
+    fn revocations(&self) -> Vec<Arc<Entry>> {
+        self.revocations.entries(SystemTime::now())
+    }
+
+    fn revoke(&self, request: RevokeRequest, by: String) -> Result<RevokeReport, RevocationError> {
+        self.put_on_deny_list(request, by)
+    }
+
+    fn unrevoke(&self, request: UnrevokeRequest, by: String) -> Result<UnrevokeReport, RevocationError> {
+        self.take_off_deny_list(&request, &by)
     }
 
     async fn verify(&self) -> VerifyReport {

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::marks::{CertificateMarks, ChainMarks, DistinguishedName, Serial, Sha256};
+use super::{MAX_SECONDS, RevocationError};
 use crate::identity::{SpiffeId, when};
 
 /// What is revoked.
@@ -44,6 +45,14 @@ impl Target {
             Self::Serial { .. } | Self::Key { .. } => {
                 chain.certificates.iter().any(|certificate| self.names_certificate(certificate))
             }
+        }
+    }
+
+    /// Is everything that `other` names named by this one, going by what they say?
+    pub(super) fn covers(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Serial { serial, issuer: None }, Self::Serial { serial: theirs, .. }) => serial == theirs,
+            _ => self == other,
         }
     }
 
@@ -91,6 +100,27 @@ pub struct Entry {
 }
 
 impl Entry {
+    /// As of now.
+    ///
+    /// # Errors
+    /// [`RevocationError::TooLong`].
+    pub fn new(
+        target: Target,
+        reason: String,
+        by: String,
+        seconds: Option<u64>,
+        now: SystemTime,
+    ) -> Result<Self, RevocationError> {
+        let at = OffsetDateTime::from(now);
+        let until = |seconds| {
+            let allowed = Some(seconds).filter(|seconds| *seconds <= MAX_SECONDS);
+            allowed.and_then(|seconds| at.checked_add(time::Duration::seconds(i64::try_from(seconds).ok()?)))
+        };
+        let until =
+            seconds.map(|seconds| until(seconds).ok_or(RevocationError::TooLong(seconds))).transpose()?;
+        Ok(Self { target, reason, by, at, until })
+    }
+
     /// Is it in force?
     #[must_use]
     pub fn holds_at(&self, now: SystemTime) -> bool {

@@ -29,6 +29,9 @@ pub const MAX_ENTRIES: usize = 100_000;
 /// Longest reason of an entry, in characters.
 pub const MAX_REASON: usize = 256;
 
+/// Longest time for which something may be revoked, in seconds: 100 years.
+pub const MAX_SECONDS: u64 = 100 * 366 * 86_400;
+
 /// Why the deny list cannot be read or changed.
 #[derive(Debug, thiserror::Error)]
 pub enum RevocationError {
@@ -61,6 +64,11 @@ pub enum RevocationError {
     /// More than [`MAX_REASON`].
     #[error("the reason has {0} characters; at most {MAX_REASON} are kept")]
     LongReason(usize),
+    /// Longer than [`MAX_SECONDS`].
+    #[error(
+        "{0} s is too long for a revocation that ends; at most {MAX_SECONDS} s, or leave it out for one that does not"
+    )]
+    TooLong(u64),
     /// Nothing of the kind.
     #[error("{0} is not on the deny list; `mtlsd revoke --list` shows what is")]
     NotRevoked(String),
@@ -129,19 +137,19 @@ impl Revocations {
         self.replace(&file, entries)
     }
 
-    /// Takes back what was revoked by this very target.
+    /// Takes back what was revoked by this very target; a serial without an issuer stands for that of any.
     ///
     /// # Errors
     /// Also when there is no such entry; the list is as it was.
-    pub fn unrevoke(&self, target: &Target, now: SystemTime) -> Result<Arc<Entry>, RevocationError> {
+    pub fn unrevoke(&self, target: &Target, now: SystemTime) -> Result<Vec<Arc<Entry>>, RevocationError> {
         let file = self.lock();
-        let mut entries = self.entries(now);
-        let found = entries.iter().position(|entry| entry.target == *target);
-        let entry = found
-            .map(|at| entries.remove(at))
-            .ok_or_else(|| RevocationError::NotRevoked(target.to_string()))?;
-        self.replace(&file, entries)?;
-        Ok(entry)
+        let (gone, stay): (Vec<_>, Vec<_>) =
+            self.entries(now).into_iter().partition(|entry| target.covers(&entry.target));
+        if gone.is_empty() {
+            return Err(RevocationError::NotRevoked(target.to_string()));
+        }
+        self.replace(&file, stay)?;
+        Ok(gone)
     }
 
     fn replace(&self, file: &Option<ListFile>, entries: Vec<Arc<Entry>>) -> Result<(), RevocationError> {

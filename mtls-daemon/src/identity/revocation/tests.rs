@@ -108,8 +108,9 @@ fn the_list_outlives_a_restart_and_only_its_owner_reads_it() {
     assert_eq!(again.entries(now), revocations.entries(now));
     assert_eq!(again.entries(now).len(), all.len());
     assert!(again.refusal_of(&chain, now).unwrap().detail.ends_with(": again"));
+    // The serial of one issuer, and then, without an issuer, what is left of that serial.
     for target in &all {
-        again.unrevoke(target, now).unwrap();
+        assert_eq!(again.unrevoke(target, now).unwrap().len(), 1);
     }
     let gone = again.unrevoke(&all[0], now).unwrap_err();
     assert!(gone.to_string().contains(WEB) && gone.to_string().contains("--list"), "{gone}");
@@ -171,4 +172,21 @@ fn the_list_has_a_most_and_a_full_one_still_takes_back() {
     assert!(matches!(revocations.revoke(entry(id(WEB)), now), Err(RevocationError::Full)));
     revocations.unrevoke(&numbered(7).target, now).unwrap();
     revocations.revoke(entry(id(WEB)), now).unwrap();
+}
+
+#[test]
+fn a_serial_without_an_issuer_takes_back_those_of_all_and_one_with_an_issuer_only_its_own() {
+    let now = SystemTime::now();
+    let revocations = Revocations::in_memory();
+    let of = |issuer: Option<&str>| Target::Serial {
+        serial: "0a".parse().unwrap(),
+        issuer: issuer
+            .map(|name| DistinguishedName { sha256: Sha256::of(name.as_bytes()), name: name.into() }),
+    };
+    for issuer in [Some("a"), Some("b"), Some("c")] {
+        revocations.revoke(entry(of(issuer)), now).unwrap();
+    }
+    assert_eq!(revocations.unrevoke(&of(Some("a")), now).unwrap().len(), 1);
+    assert_eq!(revocations.unrevoke(&of(None), now).unwrap().len(), 2);
+    assert!(revocations.entries(now).is_empty());
 }
