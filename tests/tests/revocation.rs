@@ -1,0 +1,146 @@
+//! What is revoked is over: live connections at once and on both sides, new ones with their reason, and after a restart.
+
+use std::time::{Duration, Instant};
+
+use mtls_tests::certs::Leaf;
+use mtls_tests::lab::{Process, Record};
+use mtls_tests::programs::{self, Identity, s_client};
+use mtls_tests::{Pair, eventually, slow};
+use serde_json::Value;
+
+const PORT: u16 = 7000;
+const WEB: &str = "spiffe://example.org/web";
+
+/// A server in `db` that echoes, and a client in `web` that has spoken once and stays.
+fn stream(pair: &Pair, said: &str) -> (Process, Process) {
+    let mut server = programs::probe(pair.db(), PORT, &[]);
+    let to = pair.db().at(PORT).to_string();
+    let mut client = pair.web().own("probe").args(["connect", &to, "--ask"]).piped().spawn();
+    client.wait_for(r#""connect":"ok""#);
+    client.write(format!("{said}\n").as_bytes());
+    server.wait_for(r#""accept""#);
+    eventually(slow::limit(15), "the first bytes on both sides", || {
+        (live(pair, |c| c["bytes"]["received"].as_u64() > Some(0) || c["bytes"]["sent"].as_u64() > Some(0))
+            == 2)
+            .then_some(())
+    });
+    (server, client)
+}
+
+fn live(pair: &Pair, wanted: impl Fn(&Value) -> bool) -> usize {
+    let connections = pair.daemon.ask(&["connections"]);
+    let all = connections.as_array().expect("a list");
+    all.iter().filter(|c| c["event"] == "open" && wanted(c)).count()
+}
+
+/// The certificate that `web` has now, as a target of each kind.
+fn targets(pair: &Pair) -> Vec<Vec<String>> {
+    let workloads = pair.daemon.ask(&["workloads"]);
+    let web = workloads.as_array().expect("a list").iter().find(|w| w["name"] == "web").expect("web");
+    let serial = web["certificate"]["serial"].as_str().expect("a serial").to_owned();
+    let intermediate = pair.daemon.ca().join("intermediate.crt").display().to_string();
+    vec![
+        vec!["--serial".to_owned(), serial],
+        vec!["--spiffe-id".to_owned(), WEB.to_owned()],
+        vec!["--key".to_owned(), key_of_intermediate(pair, &intermediate)],
+        vec!["--certificate".to_owned(), intermediate],
+    ]
+}
+
+/// As docs/revocation.md says to find it.
+fn key_of_intermediate(pair: &Pair, file: &str) -> String {
+    let line = format!(
+        "openssl x509 -in {file} -noout -pubkey | openssl pkey -pubin -outform DER | sha256sum | cut -d' ' -f1"
+    );
+    pair.lab.tool("sh").args(["-c", &line]).run().ok().text().trim().to_owned()
+}
+
+fn with(words: &[&str], target: &[String]) -> Vec<String> {
+    words.iter().map(|word| (*word).to_owned()).chain(target.iter().cloned()).collect()
+}
+
+#[track_caller]
+fn ask(pair: &Pair, words: &[String]) -> Value {
+    pair.daemon.ask(&words.iter().map(String::as_str).collect::<Vec<_>>())
+}
+
+fn is_cut(record: &Record, inbound: bool) -> bool {
+    record.inbound() == inbound && !record.refused() && record.reason() == "revoked"
+}
+
+#[test]
+fn a_live_stream_is_cut_on_both_sides_by_each_kind_of_target_and_a_new_one_is_refused() {
+    let pair = Pair::strict();
+    pair.works();
+    for target in targets(&pair) {
+        let known = pair.daemon.access_log().len();
+        let (mut server, mut client) = stream(&pair, "hello");
+        let start = Instant::now();
+        let report = ask(&pair, &with(&["revoke", "--reason", "stolen"], &target));
+        assert_eq!(report["connections_cut"], 2, "web's side and db's: {report}");
+        // The promise is a second; a slow machine only makes this program and the log slow.
+        server.wait_for("ECONNRESET");
+        let took = start.elapsed();
+        assert!(took < slow::stretched(Duration::from_secs(1)), "{target:?} took {took:?}");
+        // The client reads only once its input has ended.
+        client.close_stdin();
+        let end = client.output(slow::limit(15)).text();
+        assert!(end.contains(r#""receive":"ECONNRESET""#), "{target:?}: {end}");
+        for inbound in [false, true] {
+            let new = || pair.daemon.access_log().into_iter().skip(known);
+            let record =
+                eventually(slow::limit(15), "the record of the cut", || new().find(|r| is_cut(r, inbound)));
+            assert!(record.detail().contains("stolen"), "{record:?}");
+        }
+        drop(server);
+
+        let known = pair.daemon.access_log().len();
+        let refused = pair.curl(pair.http()[0]);
+        assert_ne!(refused.code, Some(0), "{target:?}: {refused}");
+        let what = "the refusal of a new one";
+        let new = || pair.daemon.access_log().into_iter().skip(known);
+        eventually(slow::limit(15), what, || new().find(|r| r.refused() && r.reason() == "revoked"));
+        ask(&pair, &with(&["unrevoke"], &target));
+        pair.works();
+    }
+}
+
+#[test]
+fn a_revoked_client_that_is_not_mtlsd_hears_it_by_the_alert_and_after_a_restart_too() {
+    let (mut pair, authority) = Pair::with_authority("");
+    let guest = "spiffe://example.org/guest";
+    let identity = Identity::from(&authority.issue("guest", &Leaf::good(guest)));
+    s_client(pair.out(), pair.db().at(80), &pair.root(), Some(&identity)).run().ok();
+    let report = pair.daemon.ask(&["revoke", "--spiffe-id", guest]);
+    assert_eq!(report["connections_cut"], 0, "{report}");
+    for restarted in [false, true] {
+        if restarted {
+            pair.daemon.restart();
+        }
+        let record = pair.refuses("revoked", |to| {
+            let output = s_client(pair.out(), to, &pair.root(), Some(&identity)).run().fails();
+            assert!(output.stderr.contains("certificate revoked"), "{output}");
+            output
+        });
+        assert_eq!((record.peer(), record.peer_proven()), (guest, false), "{record:?}");
+        let explained = pair.daemon.ask(&["explain", record.id()]).to_string();
+        assert!(explained.contains("deny list") && explained.contains("mtlsd unrevoke"), "{explained}");
+    }
+    let list = pair.daemon.ask(&["revoke", "--list"]);
+    assert_eq!(list.as_array().map(Vec::len), Some(1), "{list}");
+    pair.daemon.ask(&["unrevoke", "--spiffe-id", guest]);
+    s_client(pair.out(), pair.db().at(80), &pair.root(), Some(&identity)).run().ok();
+}
+
+#[test]
+fn a_daemon_whose_deny_list_is_broken_does_not_start() {
+    let mut pair = Pair::strict();
+    pair.daemon.stop();
+    let list = pair.daemon.ca().with_file_name("revoked.json");
+    std::fs::write(&list, "{ \"version\": 1, ").expect("lab directory is writable");
+    let output = pair.daemon.run_to_end().fails();
+    assert!(output.stderr.contains("revoked.json") && output.stderr.contains("does not start"), "{output}");
+    std::fs::remove_file(&list).expect("lab directory is writable");
+    pair.daemon.start();
+    pair.works();
+}
