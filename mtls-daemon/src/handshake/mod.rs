@@ -27,4 +27,4 @@ pub const ALPN_MTLSD: &[u8] = b"mtlsd/1";
 #[cfg(test)]
 mod suites;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

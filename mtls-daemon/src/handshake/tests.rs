@@ -16,10 +16,10 @@ use crate::identity::testing::{HOUR, LeafSpec, TestCa, TestLeaf};
 use crate::identity::{PeerName, Revocations, TrustBundles};
 use crate::observe::{Reason, Refusal};
 
-pub(super) const CLIENT: &str = "spiffe://example.org/web";
-pub(super) const SERVER: &str = "spiffe://example.org/db";
+pub(crate) const CLIENT: &str = "spiffe://example.org/web";
+pub(crate) const SERVER: &str = "spiffe://example.org/db";
 
-pub(super) fn trust(ca: &TestCa) -> Arc<Trust> {
+pub(crate) fn trust(ca: &TestCa) -> Arc<Trust> {
     let bundles = TrustBundles::from_iter([("example.org".parse().unwrap(), ca.bundle())]);
     Arc::new(Trust {
         bundles: Arc::new(bundles),
@@ -35,18 +35,18 @@ pub(super) fn tls(leaf: &TestLeaf, trust: Arc<Trust>) -> WorkloadTls {
     WorkloadTls::new(&leaf.svid(), trust, TlsSettings::default())
 }
 
-pub(super) fn expected(id: &str) -> Arc<ExpectedServer> {
+pub(crate) fn expected(id: &str) -> Arc<ExpectedServer> {
     Arc::new(ExpectedServer { ids: vec![id.parse().unwrap()], dns_names: vec![] })
 }
 
 /// One end after the handshake went as far as it could.
-pub(super) struct End<C> {
-    pub(super) connection: C,
-    pub(super) error: Option<TlsError>,
+pub(crate) struct End<C> {
+    pub(crate) connection: C,
+    pub(crate) error: Option<TlsError>,
 }
 
 /// Moves bytes both ways until nothing moves. An end that failed still gets its alert out.
-pub(super) fn handshake(
+pub(crate) fn handshake(
     client: Arc<ClientConfig>,
     server: Arc<ServerConfig>,
 ) -> (End<Connection>, End<Connection>) {

@@ -81,12 +81,12 @@ pub enum FilesError {
         count: usize,
     },
     /// The certificate and the key are not a usable SVID.
-    #[error("the certificate {} with the key {} cannot be used: {source}", certificate.display(), key.display())]
+    #[error("the certificate {} with the key {key} cannot be used: {source}", certificate.display())]
     Svid {
         /// The certificate's file.
         certificate: PathBuf,
-        /// The key's file.
-        key: PathBuf,
+        /// The key's file, or its place in a token.
+        key: String,
         /// Why.
         source: Box<SvidError>,
     },
@@ -107,7 +107,7 @@ impl IdentityFiles {
         let key = read_key(&self.key)?;
         let svid = X509Svid::from_der(chain, &key, now).map_err(|source| FilesError::Svid {
             certificate: self.certificate.clone(),
-            key: self.key.clone(),
+            key: self.key.display().to_string(),
             source: Box::new(source),
         })?;
         let bundle = self.bundle.as_deref().map(read_bundle).transpose()?;
@@ -127,7 +127,7 @@ pub fn read_bundle(path: &Path) -> Result<Bundle, FilesError> {
     Bundle::from_pem(&content).map_err(|source| FilesError::Bundle { path: path.to_owned(), source })
 }
 
-fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, FilesError> {
+pub(super) fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, FilesError> {
     let content = read("certificate", path, MAX_FILE_BYTES)?;
     let mut chain = Vec::new();
     for block in blocks("certificate", path, &content) {

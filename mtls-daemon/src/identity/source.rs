@@ -8,7 +8,7 @@ use std::time::{Instant, SystemTime};
 use tokio::sync::Notify;
 
 use super::issuer::IssuerError;
-use super::{CaError, EmbeddedCa, FilesError, IdentityFiles, SpiffeId, TrustBundles, X509Svid};
+use super::{CaError, EmbeddedCa, FilesError, IdentityFiles, Pkcs11Error, SpiffeId, TrustBundles, X509Svid};
 
 /// What a source gives a workload.
 #[derive(Debug, Clone)]
@@ -40,6 +40,9 @@ pub enum IdentityError {
     /// The files are not usable.
     #[error("identity files: {0}")]
     Files(#[from] FilesError),
+    /// The key in the token is not usable.
+    #[error(transparent)]
+    Pkcs11(#[from] Pkcs11Error),
     /// An issuer did not sign, or not what was asked for.
     #[error(transparent)]
     Issuer(#[from] IssuerError),

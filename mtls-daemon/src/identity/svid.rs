@@ -151,6 +151,26 @@ impl X509Svid {
         key: &PrivateKeyDer<'_>,
         now: SystemTime,
     ) -> Result<Self, SvidError> {
+        Self::new(chain, now, || {
+            rustls::crypto::aws_lc_rs::sign::any_supported_type(key)
+                .map_err(|error| SvidError::UnusableKey(show(&error.to_string())))
+        })
+    }
+
+    /// The same for a key that signs elsewhere, and says what its public key is.
+    pub fn with_key(
+        chain: Vec<CertificateDer<'static>>,
+        key: Arc<dyn SigningKey>,
+        now: SystemTime,
+    ) -> Result<Self, SvidError> {
+        Self::new(chain, now, || Ok(key))
+    }
+
+    fn new(
+        chain: Vec<CertificateDer<'static>>,
+        now: SystemTime,
+        key: impl FnOnce() -> Result<Arc<dyn SigningKey>, SvidError>,
+    ) -> Result<Self, SvidError> {
         let bytes = chain.iter().map(|der| der.len()).sum();
         if chain.len() > MAX_OWN_CHAIN || bytes > MAX_OWN_CHAIN_BYTES {
             return Err(SvidError::ChainTooLarge { certificates: chain.len(), bytes });
@@ -161,7 +181,7 @@ impl X509Svid {
         for (der, number) in chain.iter().zip(1..).skip(1) {
             Leaf::read(der).map_err(unreadable(number))?;
         }
-        let key = signing_key(&chain, key, &leaf)?;
+        let key = matching(&chain, key()?, &leaf)?;
         let id = own_id(&leaf)?;
         check_usage(&leaf, &id)?;
         let svid = Self {
@@ -219,13 +239,11 @@ impl fmt::Debug for X509Svid {
     }
 }
 
-fn signing_key(
+fn matching(
     chain: &[CertificateDer<'static>],
-    key: &PrivateKeyDer<'_>,
+    key: Arc<dyn SigningKey>,
     leaf: &Leaf,
 ) -> Result<Arc<dyn SigningKey>, SvidError> {
-    let key = rustls::crypto::aws_lc_rs::sign::any_supported_type(key)
-        .map_err(|error| SvidError::UnusableKey(show(&error.to_string())))?;
     match CertifiedKey::new(chain.to_vec(), Arc::clone(&key)).keys_match() {
         Ok(()) => Ok(key),
         Err(TlsError::InconsistentKeys(InconsistentKeys::KeyMismatch)) => {

@@ -4,7 +4,7 @@ use std::time::{Duration, SystemTime};
 
 use rcgen::{
     BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, SanType,
+    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -141,6 +141,12 @@ impl TestCa {
     }
 
     pub(crate) fn leaf(&self, spec: &LeafSpec) -> TestLeaf {
+        let key = KeyPair::generate().unwrap();
+        TestLeaf { chain: self.leaf_for(spec, &key), key }
+    }
+
+    /// A chain for a key that is elsewhere.
+    pub(crate) fn leaf_for(&self, spec: &LeafSpec, key: &impl PublicKeyData) -> Vec<CertificateDer<'static>> {
         let mut params = CertificateParams::default();
         params.distinguished_name = DistinguishedName::new();
         if let Some(name) = &spec.common_name {
@@ -155,9 +161,7 @@ impl TestCa {
         params.not_before = spec.not_before.into();
         params.not_after = spec.not_after.into();
         params.custom_extensions = spec.extensions.clone();
-        let key = KeyPair::generate().unwrap();
-        let der = params.signed_by(&key, &self.issuer()).unwrap().into();
-        let chain = std::iter::once(der).chain(self.path.iter().cloned()).collect();
-        TestLeaf { chain, key }
+        let der = params.signed_by(key, &self.issuer()).unwrap().into();
+        std::iter::once(der).chain(self.path.iter().cloned()).collect()
     }
 }

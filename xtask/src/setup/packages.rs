@@ -24,7 +24,7 @@ pub enum Probe {
 type Row = (Probe, &'static str, Option<&'static str>);
 
 /// The programs that the tests talk to.
-pub const TESTS: [Row; 16] = [
+pub const TESTS: [Row; 18] = [
     (Probe::Program("ip"), "iproute2", None),
     (Probe::Program("nginx"), "nginx-light", Some("nginx")),
     (Probe::Program("curl"), "curl", None),
@@ -41,6 +41,8 @@ pub const TESTS: [Row; 16] = [
     (Probe::Program("ps"), "procps", None),
     (Probe::Program("mount"), "mount", None),
     (Probe::Program("bpftool"), "bpftool", None),
+    (Probe::Program("softhsm2-util"), "softhsm2", None),
+    (Probe::Program("pkcs11-tool"), "opensc", None),
 ];
 
 /// What boots a Debian kernel in a virtual machine.
