@@ -12,6 +12,7 @@ use crate::config::{self, Config};
 use crate::directory::Directory;
 use crate::handshake::WorkloadTls;
 use crate::identity::{ChainMarks, Revocations};
+use crate::identity::when;
 use crate::observe::connection::CertificateInfo;
 use crate::observe::metrics::WorkloadMetrics;
 use crate::observe::{Reason, Refusal};
@@ -79,8 +80,9 @@ impl WorkloadState {
             return Err(Refusal::new(
                 Reason::NoIdentity,
                 format!(
-                    "certificate {serial} of workload {} has expired and was not renewed",
-                    self.settings.name
+                    "certificate {serial} of workload {} {} and was not renewed",
+                    self.settings.name,
+                    when::expired(identity.not_after, now)
                 ),
             ));
         }

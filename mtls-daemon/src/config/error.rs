@@ -6,8 +6,8 @@ use std::path::PathBuf;
 use crate::identity::SpiffeIdError;
 
 use super::scalar::{
-    CgroupError, CidrError, DnsNameError, DurationError, NameError, NetnsError, PathError, VaultAddressError,
-    VaultPathError,
+    CgroupError, CidrError, DnsNameError, DurationError, NameError, NetnsError, PathError, ThresholdError,
+    VaultAddressError, VaultPathError,
 };
 use super::types::SpiffeIdPrefixError;
 
@@ -210,6 +210,9 @@ pub enum Fault {
     /// A duration that is not well-formed or out of range.
     #[error("the duration {0} cannot be: {1}")]
     Duration(Quoted, DurationError),
+    /// Neither a percentage nor a duration.
+    #[error("the threshold {0} cannot be: {1}")]
+    Threshold(Quoted, ThresholdError),
     /// A path that is not absolute and plain.
     #[error("the path {0} cannot be: {1}")]
     Path(Quoted, PathError),
@@ -256,6 +259,11 @@ pub enum Fault {
     EmptyText(&'static str),
 
     // Values that do not go together
+    /// The second alarm would come before the first.
+    #[error(
+        "`critical` is not less than `warning`, so that there would be no warning; write a smaller `critical`"
+    )]
+    AlarmOrder,
     /// An issuer that is not there.
     #[error(
         "there is no issuer {text} under `identity.issuers` (known: {known}); check the name, or add it there"

@@ -90,6 +90,18 @@ pub(super) struct Identity {
     pub issuer: Given<String>,
     /// Issuers besides the embedded CA, by name.
     pub issuers: Vec<At<Issuer>>,
+    /// When an identity or a root that nears its end is an alarm: percent of its life that is left (25%), or a time (6h).
+    pub alarms: Alarms,
+}
+
+/// When an identity that nears its end is an alarm.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Alarms {
+    /// Somebody should look. Default 25%.
+    pub warning: Given<String>,
+    /// Somebody must act. Default 10%.
+    pub critical: Given<String>,
 }
 
 /// Somebody who issues certificates: exactly one kind.

@@ -10,6 +10,7 @@ mod vault;
 
 pub use vault::{VaultAddressError, VaultPathError};
 pub(super) use vault::{vault_address, vault_name, vault_path};
+use crate::identity::alarm::Threshold;
 
 /// Longest name of a workload, directory entry or rule, in bytes.
 pub const MAX_NAME_LEN: usize = 63;
@@ -84,6 +85,34 @@ pub(super) fn dns_name(text: &str) -> Result<String, DnsNameError> {
         }
     }
     Ok(text.to_owned())
+}
+
+/// Why a text is not the threshold of an alarm.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum ThresholdError {
+    /// A percentage that no life has left.
+    #[error("write a whole percentage from 1% to 99%, or a time such as 6h")]
+    Percent,
+    /// Not a duration either.
+    #[error(transparent)]
+    Time(#[from] DurationError),
+}
+
+/// `25%` or `6h`.
+pub(super) fn threshold(text: &str) -> Result<Threshold, ThresholdError> {
+    let Some(percent) = text.strip_suffix('%') else {
+        return Ok(Threshold::Left(duration(
+            text,
+            Duration::from_secs(1),
+            Duration::from_secs(365 * 86_400),
+        )?));
+    };
+    match percent.parse::<u8>() {
+        Ok(percent @ 1..=99) if text.starts_with(|c: char| c.is_ascii_digit()) => {
+            Ok(Threshold::Share(percent))
+        }
+        _ => Err(ThresholdError::Percent),
+    }
 }
 
 /// Why a text is not a duration.

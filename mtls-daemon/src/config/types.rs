@@ -13,6 +13,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use crate::datapath::ktls::Suite;
+use crate::identity::alarm::Thresholds;
 use crate::identity::issuer::exec::Program;
 use crate::identity::issuer::vault::VaultSettings;
 use crate::identity::{SpiffeId, TrustDomain};
@@ -32,6 +33,8 @@ pub struct Config {
     pub embedded_ca: EmbeddedCa,
     /// Other issuers; names are unique.
     pub issuers: Vec<Issuer>,
+    /// When an identity or a root that nears its end is an alarm.
+    pub alarms: Thresholds,
     /// Whom the node believes besides its own CA.
     pub trust: Trust,
     /// What is never captured, for every workload.

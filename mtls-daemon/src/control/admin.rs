@@ -237,11 +237,12 @@ pub(crate) mod tests {
 
     use super::super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
     use super::super::view::{
-        Ability, Check, ConfigStatus, ConnectionSums, KtlsDefect, KtlsStatus, WorkloadState,
+        Ability, Alarm, Check, ConfigStatus, ConnectionSums, KtlsDefect, KtlsStatus, WorkloadState,
     };
     use super::*;
     use crate::identity::Revocations;
     use crate::identity::revocation::{Entry, RevocationError};
+    use crate::identity::alarm::Level;
     use crate::observe::connection::{Ending, LiveConnection, Opening};
     use crate::observe::{Direction, Reason, Recorder, Refusal};
 
@@ -308,6 +309,14 @@ pub(crate) mod tests {
                     loaded: OffsetDateTime::UNIX_EPOCH,
                     last_refusal: (!self.healthy).then(|| "line 3: unknown key".into()),
                 },
+                alarms: match self.healthy {
+                    true => Vec::new(),
+                    false => vec![Alarm {
+                        about: "workload db".into(),
+                        level: Level::Critical,
+                        detail: "the certificate expires in 3 min".into(),
+                    }],
+                },
                 connections: ConnectionSums { live: 1, opened: 2, refused: 1, plaintext: 0 },
                 abilities: vec![Ability {
                     name: "relay-ktls".into(),
@@ -329,6 +338,7 @@ pub(crate) mod tests {
                 identity_source: "embedded CA".into(),
                 certificate: None,
                 identity_error: None,
+                identity_alarm: if self.healthy { Level::Ok } else { Level::Critical },
                 connections: ConnectionSums::default(),
             }]
         }

@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::view::{KtlsStatus, ReloadReport, Status, VerifyReport, WorkloadStatus};
+use crate::identity::alarm::Level;
 use crate::observe::connection::ConnectionRecord;
 use crate::observe::explain::{Explanation, Outcome};
 
@@ -31,6 +32,10 @@ pub fn status(status: &Status) -> String {
         line(&mut out, format_args!("Ready."));
     } else {
         line(&mut out, format_args!("NOT READY: {}", status.not_ready.join("; ")));
+    }
+    for alarm in &status.alarms {
+        let level = alarm.level.as_str().to_uppercase();
+        line(&mut out, format_args!("{level}: {}: {}", alarm.about, alarm.detail));
     }
     let config = &status.config;
     line(
@@ -117,7 +122,8 @@ pub fn workloads(workloads: &[WorkloadStatus]) -> String {
             || "none".to_owned(),
             |certificate| format!("{} until {}", certificate.serial, date(certificate.not_after)),
         );
-        let trouble = [Some(w.detail.as_str()), w.identity_error.as_deref()];
+        let alarm = (w.identity_alarm != Level::Ok).then(|| format!("identity {}", w.identity_alarm));
+        let trouble = [alarm.as_deref(), Some(w.detail.as_str()), w.identity_error.as_deref()];
         let trouble: Vec<_> = trouble.into_iter().flatten().filter(|text| !text.is_empty()).collect();
         vec![
             w.name.clone(),
@@ -265,6 +271,8 @@ mod tests {
             assert!(good.contains(part), "{part}:\n{good}");
         }
         let bad = status(&Fake::new(false).status());
+        assert!(!good.contains("CRITICAL"), "{good}");
+        assert!(bad.contains("CRITICAL: workload db: the certificate expires in 3 min"), "{bad}");
         assert!(bad.contains("NOT READY: db has no certificate") && bad.contains("REFUSED: line 3"), "{bad}");
         assert!(bad.contains("this kernel has no tls module") && !bad.contains("suites"), "{bad}");
     }
@@ -283,9 +291,15 @@ mod tests {
     #[test]
     fn workloads_show_their_state_and_trouble() {
         let text = workloads(&Fake::new(false).workloads());
-        for part in
-            ["failed", "strict", "spiffe://example.org/db", "netns db", "embedded CA, none", "no certificate"]
-        {
+        for part in [
+            "failed",
+            "identity critical",
+            "strict",
+            "spiffe://example.org/db",
+            "netns db",
+            "embedded CA, none",
+            "no certificate",
+        ] {
             assert!(text.contains(part), "{part}:\n{text}");
         }
         assert_eq!(workloads(&[]), "No workloads are configured.\n");

@@ -9,6 +9,7 @@ use time::OffsetDateTime;
 
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use crate::identity::revocation::{Entry, RevocationError};
+use crate::identity::alarm::Level;
 use crate::observe::connection::CertificateInfo;
 use crate::observe::recorder::Recorder;
 
@@ -59,6 +60,9 @@ pub struct Status {
     pub started: OffsetDateTime,
     /// Why it is not ready, one sentence each; empty when it is ready.
     pub not_ready: Vec<String>,
+    /// Identities and roots that near their end or have passed it; empty when there is none.
+    #[serde(default)]
+    pub alarms: Vec<Alarm>,
     /// The configuration in force.
     pub config: ConfigStatus,
     /// Sums over all workloads.
@@ -73,6 +77,17 @@ impl Status {
     pub fn ready(&self) -> bool {
         self.not_ready.is_empty()
     }
+}
+
+/// An identity, or the roots of a trust domain, that nears its end or has passed it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Alarm {
+    /// Such as `workload web` or `trust domain example.org`.
+    pub about: String,
+    /// How near.
+    pub level: Level,
+    /// When it ends, and what the last failure was.
+    pub detail: String,
 }
 
 /// The configuration in force.
@@ -192,6 +207,9 @@ pub struct WorkloadStatus {
     pub certificate: Option<CertificateInfo>,
     /// What the identity source last failed with; null when it works.
     pub identity_error: Option<String>,
+    /// How near its end the identity is.
+    #[serde(default)]
+    pub identity_alarm: Level,
     /// Its connections.
     pub connections: ConnectionSums,
 }

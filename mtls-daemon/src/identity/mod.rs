@@ -3,6 +3,7 @@
 //! Data flows one way: a [`source`] yields an [`X509Svid`] and a [`Bundle`] for a workload, the
 //! [`store`] keeps the current one and renews it, and `handshake` reads it.
 
+pub mod alarm;
 pub mod bundle;
 pub mod ca;
 pub mod files;

@@ -16,12 +16,13 @@ use super::lock::{Lock, make_directory};
 use super::logging::LogControl;
 use super::reconcile::Node;
 use super::registry::Registry;
-use super::{offload, serve, watch as files};
+use super::{alarms, offload, serve, watch as files};
 use crate::capture::{Capture, EbpfLog};
 use crate::config::{self, Config};
 use crate::control::http::{HttpServer, Readiness};
 use crate::control::{admin, socket};
 use crate::datapath::relay::{Admission, Relay};
+use crate::identity::alarm::Told;
 use crate::identity::{IdentityStore, Revocations};
 use crate::lease::Leases;
 use crate::observe::access_log::{AccessLog, Target};
@@ -51,6 +52,8 @@ pub struct Daemon {
     pub(super) stopping: watch::Sender<bool>,
     /// Wakes the regular look at the node before its time.
     pub(super) look_now: Notify,
+    /// The alarms that the log was told of.
+    pub(super) told: Mutex<Told>,
     log: LogControl,
 }
 
@@ -189,6 +192,7 @@ impl Daemon {
             node: Mutex::default(),
             stopping: watch::channel(false).0,
             look_now: Notify::new(),
+            told: Mutex::default(),
             log,
         })
     }
@@ -201,6 +205,7 @@ impl Daemon {
         let mut hangup = signal(SignalKind::hangup()).map_err(system("handle SIGHUP"))?;
         let mut tick = tokio::time::interval(TICK);
         let mut look_for_ktls = tokio::time::interval(offload::LOOK);
+        let mut look_at_alarms = tokio::time::interval(alarms::LOOK);
         loop {
             tokio::select! {
                 _ = terminate.recv() => return Ok(()),
@@ -211,6 +216,7 @@ impl Daemon {
                 }
                 _ = tick.tick() => self.reconcile(),
                 _ = look_for_ktls.tick() => self.look_for_ktls(),
+                _ = look_at_alarms.tick() => self.look_at_alarms(),
                 () = self.look_now.notified() => {
                     self.reconcile();
                     tokio::time::sleep(LOOK_PAUSE).await;

@@ -1,5 +1,6 @@
 //! The daemon's life: start, reload, namespaces that come and go, stop, removal.
 
+mod alarms;
 pub mod build;
 pub mod commands;
 pub mod daemon;

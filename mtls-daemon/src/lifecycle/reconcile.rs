@@ -172,7 +172,10 @@ impl Daemon {
                 (Some(Presence::Failed(why)), _) => {
                     self.readiness.block(cause, format!("workload {name}: {why}"))
                 }
-                (Some(Presence::Enrolled), Err(refusal)) => self.readiness.block(cause, refusal.to_string()),
+                // One that has expired since is an alarm: a daemon that is not ready helps no other workload.
+                (Some(Presence::Enrolled), Err(refusal)) if self.store.get(name).is_none() => {
+                    self.readiness.block(cause, refusal.to_string())
+                }
                 _ => self.readiness.clear(&cause),
             }
         }

@@ -8,11 +8,12 @@ use super::verify;
 use crate::config::{Selector, Workload};
 use crate::control::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use crate::control::view::{
-    Ability, ConfigStatus, ConnectionSums, DaemonView, KtlsDefect, KtlsStatus, ReloadReport, Status,
+    Ability, Alarm, ConfigStatus, ConnectionSums, DaemonView, KtlsDefect, KtlsStatus, ReloadReport, Status,
     VerifyReport, WorkloadState, WorkloadStatus,
 };
 use crate::datapath::relay::KernelTls;
 use crate::identity::revocation::{Entry, RevocationError};
+use crate::identity::alarm::{self, Level};
 use crate::observe::connection::CertificateInfo;
 use crate::observe::metrics::WorkloadMetrics;
 use crate::observe::recorder::Recorder;
@@ -21,6 +22,8 @@ use crate::workload::Presence;
 
 impl DaemonView for Daemon {
     fn status(&self) -> Status {
+        let standings = self.standings(SystemTime::now());
+        let alarms = standings.into_iter().filter(|(_, standing)| standing.level != Level::Ok);
         let snapshot = self.relay.snapshot.load_full();
         let changing = lock(&self.changing);
         Status {
@@ -29,6 +32,13 @@ impl DaemonView for Daemon {
             trust_domain: snapshot.config.trust_domain.to_string(),
             started: self.started,
             not_ready: self.readiness.reasons(),
+            alarms: alarms
+                .map(|(subject, standing)| Alarm {
+                    about: subject.to_string(),
+                    level: standing.level,
+                    detail: standing.detail,
+                })
+                .collect(),
             config: ConfigStatus {
                 file: self.config_file.clone(),
                 generation: changing.generation,
@@ -42,7 +52,9 @@ impl DaemonView for Daemon {
 
     fn workloads(&self) -> Vec<WorkloadStatus> {
         let snapshot = self.relay.snapshot.load_full();
-        let identities = self.store.status(SystemTime::now());
+        let now = SystemTime::now();
+        let identities = self.store.status(now);
+        let thresholds = snapshot.config.alarms;
         let node = lock(&self.node);
         let mut workloads: Vec<_> = snapshot
             .workloads
@@ -67,6 +79,9 @@ impl DaemonView for Daemon {
                         Some(CertificateInfo { serial, not_after: status.not_after?.into() })
                     }),
                     identity_error: identity.and_then(|status| status.last_error.clone()),
+                    identity_alarm: identity
+                        .map(|status| alarm::of_workload(status, thresholds, now).level)
+                        .unwrap_or_default(),
                     connections: sums(&workload.metrics),
                 }
             })

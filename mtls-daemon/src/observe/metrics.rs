@@ -22,6 +22,7 @@ use prometheus_client::registry::{Registry, Unit};
 
 use super::connection::{Datapath, Direction};
 use super::reason::Reason;
+use crate::identity::alarm::Level;
 
 const REASONS: usize = Reason::ALL.len();
 const DATAPATHS: usize = Datapath::ALL.len();
@@ -103,6 +104,8 @@ pub struct WorkloadMetrics {
     // Rule names come from the configuration, so their number is bounded by it. Denials are off the hot path.
     denials: Mutex<BTreeMap<Arc<str>, u64>>,
     certificate_expiry: AtomicI64,
+    identity_alarm: AtomicUsize,
+    identity_failures: AtomicU64,
 }
 
 /// No certificate: the gauge is absent, rather than a lie.
@@ -122,6 +125,8 @@ impl WorkloadMetrics {
             plaintext_accepted: AtomicU64::new(0),
             denials: Mutex::default(),
             certificate_expiry: AtomicI64::new(NO_CERTIFICATE),
+            identity_alarm: AtomicUsize::new(0),
+            identity_failures: AtomicU64::new(0),
         }
     }
 
@@ -170,6 +175,12 @@ impl WorkloadMetrics {
     /// The end of validity of the certificate in use, in seconds since 1970; `None` when there is none.
     pub fn set_certificate_expiry(&self, not_after: Option<i64>) {
         self.certificate_expiry.store(not_after.unwrap_or(NO_CERTIFICATE), Ordering::Relaxed);
+    }
+
+    /// How near the end the identity is, and how many attempts to renew it failed since the last one that did not.
+    pub fn set_identity(&self, alarm: Level, failures: u32) {
+        self.identity_alarm.store(alarm as usize, Ordering::Relaxed);
+        self.identity_failures.store(failures.into(), Ordering::Relaxed);
     }
 
     /// A connection whose datapath is established; it counts as live until the guard is dropped.
@@ -275,6 +286,17 @@ impl Drop for OpenConnection {
     }
 }
 
+/// The roots of one trust domain, for the metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RootsSample {
+    /// The trust domain.
+    pub trust_domain: String,
+    /// How near the end the longest of them is.
+    pub level: Level,
+    /// Its end, in seconds since 1970.
+    pub not_after: Option<i64>,
+}
+
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
 /// All metrics of the daemon.
@@ -290,6 +312,7 @@ pub struct Metrics {
 struct Shared {
     workloads: RwLock<BTreeMap<Arc<str>, Arc<WorkloadMetrics>>>,
     ebpf: Mutex<BTreeMap<&'static str, u64>>,
+    roots: Mutex<Vec<RootsSample>>,
 }
 
 impl Metrics {
@@ -355,6 +378,11 @@ impl Metrics {
         lock(&self.shared.ebpf).insert(event, value);
     }
 
+    /// How the roots of every trust domain stand; those that are not in it are forgotten.
+    pub fn set_roots(&self, roots: Vec<RootsSample>) {
+        *lock(&self.shared.roots) = roots;
+    }
+
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
@@ -381,6 +409,8 @@ impl Collector for Shared {
         encode_handshakes(&mut encoder, &workloads)?;
         encode_traffic(&mut encoder, &workloads)?;
         encode_verdicts(&mut encoder, &workloads)?;
+        encode_identities(&mut encoder, &workloads)?;
+        encode_roots(&mut encoder, &lock(&self.roots))?;
 
         let help = "Events counted by the eBPF programs";
         let mut metric = encoder.encode_descriptor("ebpf_events", help, None, MetricType::Counter)?;
@@ -512,6 +542,43 @@ fn encode_verdicts(encoder: &mut DescriptorEncoder<'_>, workloads: &[Arc<Workloa
     Ok(())
 }
 
+fn encode_identities(encoder: &mut DescriptorEncoder<'_>, workloads: &[Arc<WorkloadMetrics>]) -> fmt::Result {
+    let help = "How near its end the workload's identity is: 0 ok, 1 warning, 2 critical, 3 expired or none";
+    let mut metric = encoder.encode_descriptor("identity_alarm", help, None, MetricType::Gauge)?;
+    for workload in workloads {
+        let level = u64::try_from(workload.identity_alarm.load(Ordering::Relaxed)).unwrap_or(u64::MAX);
+        ConstGauge::new(level).encode(metric.encode_family(&[("workload", &*workload.name)])?)?;
+    }
+
+    let help = "Attempts to get or renew the identity that failed since the last one that did not";
+    let mut metric = encoder.encode_descriptor("identity_failures", help, None, MetricType::Gauge)?;
+    for workload in workloads {
+        let failures = workload.identity_failures.load(Ordering::Relaxed);
+        ConstGauge::new(failures).encode(metric.encode_family(&[("workload", &*workload.name)])?)?;
+    }
+    Ok(())
+}
+
+fn encode_roots(encoder: &mut DescriptorEncoder<'_>, roots: &[RootsSample]) -> fmt::Result {
+    let help =
+        "How near its end the longest root of the trust domain is: 0 ok, 1 warning, 2 critical, 3 expired";
+    let mut metric = encoder.encode_descriptor("trust_roots_alarm", help, None, MetricType::Gauge)?;
+    for sample in roots {
+        let labels = [("trust_domain", &*sample.trust_domain)];
+        ConstGauge::new(sample.level as u64).encode(metric.encode_family(&labels)?)?;
+    }
+
+    let help = "End of validity of the longest root of the trust domain, in seconds since 1970";
+    let unit = Some(&Unit::Seconds);
+    let mut metric =
+        encoder.encode_descriptor("trust_roots_expiry_timestamp", help, unit, MetricType::Gauge)?;
+    for (sample, not_after) in roots.iter().filter_map(|sample| Some((sample, sample.not_after?))) {
+        let labels = [("trust_domain", &*sample.trust_domain)];
+        ConstGauge::new(not_after).encode(metric.encode_family(&labels)?)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -539,6 +606,12 @@ mod tests {
         web.denied("default of strict");
         web.plaintext_accepted();
         web.set_certificate_expiry(Some(1_800_000_000));
+        web.set_identity(Level::Critical, 4);
+        metrics.set_roots(vec![RootsSample {
+            trust_domain: "example.org".into(),
+            level: Level::Warning,
+            not_after: Some(1_900_000_000),
+        }]);
         metrics.set_ebpf_counter("connect4", 12);
         metrics.config_reloaded(true);
         metrics.config_reloaded(false);
@@ -604,6 +677,10 @@ mod tests {
             r#"mtlsd_policy_denials_total{workload="web",rule="default of strict"} 1"#,
             r#"mtlsd_plaintext_accepted_total{workload="web"} 1"#,
             r#"mtlsd_certificate_expiry_timestamp_seconds{workload="web"} 1800000000"#,
+            r#"mtlsd_identity_alarm{workload="web"} 2"#,
+            r#"mtlsd_identity_failures{workload="web"} 4"#,
+            r#"mtlsd_trust_roots_alarm{trust_domain="example.org"} 1"#,
+            r#"mtlsd_trust_roots_expiry_timestamp_seconds{trust_domain="example.org"} 1900000000"#,
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -15,6 +15,7 @@ use std::hash::Hash;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::identity::alarm::Threshold;
 use crate::identity::{SpiffeId, TrustDomain};
 
 use super::at::{At, Given, Number, Spot};
@@ -153,6 +154,11 @@ impl Check {
         self.text(given.0.as_ref()?, |text| scalar::duration(text, min, max), Fault::Duration)
     }
 
+    pub fn threshold(&mut self, given: &Given<String>, default: Threshold) -> Threshold {
+        let Some(at) = &given.0 else { return default };
+        self.text(at, scalar::threshold, Fault::Threshold).unwrap_or(default)
+    }
+
     pub fn port(&mut self, at: &At<Number>) -> Option<u16> {
         match u16::try_from(at.value.0) {
             Ok(port) if port > 0 => Some(port),
@@ -284,6 +290,7 @@ pub(super) fn check(
         cgroup_root: node.cgroup_root,
         embedded_ca: node.embedded_ca,
         issuers: node.issuers,
+        alarms: node.alarms,
         trust: node.trust,
         exclude: node.exclude,
         tls: node.tls,

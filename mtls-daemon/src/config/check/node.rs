@@ -13,6 +13,7 @@ use crate::config::types::{
 };
 use crate::datapath::ktls::Suite;
 use crate::identity::TrustDomain;
+use crate::identity::alarm::{Threshold, Thresholds};
 
 use super::{Check, Seen, issuer};
 
@@ -34,6 +35,7 @@ pub(super) struct Node {
     pub cgroup_root: Option<PathBuf>,
     pub embedded_ca: EmbeddedCa,
     pub issuers: Vec<Issuer>,
+    pub alarms: Thresholds,
     /// Of workloads that do not say so themselves.
     pub identity: WorkloadIdentity,
     pub trust: Trust,
@@ -62,12 +64,14 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
         bpffs: check.path_or(&main.paths.bpffs, "/sys/fs/bpf/mtlsd"),
     };
     let embedded_ca = embedded_ca(check, &main.identity.embedded_ca, &paths);
+    let alarms = alarms(check, &main.identity.alarms);
     let (issuers, identity) = issuer::check(check, main.identity);
     Node {
         trust_domain,
         cgroup_root: main.cgroup_root.0.as_ref().and_then(|at| check.path(at)),
         embedded_ca,
         issuers,
+        alarms,
         identity,
         trust: trust(check, main.trust),
         exclude: check.exclusions(&main.exclude),
@@ -92,6 +96,24 @@ fn embedded_ca(check: &mut Check, raw: &raw::EmbeddedCa, paths: &Paths) -> Embed
         directory: directory.unwrap_or_else(|| paths.state.join("ca")),
         lifetime: check.duration(&raw.lifetime, SECOND, YEAR).unwrap_or(HOUR),
     }
+}
+
+fn alarms(check: &mut Check, raw: &raw::Alarms) -> Thresholds {
+    let default = Thresholds::default();
+    let alarms = Thresholds {
+        warning: check.threshold(&raw.warning, default.warning),
+        critical: check.threshold(&raw.critical, default.critical),
+    };
+    // A share and a time cannot be compared before there is a certificate.
+    let late = match (alarms.warning, alarms.critical) {
+        (Threshold::Share(warning), Threshold::Share(critical)) => critical >= warning,
+        (Threshold::Left(warning), Threshold::Left(critical)) => critical >= warning,
+        _ => false,
+    };
+    if late && let Some(at) = raw.critical.0.as_ref().or(raw.warning.0.as_ref()) {
+        check.fault(at.spot, Fault::AlarmOrder);
+    }
+    alarms
 }
 
 fn trust(check: &mut Check, raw: raw::Trust) -> Trust {

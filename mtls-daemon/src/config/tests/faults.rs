@@ -193,6 +193,18 @@ fn a_text_that_cannot_be_is_refused() {
         "identity: { issuers: [{ name: y, exec: { shell: x } }, { name: §y, exec: { shell: x } }] }",
         &["the issuer name `y` is taken already"],
     );
+    let alarms = |rest: &str| format!("identity: {{ alarms: {{ {rest} }} }}");
+    for wrong in ["0%", "100%", "+5%", "x%", "%"] {
+        one(
+            &alarms(&format!("warning: §'{wrong}'")),
+            &["cannot be: write a whole percentage from 1% to 99%"],
+        );
+    }
+    one(&alarms("critical: §soon"), &["the threshold `soon` cannot be: it is not whole numbers with units"]);
+    one(&alarms("critical: §366d"), &["write one from 1s to 365d"]);
+    one(&alarms("critical: §25%"), &["`critical` is not less than `warning`"]);
+    one(&alarms("warning: §10%"), &["`critical` is not less than `warning`"]);
+    one(&alarms("warning: 1h, critical: §2h"), &["`critical` is not less than `warning`"]);
     let rule = |from: &str| format!("policy: [{{ name: r, action: allow, from: {{ {from} }} }}]");
     one(
         &rule("spiffe_id_prefixes: [§'spiffe://a/shop']"),

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::*;
 use crate::datapath::ktls::Suite;
+use crate::identity::alarm::{Threshold, Thresholds};
 use crate::identity::issuer::exec::Program;
 use crate::identity::issuer::vault::{VaultAuth, VaultSettings};
 
@@ -176,6 +177,17 @@ fn vault() -> impl Strategy<Value = VaultSettings> {
     )
 }
 
+fn alarms() -> impl Strategy<Value = Thresholds> {
+    let share = (2..=99_u8).prop_flat_map(|warning| (Just(warning), 1..warning));
+    let share = share.prop_map(|(warning, critical)| (Threshold::Share(warning), Threshold::Share(critical)));
+    let time = (2..86_400_u64).prop_flat_map(|warning| (Just(warning), 1..warning)).prop_map(
+        |(warning, critical)| {
+            (Threshold::Left(Duration::from_secs(warning)), Threshold::Left(Duration::from_secs(critical)))
+        },
+    );
+    prop_oneof![share, time].prop_map(|(warning, critical)| Thresholds { warning, critical })
+}
+
 fn datapath() -> impl Strategy<Value = DatapathChoice> + Clone {
     select(vec![DatapathChoice::Auto, DatapathChoice::RelayUserspace, DatapathChoice::RelayKtls])
 }
@@ -194,7 +206,7 @@ fn list<T: std::fmt::Debug, S: Strategy<Value = T>>(
 /// Any valid configuration; `files`, `drop_in_directories` and `warnings` are empty.
 pub(super) fn config() -> impl Strategy<Value = Config> {
     let node = (
-        (exclusions(), any::<[bool; 3]>(), option::of(1..=u16::MAX), list(issuer)),
+        (exclusions(), any::<[bool; 3]>(), option::of(1..=u16::MAX), list(issuer), alarms()),
         (
             1..10_000_000_u32,
             1..10_000_000_u32,
@@ -211,7 +223,7 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
     );
     (node, list(workload), list(entry), list(rule)).prop_map(|(node, workloads, directory, policy)| {
         let (
-            (exclude, [dns, common_name, old], port, issuers),
+            (exclude, [dns, common_name, old], port, issuers, alarms),
             limits,
             timeouts,
             access_log,
@@ -229,6 +241,7 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
                 lifetime: timeouts.3 + Duration::from_secs(1),
             },
             issuers,
+            alarms,
             trust: Trust {
                 bundles: vec![TrustBundleFile { trust_domain: "other".parse().unwrap(), file: "/o".into() }],
                 peer_names: PeerNames { dns, common_name },
@@ -337,6 +350,13 @@ fn issuer_document(issuer: &Issuer) -> Value {
     }))
 }
 
+fn threshold(threshold: Threshold) -> Value {
+    match threshold {
+        Threshold::Share(percent) => json!(format!("{percent}%")),
+        Threshold::Left(time) => json!(super::super::scalar::show(time)),
+    }
+}
+
 pub(super) fn document(config: &Config) -> Value {
     let time = |duration: Duration| json!(super::super::scalar::show(duration));
     let workloads: Vec<Value> = config
@@ -406,6 +426,7 @@ pub(super) fn document(config: &Config) -> Value {
                 "lifetime": time(config.embedded_ca.lifetime),
             },
             "issuers": config.issuers.iter().map(issuer_document).collect::<Value>(),
+            "alarms": { "warning": threshold(config.alarms.warning), "critical": threshold(config.alarms.critical) },
         },
         "trust": {
             "bundles": config.trust.bundles.iter()

@@ -9,6 +9,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::datapath::ktls::Suite;
+use crate::identity::alarm::{Threshold, Thresholds};
 use crate::identity::issuer::exec::Program;
 use crate::identity::issuer::vault::{VaultAuth, VaultSettings};
 
@@ -65,6 +66,9 @@ fn every_key_of_the_example_is_taken() {
     assert_eq!(vault(2).auth, VaultAuth::Kubernetes { role, jwt_file, mount });
     assert_eq!((vault(3).mount.as_str(), vault(3).timeout), ("pki", Duration::from_secs(30)));
     assert_eq!(vault(3).auth, VaultAuth::Token { file: "/p/token".into() });
+    let alarms =
+        Thresholds { warning: Threshold::Share(25), critical: Threshold::Left(Duration::from_secs(3600)) };
+    assert_eq!(config.alarms, alarms);
     assert_eq!(config.workload("shared").unwrap().listen_ports, [5432].into());
     assert_eq!(config.directory[0].addresses.len(), 3);
     assert_eq!(
@@ -86,6 +90,8 @@ fn what_is_left_out_has_its_stated_default() {
     assert_eq!(config.embedded_ca.directory, PathBuf::from("/var/lib/mtlsd/ca"));
     assert_eq!(config.embedded_ca.lifetime, Duration::from_secs(3600));
     assert_eq!(config.cgroup_root, None);
+    let alarms = Thresholds { warning: Threshold::Share(25), critical: Threshold::Share(10) };
+    assert_eq!(config.alarms, alarms);
     assert_eq!(config.exclude, Exclusions::default());
     let tls = Tls { min_version: TlsVersion::V1_3, cipher_suites: None, records_per_key: 16_777_216 };
     assert_eq!(config.tls, tls);

@@ -44,6 +44,10 @@ pub struct IdentityStatus {
     /// The certificate's `notAfter`.
     #[serde(serialize_with = "instant")]
     pub not_after: Option<SystemTime>,
+    /// From when its life counts for an alarm: its `notBefore`, or when it was fetched if each fetch makes a new one, whose
+    /// `notBefore` lies in the past for the sake of other nodes' clocks.
+    #[serde(serialize_with = "instant")]
+    pub life_from: Option<SystemTime>,
     /// Is there a certificate that is valid now?
     pub valid: bool,
     /// When the next certificate is fetched; `None` for files, which others renew.
@@ -78,6 +82,7 @@ struct State {
     version: u64,
     busy: bool,
     fetched: u64,
+    fetched_at: Option<SystemTime>,
     last_error: Option<(String, SystemTime)>,
 }
 
@@ -277,6 +282,7 @@ impl Entry {
                 let svid = &identity.svid;
                 state.schedule.succeeded(now, svid, self.source.renews());
                 state.fetched += 1;
+                state.fetched_at = Some(now.system);
                 state.last_error = None;
                 tracing::info!(
                     workload = %self.name, source = kind, id = %svid.id, serial = %svid.serial,
@@ -310,6 +316,10 @@ impl Entry {
             serial: svid.map(|svid| svid.serial.clone()),
             not_before: svid.map(|svid| svid.not_before),
             not_after: svid.map(|svid| svid.not_after),
+            life_from: svid.map(|svid| match (self.source.renews(), state.fetched_at) {
+                (true, Some(at)) => svid.not_before.max(at),
+                _ => svid.not_before,
+            }),
             valid: svid.is_some_and(|svid| svid.check_validity(now).is_ok()),
             next_renewal: state.schedule.next_renewal(),
             fetched: state.fetched,

@@ -7,6 +7,9 @@ use crate::identity::{X509Svid, when};
 /// First pause after a failure; it doubles up to [`MAX_BACKOFF`].
 const MIN_BACKOFF: Duration = Duration::from_secs(1);
 const MAX_BACKOFF: Duration = Duration::from_secs(60);
+/// How much earlier or later than half of the life a renewal may be, as a part of the wait: workloads that started together
+/// must not ask their issuer together for ever.
+const JITTER: f64 = 0.1;
 
 /// The same instant by both clocks.
 #[derive(Debug, Clone, Copy)]
@@ -34,6 +37,8 @@ pub(super) struct Schedule {
     renewal: Option<Renewal>,
     retry_at: Option<Instant>,
     failures: u32,
+    /// Seeded by the system; a test sets its own.
+    pub(super) random: fastrand::Rng,
 }
 
 impl Schedule {
@@ -49,6 +54,7 @@ impl Schedule {
                 Duration::ZERO => left / 2,
                 wait => wait,
             };
+            let wait = wait.mul_f64(1.0 - JITTER + 2.0 * JITTER * self.random.f64());
             Renewal {
                 monotonic: now.monotonic.checked_add(wait).unwrap_or(now.monotonic),
                 system: now.system.checked_add(wait).unwrap_or(svid.not_after),

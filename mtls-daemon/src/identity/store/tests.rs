@@ -94,7 +94,8 @@ fn renewal_is_due_at_half_of_the_life_by_either_clock() {
     let now = Clock::now();
     let mut schedule = Schedule::default();
     schedule.succeeded(now, &svid(now.system, Duration::ZERO, 2 * HOUR), true);
-    let (most, bit) = (HOUR - Duration::from_secs(2), Duration::from_secs(4));
+    // Seen from notBefore in whole seconds, and a tenth earlier or later.
+    let (most, bit) = (HOUR * 9 / 10 - Duration::from_secs(2), HOUR / 5 + Duration::from_secs(4));
     assert!(!schedule.is_due(later(now, most, most)));
     assert!(schedule.is_due(later(now, most + bit, most + bit)));
     assert!(
@@ -112,7 +113,43 @@ fn a_life_that_is_half_over_at_once_is_not_asked_for_again_at_every_tick() {
     let mut schedule = Schedule::default();
     schedule.succeeded(now, &svid(now.system, HOUR, Duration::from_secs(20)), true);
     assert!(!schedule.is_due(later(now, Duration::from_secs(8), Duration::from_secs(8))));
-    assert!(schedule.is_due(later(now, Duration::from_secs(11), Duration::from_secs(11))));
+    assert!(schedule.is_due(later(now, Duration::from_secs(12), Duration::from_secs(12))));
+}
+
+#[test]
+fn renewals_are_spread_by_a_tenth_of_the_wait_and_a_seed_repeats_them() {
+    let now = Clock::now();
+    let svid = svid(now.system, Duration::ZERO, 2 * HOUR);
+    let wait = |seed| {
+        let mut schedule = Schedule::default();
+        schedule.random.seed(seed);
+        schedule.succeeded(now, &svid, true);
+        when::between(now.system, schedule.next_renewal().unwrap())
+    };
+    let waits: Vec<_> = (0..200).map(wait).collect();
+    let bit = Duration::from_secs(2);
+    assert!(waits.iter().all(|wait| (HOUR * 9 / 10 - bit..=HOUR * 11 / 10).contains(wait)), "{waits:?}");
+    assert!(
+        waits.iter().any(|wait| *wait < HOUR * 92 / 100) && waits.iter().any(|wait| *wait > HOUR * 108 / 100)
+    );
+    assert_eq!(wait(7), wait(7));
+    assert_ne!(wait(7), wait(8));
+}
+
+#[test]
+fn the_life_that_alarms_go_by_begins_with_the_fetch_where_each_makes_a_new_one() {
+    let store = IdentityStore::new();
+    // 60 s behind and 10 s ahead: by notBefore it would be nearly over from the start.
+    store.apply(wanted(told(Duration::from_secs(10))));
+    let now = SystemTime::now();
+    let status = &store.status(now)[0];
+    let thresholds = crate::identity::alarm::Thresholds::default();
+    let level = |at| crate::identity::alarm::of_workload(status, thresholds, at).level;
+    assert_eq!(level(now), crate::identity::alarm::Level::Ok);
+    assert_eq!(level(now + Duration::from_secs(8)), crate::identity::alarm::Level::Warning);
+    let disk = OnDisk::new();
+    let status = &disk.store.status(now)[0];
+    assert_eq!(status.life_from, status.not_before, "a file may be old when it is read");
 }
 
 #[test]
