@@ -8,9 +8,9 @@ use ipnet::IpNet;
 
 mod vault;
 
+use crate::identity::alarm::Threshold;
 pub use vault::{VaultAddressError, VaultPathError};
 pub(super) use vault::{vault_address, vault_name, vault_path};
-use crate::identity::alarm::Threshold;
 
 /// Longest name of a workload, directory entry or rule, in bytes.
 pub const MAX_NAME_LEN: usize = 63;

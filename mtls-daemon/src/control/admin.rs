@@ -241,8 +241,8 @@ pub(crate) mod tests {
     };
     use super::*;
     use crate::identity::Revocations;
-    use crate::identity::revocation::{Entry, RevocationError};
     use crate::identity::alarm::Level;
+    use crate::identity::revocation::{Entry, RevocationError};
     use crate::observe::connection::{Ending, LiveConnection, Opening};
     use crate::observe::{Direction, Reason, Recorder, Refusal};
 

@@ -8,8 +8,8 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
-use crate::identity::revocation::{Entry, RevocationError};
 use crate::identity::alarm::Level;
+use crate::identity::revocation::{Entry, RevocationError};
 use crate::observe::connection::CertificateInfo;
 use crate::observe::recorder::Recorder;
 

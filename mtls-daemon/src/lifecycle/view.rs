@@ -12,8 +12,8 @@ use crate::control::view::{
     VerifyReport, WorkloadState, WorkloadStatus,
 };
 use crate::datapath::relay::KernelTls;
-use crate::identity::revocation::{Entry, RevocationError};
 use crate::identity::alarm::{self, Level};
+use crate::identity::revocation::{Entry, RevocationError};
 use crate::observe::connection::CertificateInfo;
 use crate::observe::metrics::WorkloadMetrics;
 use crate::observe::recorder::Recorder;
