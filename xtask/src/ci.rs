@@ -41,11 +41,16 @@ const TESTS: &[&str] = &[
 ];
 
 /// What is right or wrong about the sources.
-const CHECKS: [Step<'_>; 8] = [
+const CHECKS: [Step<'_>; 10] = [
     Step { name: "formatting", cargo: &["fmt", "--all", "--check"], env: &[] },
     Step {
         name: "formatting of the eBPF programs",
         cargo: &["fmt", "--manifest-path", "mtls-ebpf/Cargo.toml", "--check"],
+        env: &[],
+    },
+    Step {
+        name: "formatting of the fuzz targets",
+        cargo: &["fmt", "--manifest-path", "fuzz/Cargo.toml", "--check"],
         env: &[],
     },
     Step { name: "dependencies", cargo: &["xtask", "deny"], env: &[] },
@@ -71,6 +76,7 @@ const CHECKS: [Step<'_>; 8] = [
         cargo: &["test", "--locked", "--package", "mtls-daemon", "--benches"],
         env: &[],
     },
+    Step { name: "fuzzing, each target for a short time", cargo: &["xtask", "fuzz"], env: &[] },
 ];
 
 /// The README's command, and the last step: its closing line is the last of its kind.

@@ -8,6 +8,7 @@ mod demo;
 mod deny;
 mod digest;
 mod ebpf;
+mod fuzz;
 mod repo;
 mod run;
 mod setup;
@@ -41,6 +42,8 @@ enum Task {
     Ebpf(ebpf::Command),
     /// Check the dependencies: licences, sources, banned and outdated crates (deny.toml).
     Deny,
+    /// Throw hostile bytes at the parsers, each for a bounded time, from the committed corpus.
+    Fuzz(fuzz::Args),
     /// Everything that CI runs, with the time each step took.
     Ci(ci::Args),
 }
@@ -57,6 +60,7 @@ fn main() -> ExitCode {
         Task::Vm(args) => vm::run(&args),
         Task::Ebpf(command) => ebpf::run(&command),
         Task::Deny => deny::run(),
+        Task::Fuzz(args) => fuzz::run(&args),
         Task::Ci(args) => ci::run(&args),
     };
     match outcome {
