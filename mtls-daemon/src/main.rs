@@ -5,8 +5,8 @@ use std::io::stdout;
 use std::process::ExitCode;
 
 use clap::Parser;
-use mtls_daemon::control::cli::{CaCommand, Cli, Command, ConfigCommand, EXIT_DOES_NOT_HOLD, EXIT_HOLDS};
-use mtls_daemon::lifecycle::commands::{self, CommandError, IssueRequest};
+use mtls_daemon::control::cli::{Cli, Command, ConfigCommand, EXIT_DOES_NOT_HOLD, EXIT_HOLDS};
+use mtls_daemon::lifecycle::commands::{self, CommandError};
 use mtls_daemon::lifecycle::{self, DaemonError};
 
 fn main() -> ExitCode {
@@ -41,19 +41,7 @@ fn command(command: Command) -> Result<(), CommandError> {
             commands::check_config(&config.config, output.json, out)
         }
         Command::Config(ConfigCommand::Schema) => commands::print_schema(out),
-        Command::Ca(CaCommand::Init { directory, trust_domain, output }) => {
-            commands::ca_init(&directory, trust_domain, output.json, out)
-        }
-        Command::Ca(CaCommand::Issue { directory, spiffe_id, dns_names, lifetime, out: target, output }) => {
-            let request = IssueRequest {
-                directory: &directory,
-                id: &spiffe_id,
-                dns_names: &dns_names,
-                lifetime,
-                out: &target,
-            };
-            commands::ca_issue(&request, output.json, out)
-        }
+        Command::Ca(command) => commands::ca::run(&command, out),
         Command::Uninstall(args) => commands::uninstall(&args.config.config, args.output.json, out),
         Command::Run(_) | Command::Ask(_) => Ok(()),
     }

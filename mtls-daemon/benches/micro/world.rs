@@ -4,7 +4,10 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use mtls_daemon::handshake::{ExpectedServer, PeerNameSettings, Trust};
-use mtls_daemon::identity::{Bundle, EmbeddedCa, EmbeddedCaSettings, Revocations, TrustBundles, X509Svid};
+use mtls_daemon::identity::ca::Order;
+use mtls_daemon::identity::{
+    Bundle, EmbeddedCa, EmbeddedCaSettings, Revocations, Subject, TrustBundles, X509Svid,
+};
 
 const DOMAIN: &str = "example.org";
 
@@ -26,9 +29,13 @@ impl World {
             trust_domain: DOMAIN.parse().unwrap(),
         };
         let ca = EmbeddedCa::open(settings, now).unwrap();
-        let issue = |id: &str| ca.issue(&id.parse().unwrap(), &[], now).unwrap();
+        let issue = |id: &str| {
+            let (id, subject) = (id.parse().unwrap(), Subject::default());
+            let order = Order { id: &id, dns_names: &[], subject: &subject, requested_by: "benchmark" };
+            ca.issue(&order, now).unwrap()
+        };
         Self {
-            root: ca.bundle().clone(),
+            root: ca.bundle(),
             web: issue("spiffe://example.org/web"),
             db: issue("spiffe://example.org/db"),
         }

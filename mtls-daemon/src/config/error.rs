@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
-use crate::identity::SpiffeIdError;
+use crate::identity::{SpiffeIdError, SubjectError};
 
 use super::scalar::{
     CgroupError, CidrError, DnsNameError, DurationError, NameError, NetnsError, PathError, ThresholdError,
@@ -198,6 +198,9 @@ pub enum Fault {
     /// A DNS name that is not well-formed.
     #[error("the DNS name {0} cannot be: {1}")]
     DnsName(Quoted, DnsNameError),
+    /// A value that cannot be in a certificate's subject.
+    #[error("the subject's {0} cannot be: {1}")]
+    Subject(Quoted, SubjectError),
     /// A trust domain that is not well-formed.
     #[error("the trust domain {0} cannot be: {1}")]
     TrustDomain(Quoted, SpiffeIdError),
@@ -290,6 +293,12 @@ pub enum Fault {
         "an identity is either `issuer`, or `certificate` and `key` with or without `bundle`; write one of the two"
     )]
     WorkloadIdentity,
+    /// A subject for a certificate that others make.
+    #[error(
+        "this workload's certificate comes from files, which have the subject that they have; remove `certificate`, or \
+         the files from `identity`"
+    )]
+    SubjectWithFiles,
     /// The same thing twice.
     #[error("the {what} {text} is taken already, at {first}; {mend}")]
     Duplicate {

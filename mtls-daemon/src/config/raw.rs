@@ -311,6 +311,9 @@ pub(super) struct Workload {
     /// DNS SANs of its certificate. Default: its name.
     #[serde(default)]
     pub dns_names: Given<Texts>,
+    /// What else its certificate says, from the embedded CA or in the CSR for an issuer.
+    #[serde(default)]
+    pub certificate: Given<WorkloadCertificate>,
     /// What an inbound connection must be. Default strict.
     #[serde(default)]
     pub mode: Given<Mode>,
@@ -366,6 +369,29 @@ pub(super) struct WorkloadIdentity {
     pub key: Given<String>,
     /// Roots of its trust domain; without it, those under `trust.bundles` are all.
     pub bundle: Given<String>,
+}
+
+/// What a workload's certificate says besides its names.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct WorkloadCertificate {
+    /// Its subject; the identity is the URI SAN.
+    pub subject: CertificateSubject,
+}
+
+/// The subject of a certificate; each value has at most 64 characters (X.520).
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct CertificateSubject {
+    /// O. Default: the trust domain.
+    #[schemars(length(min = 1, max = 64))]
+    pub organization: Given<String>,
+    /// OU. Default: none.
+    #[schemars(length(min = 1, max = 64))]
+    pub organizational_unit: Given<String>,
+    /// CN. Default: none.
+    #[schemars(length(min = 1, max = 64))]
+    pub common_name: Given<String>,
 }
 
 /// A workload's share of the limits.

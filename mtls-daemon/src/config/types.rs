@@ -16,7 +16,7 @@ use crate::datapath::ktls::Suite;
 use crate::identity::alarm::Thresholds;
 use crate::identity::issuer::exec::Program;
 use crate::identity::issuer::vault::VaultSettings;
-use crate::identity::{SpiffeId, TrustDomain};
+use crate::identity::{SpiffeId, Subject, TrustDomain};
 
 use super::error::Problem;
 
@@ -314,6 +314,8 @@ pub struct Workload {
     pub spiffe_id: SpiffeId,
     /// DNS SANs of its certificate. Default: its name.
     pub dns_names: Vec<String>,
+    /// Subject of its certificate. Default: the trust domain as O. Empty where the certificate comes from files.
+    pub subject: Subject,
     /// What an inbound connection must be.
     pub mode: Mode,
     /// Exceptions to `mode`, by own port. Read through [`Workload::mode_of_port`].

@@ -240,8 +240,10 @@ pub(crate) mod tests {
         Ability, Alarm, Check, ConfigStatus, ConnectionSums, KtlsDefect, KtlsStatus, WorkloadState,
     };
     use super::*;
+    use crate::identity::CaStatus;
     use crate::identity::Revocations;
     use crate::identity::alarm::Level;
+    use crate::identity::ca::Phase;
     use crate::identity::revocation::{Entry, RevocationError};
     use crate::observe::connection::{Ending, LiveConnection, Opening};
     use crate::observe::{Direction, Reason, Recorder, Refusal};
@@ -324,6 +326,16 @@ pub(crate) mod tests {
                     detail: if self.healthy { "2 suites" } else { "this kernel has no tls module" }.into(),
                     ktls: Some(self.ktls()),
                 }],
+                embedded_ca: Some(CaStatus {
+                    directory: PathBuf::from("/var/lib/mtlsd/ca"),
+                    phase: Phase::Begun,
+                    roots: vec!["old root".into(), "new root".into()],
+                    root_not_after: OffsetDateTime::UNIX_EPOCH,
+                    root_offline: true,
+                    intermediate: "an intermediate".into(),
+                    intermediate_not_after: OffsetDateTime::UNIX_EPOCH,
+                    alarms: if self.healthy { vec![] } else { vec!["renew the intermediate".into()] },
+                }),
             }
         }
 

@@ -2,16 +2,15 @@
 
 use std::io::{self, Write};
 use std::path::PathBuf;
-use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
 use serde::Serialize;
 
+use super::ca_cli::CaCommand;
 use super::client::{AdminClient, ClientError, Which};
 use super::revoke::args::{CertificateFileError, RevokeArgs, UnrevokeArgs};
 use super::socket::DEFAULT_SOCKET;
 use super::{render, revoke};
-use crate::identity::{SpiffeId, TrustDomain};
 use crate::observe::connection::ConnectionId;
 
 /// Exit code: what was asked holds.
@@ -95,44 +94,6 @@ pub enum ConfigCommand {
     },
     /// Print the JSON schema of the configuration
     Schema,
-}
-
-/// `mtlsd ca …`
-#[derive(Debug, Subcommand)]
-pub enum CaCommand {
-    /// Make a root and an intermediate
-    Init {
-        /// Where the CA lives; must be empty
-        #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/mtlsd/ca")]
-        directory: PathBuf,
-        /// The trust domain that it vouches for, such as example.org
-        #[arg(long, value_name = "NAME")]
-        trust_domain: TrustDomain,
-        /// How to answer.
-        #[command(flatten)]
-        output: Output,
-    },
-    /// Issue a certificate: writes tls.crt, tls.key and ca.crt
-    Issue {
-        /// Where the CA lives
-        #[arg(long, value_name = "DIRECTORY", default_value = "/var/lib/mtlsd/ca")]
-        directory: PathBuf,
-        /// The SPIFFE ID of the certificate
-        #[arg(long, value_name = "ID")]
-        spiffe_id: SpiffeId,
-        /// A DNS name of the certificate; may be given several times
-        #[arg(long = "dns", value_name = "NAME")]
-        dns_names: Vec<String>,
-        /// How long it is valid: a number with s, m, h or d
-        #[arg(long, value_name = "DURATION", default_value = "1h", value_parser = lifetime)]
-        lifetime: Duration,
-        /// The directory to write to
-        #[arg(long, value_name = "DIRECTORY")]
-        out: PathBuf,
-        /// How to answer.
-        #[command(flatten)]
-        output: Output,
-    },
 }
 
 /// Where the daemon is and how to show its answer.
@@ -311,22 +272,6 @@ fn show<T: Serialize>(
     }
 }
 
-pub(super) fn lifetime(text: &str) -> Result<Duration, String> {
-    let mend =
-        || format!("{text:?} is not a duration; write a whole number above 0 with s, m, h or d, such as 1h");
-    let unit = text.chars().last().ok_or_else(mend)?;
-    let seconds: u64 = match unit {
-        's' => 1,
-        'm' => 60,
-        'h' => 3600,
-        'd' => 86_400,
-        _ => return Err(mend()),
-    };
-    let number = text.strip_suffix(unit).filter(|n| n.bytes().all(|b| b.is_ascii_digit()));
-    let number: u64 = number.and_then(|n| n.parse().ok()).ok_or_else(mend)?;
-    number.checked_mul(seconds).filter(|s| *s > 0).map(Duration::from_secs).ok_or_else(mend)
-}
-
 #[cfg(test)]
 mod tests {
     use std::path::Path;
@@ -371,6 +316,16 @@ mod tests {
             "mtlsd config schema",
             "mtlsd ca init --trust-domain example.org",
             "mtlsd ca issue --spiffe-id spiffe://example.org/a --dns a --dns b --lifetime 30m --out /x",
+            "mtlsd ca init --trust-domain example.org --offline-root /mnt/usb --directory /x",
+            "mtlsd ca issue --spiffe-id spiffe://a/b --out /x --organization Shop --organizational-unit Web --common-name b",
+            "mtlsd ca renew-intermediate --root /mnt/usb --json",
+            "mtlsd ca list --all --json",
+            "mtlsd ca revoke --serial 0a:1b --reason keyCompromise",
+            "mtlsd ca revoke --spiffe-id spiffe://a/b",
+            "mtlsd ca crl --out /x.pem --root /mnt/usb --lifetime 7d",
+            "mtlsd ca rotate --begin --offline-root /mnt/usb",
+            "mtlsd ca rotate --switch",
+            "mtlsd ca rotate --finish --force --json",
             "mtlsd uninstall --config /x.yaml",
         ] {
             assert!(parse(line).is_ok(), "{line}: {}", parse(line).unwrap_err());
@@ -396,32 +351,20 @@ mod tests {
             "mtlsd ca init --trust-domain Example",
             "mtlsd ca issue --spiffe-id http://x --out /x",
             "mtlsd ca issue --spiffe-id spiffe://a/b --out /x --lifetime 1y",
+            "mtlsd ca issue --spiffe-id spiffe://a/b --out /x --organization=",
+            "mtlsd ca revoke",
+            "mtlsd ca revoke --serial 0a --spiffe-id spiffe://a/b",
+            "mtlsd ca revoke --serial xyz",
+            "mtlsd ca revoke --serial 0a --reason bored",
+            "mtlsd ca rotate",
+            "mtlsd ca rotate --begin --switch",
+            "mtlsd ca rotate --switch --force",
+            "mtlsd ca rotate --finish --offline-root /x",
         ] {
             let error = parse(line).unwrap_err();
             let code = u8::try_from(error.exit_code()).unwrap();
             assert_eq!(code, EXIT_USAGE, "{line}: {error}");
             assert_ne!(error.kind(), ErrorKind::DisplayHelp);
-        }
-    }
-
-    #[test]
-    fn lifetimes_have_a_unit_and_are_bounded() {
-        assert_eq!(lifetime("90s"), Ok(Duration::from_secs(90)));
-        assert_eq!(lifetime("2d"), Ok(Duration::from_secs(172_800)));
-        for bad in [
-            "",
-            "h",
-            "0h",
-            "1",
-            "1 h",
-            "+1h",
-            "-1h",
-            "1.5h",
-            "1é",
-            "99999999999999999999d",
-            "18446744073709551615d",
-        ] {
-            assert!(lifetime(bad).unwrap_err().contains("such as 1h"), "{bad}");
         }
     }
 

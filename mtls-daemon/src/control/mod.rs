@@ -1,6 +1,7 @@
 //! How people and their tools talk to the daemon: the admin socket, the command line, metrics over HTTP.
 
 pub mod admin;
+pub mod ca_cli;
 pub mod cli;
 pub mod client;
 pub mod http;

@@ -10,7 +10,9 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::view::{KtlsStatus, ReloadReport, Status, VerifyReport, WorkloadStatus};
+use crate::identity::CaStatus;
 use crate::identity::alarm::Level;
+use crate::identity::ca::admin::Listing;
 use crate::observe::connection::ConnectionRecord;
 use crate::observe::explain::{Explanation, Outcome};
 
@@ -58,6 +60,9 @@ pub fn status(status: &Status) -> String {
             sums.live, sums.opened, sums.refused, sums.plaintext
         ),
     );
+    if let Some(ca) = &status.embedded_ca {
+        out.push_str(&certificate_authority(ca));
+    }
     let rows = status
         .abilities
         .iter()
@@ -67,6 +72,57 @@ pub fn status(status: &Status) -> String {
         if let Some(ktls) = ability.ktls.as_ref().filter(|ktls| ktls.available) {
             kernel_tls(&mut out, &ability.name, ktls);
         }
+    }
+    out
+}
+
+/// The embedded CA, for `mtlsd status` and `mtlsd ca list`.
+#[must_use]
+pub fn certificate_authority(ca: &CaStatus) -> String {
+    let mut out = String::new();
+    line(
+        &mut out,
+        format_args!(
+            "Embedded CA: {}, rotation {}, roots {}; the root{} ends {}, the intermediate {} ends {}",
+            ca.directory.display(),
+            ca.phase,
+            ca.roots.join(", "),
+            if ca.root_offline { " (its key is elsewhere)" } else { "" },
+            date(ca.root_not_after),
+            ca.intermediate,
+            date(ca.intermediate_not_after)
+        ),
+    );
+    for alarm in &ca.alarms {
+        line(&mut out, format_args!("ALARM: {alarm}"));
+    }
+    out
+}
+
+/// `mtlsd ca list`.
+#[must_use]
+pub fn certificates(listing: &Listing) -> String {
+    let mut out = certificate_authority(&listing.ca);
+    let rows = listing.certificates.iter().map(|listed| {
+        let state = match (listed.revoked, listed.expired) {
+            (true, _) => "revoked",
+            (false, true) => "expired",
+            (false, false) => "valid",
+        };
+        let entry = &listed.entry;
+        vec![
+            entry.serial.clone(),
+            entry.spiffe_id.clone(),
+            date(entry.not_after),
+            state.to_owned(),
+            entry.issuer.clone(),
+            entry.requested_by.clone(),
+        ]
+    });
+    let header = ["serial", "SPIFFE ID", "not after", "state", "issuer", "requested by"];
+    out.push_str(&table(&header, rows, "Nothing was issued."));
+    if listing.unreadable_lines > 0 {
+        line(&mut out, format_args!("{} lines of the log cannot be read", listing.unreadable_lines));
     }
     out
 }
@@ -270,9 +326,15 @@ mod tests {
         ] {
             assert!(good.contains(part), "{part}:\n{good}");
         }
+        assert!(
+            good.contains("Embedded CA: /var/lib/mtlsd/ca, rotation begun, roots old root, new root"),
+            "{good}"
+        );
+        assert!(good.contains("(its key is elsewhere)") && !good.contains("ALARM"), "{good}");
         let bad = status(&Fake::new(false).status());
         assert!(!good.contains("CRITICAL"), "{good}");
         assert!(bad.contains("CRITICAL: workload db: the certificate expires in 3 min"), "{bad}");
+        assert!(bad.contains("ALARM: renew the intermediate\n"), "{bad}");
         assert!(bad.contains("NOT READY: db has no certificate") && bad.contains("REFUSED: line 3"), "{bad}");
         assert!(bad.contains("this kernel has no tls module") && !bad.contains("suites"), "{bad}");
     }

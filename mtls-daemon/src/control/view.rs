@@ -8,6 +8,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
+use crate::identity::CaStatus;
 use crate::identity::alarm::Level;
 use crate::identity::revocation::{Entry, RevocationError};
 use crate::observe::connection::CertificateInfo;
@@ -69,6 +70,9 @@ pub struct Status {
     pub connections: ConnectionSums,
     /// What this kernel and this configuration make possible, or not.
     pub abilities: Vec<Ability>,
+    /// The embedded CA; null when no workload needs it.
+    #[serde(default)]
+    pub embedded_ca: Option<CaStatus>,
 }
 
 impl Status {

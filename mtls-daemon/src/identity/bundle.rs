@@ -180,6 +180,15 @@ impl Bundle {
         &self.roots
     }
 
+    /// As [`Self::from_pem`] reads it.
+    #[must_use]
+    pub fn to_pem(&self) -> String {
+        let config = ::pem::EncodeConfig::new().set_line_ending(::pem::LineEnding::LF);
+        let block =
+            |root: &Root| ::pem::encode_config(&::pem::Pem::new("CERTIFICATE", root.der.as_ref()), config);
+        self.roots.iter().map(block).collect()
+    }
+
     /// The roots as webpki takes them.
     pub(crate) fn anchors(&self) -> &[TrustAnchor<'static>] {
         &self.anchors

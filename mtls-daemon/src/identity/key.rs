@@ -1,6 +1,6 @@
 //! Keys that are made here.
 
-use rcgen::KeyPair;
+use rcgen::{KeyPair, PublicKeyData, SignatureAlgorithm, SigningKey};
 use rustls::pki_types::{PrivateKeyDer, PrivatePkcs8KeyDer};
 use zeroize::Zeroize;
 
@@ -29,6 +29,22 @@ impl SecretKey {
     /// As rustls takes it; borrows, so that there is no second copy to wipe.
     pub fn der(&self) -> PrivateKeyDer<'_> {
         PrivateKeyDer::Pkcs8(PrivatePkcs8KeyDer::from(self.0.serialized_der()))
+    }
+}
+
+impl PublicKeyData for SecretKey {
+    fn der_bytes(&self) -> &[u8] {
+        self.0.der_bytes()
+    }
+
+    fn algorithm(&self) -> &'static SignatureAlgorithm {
+        PublicKeyData::algorithm(&self.0)
+    }
+}
+
+impl SigningKey for SecretKey {
+    fn sign(&self, msg: &[u8]) -> Result<Vec<u8>, rcgen::Error> {
+        self.0.sign(msg)
     }
 }
 

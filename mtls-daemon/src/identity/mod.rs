@@ -16,6 +16,7 @@ pub mod revocation;
 pub mod source;
 pub mod spiffe;
 pub mod store;
+pub mod subject;
 pub mod svid;
 #[cfg(test)]
 pub(crate) mod testing;
@@ -23,7 +24,7 @@ pub(crate) mod verified;
 pub(crate) mod when;
 
 pub use bundle::{Bundle, BundleError, TrustBundles};
-pub use ca::{CaError, EmbeddedCa, EmbeddedCaSettings};
+pub use ca::{CaError, CaStatus, EmbeddedCa, EmbeddedCaSettings};
 pub use files::{FilesError, IdentityFiles};
 pub use issuer::{Issuer, IssuerError, IssuerSource};
 pub use peer::{PeerIdentity, PeerName};
@@ -32,4 +33,5 @@ pub use revocation::{ChainMarks, Revocations};
 pub use source::{EmbeddedSource, Identity, IdentityError, IdentitySource, Wake};
 pub use spiffe::{SpiffeId, SpiffeIdError, TrustDomain};
 pub use store::{IdentityStatus, IdentityStore};
+pub use subject::{Subject, SubjectAttribute, SubjectError};
 pub use svid::{SvidError, X509Svid};

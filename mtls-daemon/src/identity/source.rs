@@ -7,8 +7,11 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::Notify;
 
+use super::ca::Order;
 use super::issuer::IssuerError;
-use super::{CaError, EmbeddedCa, FilesError, IdentityFiles, Pkcs11Error, SpiffeId, TrustBundles, X509Svid};
+use super::{
+    CaError, EmbeddedCa, FilesError, IdentityFiles, Pkcs11Error, SpiffeId, Subject, TrustBundles, X509Svid,
+};
 
 /// What a source gives a workload.
 #[derive(Debug, Clone)]
@@ -120,13 +123,27 @@ pub struct EmbeddedSource {
     pub id: SpiffeId,
     /// Its DNS SANs.
     pub dns_names: Vec<String>,
+    /// Its subject.
+    pub subject: Subject,
+    /// The workload's name, for the issuance log.
+    pub workload: String,
 }
 
 impl IdentitySource for EmbeddedSource {
     fn fetch(&self, now: SystemTime) -> Result<Identity, IdentityError> {
-        let svid = Arc::new(self.ca.issue(&self.id, &self.dns_names, now)?);
-        let bundles = [(self.ca.trust_domain().clone(), self.ca.bundle().clone())].into_iter().collect();
+        let order = Order {
+            id: &self.id,
+            dns_names: &self.dns_names,
+            subject: &self.subject,
+            requested_by: &format!("workload {}", self.workload),
+        };
+        let svid = Arc::new(self.ca.issue(&order, now)?);
+        let bundles = [(self.ca.trust_domain().clone(), self.ca.bundle())].into_iter().collect();
         Ok(Identity { svid, bundles })
+    }
+
+    fn watch_paths(&self) -> Vec<PathBuf> {
+        self.ca.watch_paths()
     }
 
     fn is_local(&self) -> bool {
@@ -143,7 +160,8 @@ impl IdentitySource for EmbeddedSource {
 
     fn describe(&self) -> String {
         let lifetime = self.ca.lifetime();
-        format!("{} {lifetime:?} {} {}", self.ca.directory().display(), self.id, self.dns_names.join(","))
+        let names = self.dns_names.join(",");
+        format!("{} {lifetime:?} {} {names} {:?}", self.ca.directory().display(), self.id, self.subject)
     }
 }
 

@@ -32,7 +32,9 @@ pub struct Prepared {
     pub config: Arc<Config>,
     /// Where each workload's identity comes from.
     pub sources: BTreeMap<String, Arc<dyn IdentitySource>>,
-    /// Roots besides those that an identity brings along.
+    /// The embedded CA, if a workload needs it.
+    pub ca: Option<Arc<EmbeddedCa>>,
+    /// Roots besides those that an identity brings along, and besides the embedded CA's, which may change.
     pub bundles: Arc<TrustBundles>,
     /// What the bundle files were when they were read.
     pub bundle_files: BundleFiles,
@@ -75,10 +77,6 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
     }
     let needs_ca = config.workloads.iter().any(|workload| workload.identity == WorkloadIdentity::EmbeddedCa);
     let ca = if needs_ca { Some(Arc::new(open_ca(&config)?)) } else { None };
-    if let Some(ca) = &ca {
-        // A workload with files of its own believes its neighbours on the node as well.
-        bundles.add(config.trust_domain.clone(), ca.bundle().clone());
-    }
     let issuers = issuers(&config);
     let sources = config
         .workloads
@@ -90,7 +88,7 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
     let directory = Arc::new(Directory::from_config(&config));
     let policy = Arc::new(Policy::from_config(&config));
     let bundles = Arc::new(bundles);
-    Ok(Prepared { config: Arc::new(config), sources, bundles, bundle_files, directory, policy })
+    Ok(Prepared { config: Arc::new(config), sources, ca, bundles, bundle_files, directory, policy })
 }
 
 fn open_ca(config: &Config) -> Result<EmbeddedCa, PrepareError> {
@@ -120,6 +118,8 @@ fn source(
             ca: Arc::clone(ca?),
             id: workload.spiffe_id.clone(),
             dns_names: workload.dns_names.clone(),
+            subject: workload.subject.clone(),
+            workload: workload.name.clone(),
         })),
         WorkloadIdentity::Issuer(name) => {
             let issuer = config.issuers.iter().find(|issuer| issuer.name == *name)?;
@@ -130,6 +130,7 @@ fn source(
                     workload: workload.name.clone(),
                     id: workload.spiffe_id.clone(),
                     dns_names: workload.dns_names.clone(),
+                    subject: workload.subject.clone(),
                     lifetime: issuer.lifetime,
                 },
                 bundle: issuer.bundle.clone(),
@@ -159,6 +160,16 @@ impl Prepared {
         *self.config == *config && self.bundle_files == BundleFiles::of(config)
     }
 
+    /// Whom every workload of this node believes now.
+    fn believed(&self) -> TrustBundles {
+        let mut bundles = TrustBundles::clone(&self.bundles);
+        if let Some(ca) = &self.ca {
+            // A workload with files of its own believes its neighbours on the node as well.
+            bundles.add(self.config.trust_domain.clone(), ca.bundle());
+        }
+        bundles
+    }
+
     /// The snapshot with the identities that the store has now, for this kernel's TLS.
     pub fn snapshot(
         &self,
@@ -168,13 +179,14 @@ impl Prepared {
         registry: &mut Registry,
         metrics: &Metrics,
     ) -> Snapshot {
+        let bundles = self.believed();
         let workloads = self
             .config
             .workloads
             .iter()
             .map(|settings| {
                 let lasting = registry.of(&settings.name, metrics);
-                let identity = self.own_identity(settings, store, ktls, registry.revocations());
+                let identity = self.own_identity(settings, &bundles, store, ktls, registry.revocations());
                 let expiry =
                     identity.as_ref().ok().map(|identity| identity.certificate.not_after.unix_timestamp());
                 lasting.metrics.set_certificate_expiry(expiry);
@@ -203,6 +215,7 @@ impl Prepared {
     fn own_identity(
         &self,
         workload: &Workload,
+        bundles: &TrustBundles,
         store: &IdentityStore,
         ktls: &KernelTls,
         revocations: &Arc<Revocations>,
@@ -210,7 +223,7 @@ impl Prepared {
         let identity = store.usable(&workload.name, SystemTime::now())?;
         let limits = &self.config.limits;
         let trust = Trust {
-            bundles: Arc::new(identity.trusted_with(&self.bundles)),
+            bundles: Arc::new(identity.trusted_with(bundles)),
             trust_domain: identity.svid.id.trust_domain().clone(),
             names: PeerNameSettings {
                 dns: self.config.trust.peer_names.dns,

@@ -1,10 +1,9 @@
 //! The commands that need no running daemon: `config`, `ca`, `uninstall`.
 
-use std::fs::Permissions;
+pub mod ca;
+
 use std::io::Write;
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, SystemTime};
 
 use serde_json::json;
 
@@ -13,7 +12,7 @@ use super::lock::Lock;
 use crate::capture::pins::Pins;
 use crate::capture::{CaptureError, cgroup};
 use crate::config::{self, Config, ConfigError, Place, Problem};
-use crate::identity::{CaError, EmbeddedCa, EmbeddedCaSettings, SpiffeId, TrustDomain};
+use crate::identity::CaError;
 
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -124,95 +123,6 @@ fn absent(config: &Config) -> Vec<String> {
 pub fn print_schema(out: &mut impl Write) -> Result<(), CommandError> {
     writeln!(out, "{:#}", config::schema())?;
     Ok(())
-}
-
-/// `mtlsd ca init`.
-///
-/// # Errors
-/// When the directory is in use or cannot be written.
-pub fn ca_init(
-    directory: &Path,
-    trust_domain: TrustDomain,
-    as_json: bool,
-    out: &mut impl Write,
-) -> Result<(), CommandError> {
-    if std::fs::read_dir(directory).is_ok_and(|mut entries| entries.next().is_some()) {
-        return Err(CommandError::NotEmpty(directory.to_owned()));
-    }
-    let settings = EmbeddedCaSettings {
-        directory: directory.to_owned(),
-        lifetime: Duration::from_secs(3600),
-        trust_domain: trust_domain.clone(),
-    };
-    EmbeddedCa::open(settings, SystemTime::now())?;
-    let root = directory.join("root.crt");
-    if as_json {
-        writeln!(out, "{}", json!({ "trust_domain": trust_domain.to_string(), "root": root }))?;
-    } else {
-        writeln!(
-            out,
-            "made a CA for trust domain {trust_domain}; its root certificate is {}",
-            root.display()
-        )?;
-    }
-    Ok(())
-}
-
-/// What `mtlsd ca issue` shall make.
-pub struct IssueRequest<'a> {
-    /// Where the CA lives.
-    pub directory: &'a Path,
-    /// The identity.
-    pub id: &'a SpiffeId,
-    /// Its DNS SANs.
-    pub dns_names: &'a [String],
-    /// How long it is valid.
-    pub lifetime: Duration,
-    /// Where tls.crt, tls.key and ca.crt go.
-    pub out: &'a Path,
-}
-
-/// `mtlsd ca issue`.
-///
-/// # Errors
-/// When there is no CA, it belongs to another trust domain, or a file cannot be written.
-pub fn ca_issue(request: &IssueRequest<'_>, as_json: bool, out: &mut impl Write) -> Result<(), CommandError> {
-    if !request.directory.join("root.crt").exists() {
-        return Err(CommandError::NoCa(request.directory.to_owned()));
-    }
-    let settings = EmbeddedCaSettings {
-        directory: request.directory.to_owned(),
-        lifetime: request.lifetime,
-        trust_domain: request.id.trust_domain().clone(),
-    };
-    let ca = EmbeddedCa::open(settings, SystemTime::now())?;
-    let issued = ca.issue_pem(request.id, request.dns_names, SystemTime::now())?;
-    std::fs::create_dir_all(request.out)
-        .map_err(|source| CommandError::Write { path: request.out.to_owned(), source })?;
-    let root = request.directory.join("root.crt");
-    let root = std::fs::read(&root).map_err(|source| CaError::Io { action: "read", path: root, source })?;
-    write(&request.out.join("tls.key"), issued.key.as_bytes(), 0o600)?;
-    write(&request.out.join("tls.crt"), issued.chain.as_bytes(), 0o644)?;
-    write(&request.out.join("ca.crt"), &root, 0o644)?;
-    if as_json {
-        writeln!(out, "{}", json!({ "id": request.id.to_string(), "directory": request.out }))?;
-    } else {
-        writeln!(out, "issued {} into {}: tls.crt, tls.key, ca.crt", request.id, request.out.display())?;
-    }
-    Ok(())
-}
-
-fn write(path: &Path, contents: &[u8], mode: u32) -> Result<(), CommandError> {
-    let mut options = std::fs::OpenOptions::new();
-    options.write(true).create(true).truncate(true).mode(mode);
-    options
-        .open(path)
-        .and_then(|mut file| {
-            // The mode of open() counts for a new file only; an old one may let others read the key.
-            file.set_permissions(Permissions::from_mode(mode))?;
-            file.write_all(contents)
-        })
-        .map_err(|source| CommandError::Write { path: path.to_owned(), source })
 }
 
 /// `mtlsd uninstall`: detaches and unpins everything. Refused while the daemon runs, which would only

@@ -47,6 +47,7 @@ impl DaemonView for Daemon {
             },
             connections: total(&snapshot),
             abilities: self.abilities(),
+            embedded_ca: changing.prepared.ca.as_ref().map(|ca| ca.status(SystemTime::now())),
         }
     }
 

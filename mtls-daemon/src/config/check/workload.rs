@@ -6,11 +6,13 @@ use std::path::PathBuf;
 
 use ipnet::IpNet;
 
-use crate::config::at::{At, Entries, Spot};
+use crate::config::at::{At, Entries, Given, Spot};
 use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::scalar;
 use crate::config::types::{Mode, Selector, Workload, WorkloadIdentity};
+
+use crate::identity::{Subject, SubjectAttribute};
 
 use super::node::Node;
 use super::{Check, FileSpot, InFile, Seen, issuer};
@@ -83,6 +85,7 @@ fn workload(
         (Some(at), _) => check.distinct("DNS name", &at.value, scalar::dns_name, Fault::DnsName),
         (None, name) => name.iter().cloned().collect(),
     };
+    let subject = subject(check, &raw.certificate, identity.as_ref());
     let listen_ports = raw.listen_ports.0.as_ref().map(|at| {
         if raw.select.value.netns.0.is_some() && raw.select.value.cgroup.0.is_none() {
             check.fault(at.spot, Fault::ListenPortsWithNetns);
@@ -98,6 +101,7 @@ fn workload(
         select: select?,
         spiffe_id: spiffe_id?,
         dns_names,
+        subject,
         mode: raw.mode.0.as_ref().map(|at| at.value).unwrap_or_default(),
         ports,
         listen_ports: listen_ports.unwrap_or_default(),
@@ -110,6 +114,27 @@ fn workload(
         addresses,
         max_connections,
     })
+}
+
+/// What is refused fails the load.
+fn subject(
+    check: &mut Check,
+    raw: &Given<raw::WorkloadCertificate>,
+    identity: Option<&WorkloadIdentity>,
+) -> Subject {
+    let Some(at) = &raw.0 else { return Subject::default() };
+    if let Some(WorkloadIdentity::Files(_)) = identity {
+        check.fault(at.spot, Fault::SubjectWithFiles);
+    }
+    let subject = &at.value.subject;
+    let mut attribute = |given: &Given<String>| {
+        given.0.as_ref().and_then(|at| check.text(at, str::parse::<SubjectAttribute>, Fault::Subject))
+    };
+    Subject {
+        organization: attribute(&subject.organization),
+        organizational_unit: attribute(&subject.organizational_unit),
+        common_name: attribute(&subject.common_name),
+    }
 }
 
 fn selector(check: &mut Check, node: &Node, unique: &mut Unique, at: &At<raw::Select>) -> Option<Selector> {

@@ -137,6 +137,21 @@ fn a_number_out_of_range_is_refused() {
 }
 
 #[test]
+fn a_subject_that_cannot_be_is_refused() {
+    let subject = |fields: &str| workload(&format!("certificate: {{ subject: {{ {fields} }} }}"));
+    one(&subject("organization: §''"), &["the subject's `` cannot be: it is empty"]);
+    one(&subject("organizational_unit: §\"a\\nb\""), &["cannot be: it has a control character"]);
+    one(
+        &subject(&format!("common_name: §{}", "x".repeat(65))),
+        &["it has 65 characters and X.520 allows 64"],
+    );
+    one(
+        &workload("certificate: §{ subject: { organization: a } }, identity: { certificate: /c, key: /k }"),
+        &["certificate comes from files, which have the subject that they have"],
+    );
+}
+
+#[test]
 fn a_duration_that_cannot_be_is_refused() {
     one("timeouts: { handshake: §off }", &["`off` cannot be: it may not be off here"]);
     one("timeouts: { drain: §5 }", &["`5` cannot be: it is not whole numbers with units; write it as 300ms"]);

@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 
 use super::super::*;
 use crate::datapath::ktls::Suite;
+use crate::identity::Subject;
 use crate::identity::alarm::{Threshold, Thresholds};
 use crate::identity::issuer::exec::Program;
 use crate::identity::issuer::vault::{VaultAuth, VaultSettings};
@@ -75,6 +76,7 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                         .parse()
                         .unwrap(),
                     dns_names: vec![format!("w{index}.example")],
+                    subject: if files { Subject::default() } else { subject(index) },
                     mode,
                     ports,
                     listen_ports: if kind == 1 { listen } else { BTreeSet::new() },
@@ -95,6 +97,15 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                 }
             },
         )
+}
+
+fn subject(index: usize) -> Subject {
+    let attribute = |text: String| Some(text.parse().unwrap());
+    Subject {
+        organization: if index % 2 == 0 { attribute(format!("Shop {index}")) } else { None },
+        organizational_unit: attribute(format!("Ünit: {index}")),
+        common_name: if index % 3 == 0 { attribute(format!("w{index}")) } else { None },
+    }
 }
 
 fn entry(index: usize) -> impl Strategy<Value = DirectoryEntry> {
@@ -368,6 +379,11 @@ pub(super) fn document(config: &Config) -> Value {
                 "select": given(json!({ "netns": w.select.netns, "cgroup": w.select.cgroup })),
                 "spiffe_id": w.spiffe_id,
                 "dns_names": w.dns_names,
+                "certificate": (w.subject != Subject::default()).then(|| json!({ "subject": given(json!({
+                    "organization": w.subject.organization.as_ref().map(ToString::to_string),
+                    "organizational_unit": w.subject.organizational_unit.as_ref().map(ToString::to_string),
+                    "common_name": w.subject.common_name.as_ref().map(ToString::to_string),
+                })) })),
                 "mode": word(w.mode),
                 "ports": w.ports.iter().map(|(port, mode)| (port.to_string(), word(mode))).collect::<Value>(),
                 "listen_ports": (!w.listen_ports.is_empty()).then_some(&w.listen_ports),

@@ -37,6 +37,11 @@ fn every_key_of_the_example_is_taken() {
     let WorkloadIdentity::Files(files) = &web.identity else { panic!("{:?}", web.identity) };
     assert_eq!(files.key, PathBuf::from("/p/tls.key"));
     assert_eq!(config.workload("shared").unwrap().identity, WorkloadIdentity::Issuer("script".into()));
+    let subject = &config.workload("shared").unwrap().subject;
+    let attribute = |text: &str| Some(text.parse().unwrap());
+    assert_eq!(subject.organization, attribute("Shop"));
+    assert_eq!(subject.organizational_unit, attribute("Databases"));
+    assert_eq!(subject.common_name, attribute("postgresql"));
     let issuer = &config.issuers[0];
     assert_eq!(
         (&issuer.bundle, issuer.lifetime),
@@ -107,6 +112,7 @@ fn what_is_left_out_has_its_stated_default() {
     let w = config.workload("w").unwrap();
     assert_eq!(w.spiffe_id.as_str(), "spiffe://a.example/w");
     assert_eq!(w.dns_names, ["w"]);
+    assert_eq!(w.subject, crate::identity::Subject::default());
     assert_eq!((w.mode, w.connect_hold), (Mode::Strict, ConnectHold::Ready));
     assert_eq!(w.unknown_destinations, UnknownDestinations::Passthrough);
     assert_eq!(w.max_connections, 20_000);

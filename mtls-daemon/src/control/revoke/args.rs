@@ -10,7 +10,8 @@ use rustls::pki_types::CertificateDer;
 use rustls::pki_types::pem::PemObject;
 
 use super::{RevokeRequest, UnrevokeRequest};
-use crate::control::cli::{AskOptions, lifetime};
+use crate::control::ca_cli::lifetime;
+use crate::control::cli::AskOptions;
 use crate::identity::SpiffeId;
 use crate::identity::leaf::Unreadable;
 use crate::identity::revocation::{CertificateMarks, Serial, Sha256, Target};

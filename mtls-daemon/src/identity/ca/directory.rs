@@ -11,7 +11,7 @@ use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::{Zeroize, Zeroizing};
 
-use super::CaError;
+use super::{CaError, Phase};
 use crate::identity::key::SecretKey;
 use crate::identity::leaf::show;
 
@@ -23,6 +23,20 @@ const FILES: [&str; 4] = [ROOT_CRT, ROOT_KEY, INTERMEDIATE_CRT, INTERMEDIATE_KEY
 /// There while a CA is being made; one that is found later tells of a crash in between.
 const MARKER: &str = "creating";
 const LOCK: &str = "lock";
+/// There when the root's key is kept elsewhere: its absence is then no damage.
+const OFFLINE: &str = "root.offline";
+const OFFLINE_TEXT: &str =
+    "The key of this CA's root is kept elsewhere, see `mtlsd ca renew-intermediate --help`.\n";
+/// What the marker says when the CA that is being made has an offline root.
+const MAKING_OFFLINE: &str = "offline";
+/// The second CA of a rotation.
+const NEXT: &str = "next";
+/// The same while it is being made.
+const MAKING_NEXT: &str = "next.new";
+/// There when the second CA issues.
+const ISSUING: &str = "issuing";
+/// There while the second CA moves to the place of the first; says whether its root is offline.
+const FINISHING: &str = "finishing";
 
 const DIRECTORY_MODE: u32 = 0o700;
 const KEY_MODE: u32 = 0o600;
@@ -48,6 +62,15 @@ impl Directory {
         Ok(directory)
     }
 
+    /// One that is there; nothing is made.
+    pub(super) fn at(path: &Path) -> Self {
+        Self(path.to_owned())
+    }
+
+    pub(super) fn root(&self) -> &Path {
+        &self.0
+    }
+
     pub(super) fn path(&self, file: &str) -> PathBuf {
         self.0.join(file)
     }
@@ -66,9 +89,13 @@ impl Directory {
     }
 
     /// True if there is no CA here and one is to be made. The caller holds the lock.
-    pub(super) fn begin(&self) -> Result<bool, CaError> {
+    pub(super) fn begin(&self, offline: bool) -> Result<bool, CaError> {
         let marker = self.path(MARKER);
         if exists(&marker)? {
+            if read(&marker)?.0.as_slice() == MAKING_OFFLINE.as_bytes() {
+                // Half of it is elsewhere, and an online root is not what was asked for.
+                return Err(CaError::Interrupted(self.0.clone()));
+            }
             // A crash in the middle: nothing was issued from these files, since `finish` was not reached.
             for file in FILES {
                 remove(&self.path(file))?;
@@ -76,7 +103,7 @@ impl Directory {
         } else {
             let mut missing = Vec::new();
             for file in FILES {
-                if !exists(&self.path(file))? {
+                if !exists(&self.path(file))? && (file != ROOT_KEY || !self.is_offline()?) {
                     missing.push(file);
                 }
             }
@@ -86,7 +113,8 @@ impl Directory {
                 Some(_) => {}
             }
         }
-        self.write(MARKER, b"", KEY_MODE)?;
+        let marker = if offline { MAKING_OFFLINE } else { "" };
+        self.write(MARKER, marker.as_bytes(), KEY_MODE)?;
         Ok(true)
     }
 
@@ -94,6 +122,101 @@ impl Directory {
     pub(super) fn finish(&self) -> Result<(), CaError> {
         remove(&self.path(MARKER))?;
         self.sync()
+    }
+
+    pub(super) fn is_offline(&self) -> Result<bool, CaError> {
+        exists(&self.path(OFFLINE))
+    }
+
+    /// The root's key is not here.
+    pub(super) fn mark_offline(&self) -> Result<(), CaError> {
+        self.write(OFFLINE, OFFLINE_TEXT.as_bytes(), CERTIFICATE_MODE)
+    }
+
+    pub(super) fn has_root(&self) -> Result<bool, CaError> {
+        Ok(exists(&self.path(ROOT_KEY))? || exists(&self.path(ROOT_CRT))?)
+    }
+
+    /// Where the second CA of a rotation is.
+    pub(super) fn next(&self) -> Self {
+        Self(self.path(NEXT))
+    }
+
+    /// How far a rotation is. The caller holds the lock.
+    pub(super) fn phase(&self) -> Result<Phase, CaError> {
+        Ok(match (exists(&self.path(NEXT))?, exists(&self.next().path(ISSUING))?) {
+            (false, _) => Phase::Steady,
+            (true, false) => Phase::Begun,
+            (true, true) => Phase::Switched,
+        })
+    }
+
+    /// Makes the second CA aside and gives it its name when it is whole. The caller holds the lock.
+    pub(super) fn add_next(&self, make: impl FnOnce(&Self) -> Result<(), CaError>) -> Result<(), CaError> {
+        let aside = self.path(MAKING_NEXT);
+        remove_directory(&aside)?;
+        let directory = Self::open(&aside)?;
+        make(&directory)?;
+        directory.sync()?;
+        let next = self.path(NEXT);
+        fs::rename(&aside, &next).map_err(io("rename to", &next))?;
+        self.sync()
+    }
+
+    /// From now on the second CA issues. The caller holds the lock.
+    pub(super) fn switch(&self) -> Result<(), CaError> {
+        self.next().write(ISSUING, b"", KEY_MODE)
+    }
+
+    /// The second CA takes the place of the first, whose files go. The caller holds the lock.
+    pub(super) fn finish_rotation(&self) -> Result<(), CaError> {
+        let offline = if self.next().is_offline()? { MAKING_OFFLINE } else { "" };
+        self.write(FINISHING, offline.as_bytes(), KEY_MODE)?;
+        self.complete_rotation()
+    }
+
+    /// Goes on with [`Self::finish_rotation`] if a crash has cut it short. The caller holds the lock.
+    pub(super) fn complete_rotation(&self) -> Result<(), CaError> {
+        let marker = self.path(FINISHING);
+        if !exists(&marker)? {
+            return Ok(());
+        }
+        let offline = read(&marker)?.0.as_slice() == MAKING_OFFLINE.as_bytes();
+        let next = self.next();
+        for file in FILES.into_iter().chain([OFFLINE]) {
+            let (from, to) = (next.path(file), self.path(file));
+            // What is not there was moved before the crash, or there is none.
+            if exists(&from)? {
+                fs::rename(&from, &to).map_err(io("rename to", &to))?;
+            }
+        }
+        remove(&self.path(if offline { ROOT_KEY } else { OFFLINE }))?;
+        self.sync()?;
+        remove_directory(&self.path(NEXT))?;
+        self.sync()?;
+        remove(&marker)?;
+        self.sync()
+    }
+
+    /// Files whose change means another CA, or another phase.
+    pub(super) fn watched(&self) -> Vec<PathBuf> {
+        let next = self.next();
+        let own = [ROOT_CRT, INTERMEDIATE_CRT, NEXT].map(|file| self.path(file));
+        let second = [ROOT_CRT, INTERMEDIATE_CRT, ISSUING].map(|file| next.path(file));
+        own.into_iter().chain(second).collect()
+    }
+
+    /// Reads a small file of the CA's; `None` if there is none.
+    pub(super) fn read(&self, file: &str) -> Result<Option<Zeroizing<Vec<u8>>>, CaError> {
+        match read(&self.path(file)) {
+            Ok((content, _)) => Ok(Some(content)),
+            Err(CaError::Missing(_)) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    pub(super) fn write_private(&self, file: &str, content: &[u8]) -> Result<(), CaError> {
+        self.write(file, content, KEY_MODE)
     }
 
     pub(super) fn write_certificate(&self, file: &str, der: &CertificateDer<'_>) -> Result<(), CaError> {
@@ -171,8 +294,13 @@ impl Directory {
 
 /// A certificate as a PEM block.
 pub(super) fn pem(der: &CertificateDer<'_>) -> String {
+    pem_block("CERTIFICATE", der)
+}
+
+/// A PEM block.
+pub(super) fn pem_block(tag: &str, der: &[u8]) -> String {
     let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
-    pem::encode_config(&pem::Pem::new("CERTIFICATE", der.as_ref()), config)
+    pem::encode_config(&pem::Pem::new(tag, der), config)
 }
 
 fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), CaError> {
@@ -202,6 +330,13 @@ fn exists(path: &Path) -> Result<bool, CaError> {
 
 fn remove(path: &Path) -> Result<(), CaError> {
     match fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", path)(error)),
+        _ => Ok(()),
+    }
+}
+
+fn remove_directory(path: &Path) -> Result<(), CaError> {
+    match fs::remove_dir_all(path) {
         Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", path)(error)),
         _ => Ok(()),
     }

@@ -1,26 +1,37 @@
 //! The embedded CA: a root and an intermediate in a directory, for demos, tests and small sites.
 //!
-//! The root's key is read only to sign an intermediate and is not kept in memory. The intermediate is
-//! renewed at half of its life with its old key, so that one rename replaces it and a crash cannot leave a
-//! pair that does not match.
+//! The root's key is read only to sign an intermediate and is not kept in memory; it may be kept elsewhere. The
+//! intermediate is renewed at half of its life with its old key, so that one rename replaces it and a crash cannot
+//! leave a pair that does not match. While roots change there are two CAs: both are believed, one issues.
 
+pub mod admin;
+mod authority;
 mod directory;
+mod error;
+pub mod log;
+pub mod revoke;
 mod sign;
+mod state;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rcgen::{Issuer, KeyPair};
 use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
+pub use self::authority::INTERMEDIATE_WARNING;
+use self::authority::Intermediate;
+use self::directory::Directory;
+pub use self::error::CaError;
+use self::log::{Entry, IssuanceLog, Kind};
+pub use self::sign::Order;
+use self::state::State;
+pub use self::state::{CaStatus, Phase, ROOT_WARNING};
 use super::key::SecretKey;
-use super::leaf::{Leaf, Unreadable};
-use super::{Bundle, BundleError, SpiffeId, SvidError, TrustDomain, X509Svid, when};
-use directory::Directory;
+use super::{Bundle, TrustDomain, X509Svid, when};
 
 /// Life of the root.
 pub const ROOT_LIFETIME: Duration = Duration::from_secs(3_650 * 86_400);
@@ -28,6 +39,8 @@ pub const ROOT_LIFETIME: Duration = Duration::from_secs(3_650 * 86_400);
 pub const INTERMEDIATE_LIFETIME: Duration = Duration::from_secs(365 * 86_400);
 /// How far `notBefore` lies in the past, for peers whose clock is behind.
 pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
+/// How often a running daemon repeats that something about its CA must be done.
+const REMIND: Duration = Duration::from_secs(86_400);
 
 /// Where the embedded CA lives and what it issues.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -40,115 +53,14 @@ pub struct EmbeddedCaSettings {
     pub trust_domain: TrustDomain,
 }
 
-/// Why the embedded CA cannot be used, or cannot issue.
-#[derive(Debug, thiserror::Error)]
-pub enum CaError {
-    /// A system call failed.
-    #[error("cannot {action} {}: {source}; check that the path is right and that mtlsd may use it", path.display())]
-    Io {
-        /// What was tried: "read", "create", …
-        action: &'static str,
-        /// On what.
-        path: PathBuf,
-        /// What the system said.
-        source: std::io::Error,
-    },
-    /// Others may read a key or change the directory.
-    #[error("{} has mode {mode:04o}, so others can get at the CA's keys; run chmod {want:o} {}", path.display(), path.display())]
-    TooOpen {
-        /// The file or directory.
-        path: PathBuf,
-        /// Its permission bits.
-        mode: u32,
-        /// What they should be.
-        want: u32,
-    },
-    /// Some files of the CA are there and this one is not.
-    #[error("{} is missing while other files of this CA exist; restore it from a backup, or remove the whole directory to make a new CA (every peer then needs the new root)", .0.display())]
-    Missing(PathBuf),
-    /// A file that is not what it should be.
-    #[error("{} cannot be used: {reason}; restore it from a backup", path.display())]
-    Unreadable {
-        /// The file.
-        path: PathBuf,
-        /// What is wrong with it.
-        reason: String,
-    },
-    /// A key that is not the one of its certificate.
-    #[error("{} is not the key of {}; restore the pair from one backup", key.display(), certificate.display())]
-    KeyMismatch {
-        /// The key's file.
-        key: PathBuf,
-        /// The certificate's file.
-        certificate: PathBuf,
-    },
-    /// The root's `notAfter` is in the past.
-    #[error("the root {} {when}; remove the directory to make a new CA (every peer then needs the new root), or check this node's clock", path.display())]
-    Expired {
-        /// The root's file.
-        path: PathBuf,
-        /// How long ago.
-        when: String,
-    },
-    /// The root's `notBefore` is in the future.
-    #[error("the root {} is {when}; check this node's clock", path.display())]
-    NotYetValid {
-        /// The root's file.
-        path: PathBuf,
-        /// How much longer.
-        when: String,
-    },
-    /// The CA in the directory was made for another trust domain.
-    #[error("the CA in {} was made for trust domain {found}, and {wanted} is configured; set trust_domain: {found}, or give the CA another directory", directory.display())]
-    OtherTrustDomain {
-        /// The directory.
-        directory: PathBuf,
-        /// What its root says.
-        found: TrustDomain,
-        /// What the configuration says.
-        wanted: TrustDomain,
-    },
-    /// What the CA issues would be refused by everyone who trusts its root.
-    #[error("the intermediate {} was not issued by the root {}; restore both from one backup", intermediate.display(), root.display())]
-    BrokenChain {
-        /// The intermediate's file.
-        intermediate: PathBuf,
-        /// The root's file.
-        root: PathBuf,
-    },
-    /// An ID of another trust domain, or of the trust domain itself.
-    #[error("{id} cannot be issued by the CA of trust domain {domain}; use spiffe://{domain}/<path>")]
-    ForeignId {
-        /// The ID.
-        id: SpiffeId,
-        /// What the CA issues for.
-        domain: TrustDomain,
-    },
-    /// A text that is no DNS name.
-    #[error("{0:?} is not a DNS name; give dns_names as host names such as web.example.org")]
-    DnsName(String),
-    /// Key generation or signing failed.
-    #[error("cannot {action}: {reason}; the system may be out of memory or random numbers")]
-    Crypto {
-        /// What was tried.
-        action: &'static str,
-        /// What the library said.
-        reason: String,
-    },
-    /// The root is not a usable bundle.
-    #[error("the root cannot be used as a trust bundle: {0}")]
-    Bundle(#[from] BundleError),
-    /// What was issued is not a usable SVID.
-    #[error("what was issued cannot be used: {0}")]
-    Svid(#[from] SvidError),
-}
-
 /// A certificate chain and its key as files hold them.
 pub struct IssuedPem {
     /// The leaf, then the intermediate.
     pub chain: String,
     /// The key in PKCS #8; wiped when dropped.
     pub key: Zeroizing<String>,
+    /// The leaf's line in the issuance log.
+    pub entry: Entry,
 }
 
 impl fmt::Debug for IssuedPem {
@@ -157,72 +69,57 @@ impl fmt::Debug for IssuedPem {
     }
 }
 
-/// The certificate that signs leaves, with its key.
-struct Intermediate {
-    der: CertificateDer<'static>,
-    key: SecretKey,
-    not_before: SystemTime,
-    not_after: SystemTime,
-}
-
-impl Intermediate {
-    fn renew_at(&self) -> SystemTime {
-        self.not_before
-            .checked_add(when::between(self.not_before, self.not_after) / 2)
-            .unwrap_or(self.not_after)
-    }
-}
-
-/// A CA that issues for the workloads of this node.
+/// A CA that issues for the workloads of this node. What an administrator does to its directory is seen at the next
+/// use.
 pub struct EmbeddedCa {
     settings: EmbeddedCaSettings,
-    root: CertificateDer<'static>,
-    bundle: Bundle,
-    intermediate: ArcSwap<Intermediate>,
+    log: IssuanceLog,
+    state: ArcSwap<State>,
+    care: Mutex<Care>,
+}
+
+#[derive(Default)]
+struct Care {
+    /// Why the directory could not be read again.
+    problem: Option<String>,
+    reminded: Option<SystemTime>,
 }
 
 impl EmbeddedCa {
     /// Opens the CA in the directory, and makes it on first use. Two daemons may do this at the same time.
+    ///
+    /// # Errors
+    /// When the directory cannot be used, or holds something else than a whole CA of this trust domain.
     pub fn open(settings: EmbeddedCaSettings, now: SystemTime) -> Result<Self, CaError> {
-        let directory = Directory::open(&settings.directory)?;
-        let lock = directory.lock()?;
-        if directory.begin()? {
-            sign::create(&directory, &settings.trust_domain, now)?;
-        }
-        let root = directory.root_certificate()?;
-        check_root(&directory, &root, &settings, now)?;
-        let bundle = Bundle::from_der(vec![root.clone()])?;
-        let intermediate = Self::load_intermediate(&directory, &bundle, &settings.trust_domain, now)?;
-        drop(lock);
-        Ok(Self { settings, root, bundle, intermediate: ArcSwap::from_pointee(intermediate) })
+        Self::open_or_make(settings, None, now)
     }
 
-    fn load_intermediate(
-        directory: &Directory,
-        bundle: &Bundle,
-        domain: &TrustDomain,
+    /// Makes a CA whose root's key is written to `root` only.
+    ///
+    /// # Errors
+    /// As [`Self::open`], and when `root` holds a root already.
+    pub fn init_offline(settings: EmbeddedCaSettings, root: &Path, now: SystemTime) -> Result<Self, CaError> {
+        Self::open_or_make(settings, Some(admin::empty_home(root)?), now)
+    }
+
+    fn open_or_make(
+        settings: EmbeddedCaSettings,
+        root: Option<Directory>,
         now: SystemTime,
-    ) -> Result<Intermediate, CaError> {
-        let path = directory.path(directory::INTERMEDIATE_CRT);
-        let current = Self::read_intermediate(directory)?;
-        if now < current.renew_at() {
-            sign::check_chain(&current.der, current.key.pair(), bundle, domain, now)
-                .map_err(|_| broken_chain(directory))?;
-            return Ok(current);
+    ) -> Result<Self, CaError> {
+        let directory = Directory::open(&settings.directory)?;
+        let log = IssuanceLog::new(&settings.directory);
+        let lock = directory.lock()?;
+        directory.complete_rotation()?;
+        if directory.begin(root.is_some())? {
+            authority::create(&directory, root.as_ref(), &settings.trust_domain, &log, now)?;
+            directory.finish()?;
         }
-        sign::renew_intermediate(directory, domain, current.key.pair(), now)?;
-        let renewed = Self::read_intermediate(directory)?;
-        sign::check_chain(&renewed.der, renewed.key.pair(), bundle, domain, now)
-            .map_err(|_| broken_chain(directory))?;
-        tracing::info!(path = %path.display(), not_after = %when::rfc3339(renewed.not_after), "CA intermediate renewed");
-        Ok(renewed)
-    }
-
-    fn read_intermediate(directory: &Directory) -> Result<Intermediate, CaError> {
-        let der = directory.certificate(directory::INTERMEDIATE_CRT)?;
-        let key = directory.key(directory::INTERMEDIATE_KEY, directory::INTERMEDIATE_CRT, &der)?;
-        let leaf = read(directory, directory::INTERMEDIATE_CRT, &der)?;
-        Ok(Intermediate { der, key, not_before: leaf.not_before, not_after: leaf.not_after })
+        let state = State::load(&directory, &settings.trust_domain, &log, now)?;
+        drop(lock);
+        let ca = Self { settings, log, state: ArcSwap::from_pointee(state), care: Mutex::default() };
+        ca.remind(&ca.state.load(), now);
+        Ok(ca)
     }
 
     /// The trust domain that it issues for.
@@ -231,10 +128,10 @@ impl EmbeddedCa {
         &self.settings.trust_domain
     }
 
-    /// The root as a bundle.
+    /// The roots that peers must believe: one, or two while they change.
     #[must_use]
-    pub fn bundle(&self) -> &Bundle {
-        &self.bundle
+    pub fn bundle(&self) -> Bundle {
+        self.state(SystemTime::now()).bundle.clone()
     }
 
     /// Life of the certificates it issues.
@@ -249,70 +146,137 @@ impl EmbeddedCa {
         &self.settings.directory
     }
 
-    /// The root certificate, which peers must trust.
+    /// Files whose change means that it issues otherwise, or that its bundle is another.
     #[must_use]
-    pub fn root(&self) -> &CertificateDer<'static> {
-        &self.root
+    pub fn watch_paths(&self) -> Vec<PathBuf> {
+        Directory::at(&self.settings.directory).watched()
+    }
+
+    /// The root certificate under which it issues.
+    #[must_use]
+    pub fn root(&self) -> CertificateDer<'static> {
+        self.state(SystemTime::now()).issuing.root.clone()
+    }
+
+    /// For status pages, with what must be done about it.
+    #[must_use]
+    pub fn status(&self, now: SystemTime) -> CaStatus {
+        let state = self.state(now);
+        let problem = lock(&self.care).problem.clone();
+        state.status(&self.settings.directory, problem, now)
     }
 
     /// Issues a certificate for a fresh key that exists only in memory.
-    pub fn issue(&self, id: &SpiffeId, dns_names: &[String], now: SystemTime) -> Result<X509Svid, CaError> {
-        let intermediate = self.signer(now);
-        let (leaf, key) = self.sign(&intermediate, id, dns_names, now)?;
+    ///
+    /// # Errors
+    /// When it may not be issued, the intermediate has expired, or the issuance log cannot be written.
+    pub fn issue(&self, order: &Order<'_>, now: SystemTime) -> Result<X509Svid, CaError> {
+        let (leaf, key, intermediate, _) = self.sign(order, false, now)?;
         Ok(X509Svid::from_der(vec![leaf, intermediate.der.clone()], &key.der(), now)?)
     }
 
     /// Issues a certificate with its key as PEM, for `mtlsd ca issue`.
-    pub fn issue_pem(
-        &self,
-        id: &SpiffeId,
-        dns_names: &[String],
-        now: SystemTime,
-    ) -> Result<IssuedPem, CaError> {
-        let intermediate = self.signer(now);
-        let (leaf, key) = self.sign(&intermediate, id, dns_names, now)?;
+    ///
+    /// # Errors
+    /// As [`Self::issue`].
+    pub fn issue_pem(&self, order: &Order<'_>, now: SystemTime) -> Result<IssuedPem, CaError> {
+        let (leaf, key, intermediate, entry) = self.sign(order, true, now)?;
         let chain = format!("{}{}", directory::pem(&leaf), directory::pem(&intermediate.der));
-        Ok(IssuedPem { chain, key: Zeroizing::new(key.pair().serialize_pem()) })
+        Ok(IssuedPem { chain, key: Zeroizing::new(key.pair().serialize_pem()), entry })
     }
 
+    /// Signs and writes the line of the log: nobody gets the certificate without it.
     fn sign(
         &self,
-        intermediate: &Intermediate,
-        id: &SpiffeId,
-        dns_names: &[String],
+        order: &Order<'_>,
+        durable: bool,
         now: SystemTime,
-    ) -> Result<(CertificateDer<'static>, SecretKey), CaError> {
-        if id.trust_domain() != self.trust_domain() || id.path().is_empty() {
-            return Err(CaError::ForeignId { id: id.clone(), domain: self.trust_domain().clone() });
+    ) -> Result<(CertificateDer<'static>, SecretKey, Arc<Intermediate>, Entry), CaError> {
+        if order.id.trust_domain() != self.trust_domain() || order.id.path().is_empty() {
+            return Err(CaError::ForeignId { id: order.id.clone(), domain: self.trust_domain().clone() });
         }
-        let issuer = issuer(&intermediate.der, intermediate.key.pair())?;
+        let state = self.state(now);
+        let intermediate = Arc::clone(&state.issuing.intermediate);
+        if now > intermediate.not_after {
+            return Err(CaError::IntermediateExpired {
+                path: self.settings.directory.join(directory::INTERMEDIATE_CRT),
+                directory: self.settings.directory.clone(),
+                when: when::expired(intermediate.not_after, now),
+            });
+        }
         let end = now.checked_add(self.settings.lifetime).unwrap_or(intermediate.not_after);
-        sign::leaf(&issuer, id, dns_names, now, end.min(intermediate.not_after))
+        let (leaf, key) = sign::leaf(&intermediate.issuer()?, order, now, end.min(intermediate.not_after))?;
+        let entry = Entry::of(Kind::Leaf, &leaf, order.id.as_str(), order.requested_by, now)?;
+        self.log.append(&entry, durable, now)?;
+        Ok((leaf, key, intermediate, entry))
     }
 
-    /// The intermediate, renewed first if half of its life is over.
-    fn signer(&self, now: SystemTime) -> Arc<Intermediate> {
-        let current = self.intermediate.load_full();
-        if now < current.renew_at() {
+    /// What is in force, read again if the directory has changed or the intermediate is to be renewed.
+    fn state(&self, now: SystemTime) -> Arc<State> {
+        let current = self.state.load_full();
+        let state = if current.is_due(now) || current.changed(&self.settings.directory) {
+            self.reload(&current, now)
+        } else {
+            current
+        };
+        self.remind(&state, now);
+        state
+    }
+
+    fn reload(&self, seen: &Arc<State>, now: SystemTime) -> Arc<State> {
+        let mut care = lock(&self.care);
+        let current = self.state.load_full();
+        if !Arc::ptr_eq(&current, seen) {
             return current;
         }
-        match self.reload(now) {
-            Ok(renewed) => renewed,
+        match self.read_again(&current, now) {
+            Ok(state) => {
+                let state = Arc::new(state);
+                self.state.store(Arc::clone(&state));
+                care.problem = None;
+                state
+            }
             Err(error) => {
-                // The old one still signs until it expires; the next issue tries again.
-                tracing::warn!(%error, "the CA's intermediate could not be renewed");
+                // The old one still signs until it expires; the next use tries again.
+                let error = error.to_string();
+                if care.problem.as_ref() != Some(&error) {
+                    tracing::warn!(%error, "the CA cannot be read again; what was read before stays in force");
+                }
+                care.problem = Some(error);
                 current
             }
         }
     }
 
-    fn reload(&self, now: SystemTime) -> Result<Arc<Intermediate>, CaError> {
+    fn read_again(&self, current: &State, now: SystemTime) -> Result<State, CaError> {
         let directory = Directory::open(&self.settings.directory)?;
         let _lock = directory.lock()?;
-        let renewed =
-            Arc::new(Self::load_intermediate(&directory, &self.bundle, &self.settings.trust_domain, now)?);
-        self.intermediate.store(Arc::clone(&renewed));
-        Ok(renewed)
+        directory.complete_rotation()?;
+        let mut state = State::load(&directory, &self.settings.trust_domain, &self.log, now)?;
+        if state.phase != current.phase {
+            tracing::info!(from = %current.phase, to = %state.phase, "the roots of the CA are changing");
+        }
+        if state.bundle == current.bundle {
+            // Remembers which chains were verified.
+            state.bundle = current.bundle.clone();
+        }
+        Ok(state)
+    }
+
+    /// Says once a day what must be done.
+    fn remind(&self, state: &State, now: SystemTime) {
+        let alarms = state.alarms(&self.settings.directory, now);
+        if alarms.is_empty() {
+            return;
+        }
+        let mut care = lock(&self.care);
+        if care.reminded.is_none_or(|last| when::between(last, now) >= REMIND) {
+            care.reminded = Some(now);
+            drop(care);
+            for alarm in alarms {
+                tracing::warn!("{alarm}");
+            }
+        }
     }
 }
 
@@ -322,57 +286,13 @@ impl fmt::Debug for EmbeddedCa {
     }
 }
 
-fn issuer<'a>(der: &CertificateDer<'_>, key: &'a KeyPair) -> Result<Issuer<'static, &'a KeyPair>, CaError> {
-    Issuer::from_ca_cert_der(der, key).map_err(crypto("read the CA certificate"))
+/// What these locks guard is valid at every step.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 fn crypto(action: &'static str) -> impl Fn(rcgen::Error) -> CaError {
     move |error| CaError::Crypto { action, reason: error.to_string() }
-}
-
-fn read(directory: &Directory, file: &str, der: &CertificateDer<'_>) -> Result<Leaf, CaError> {
-    Leaf::read(der).map_err(|Unreadable(reason)| CaError::Unreadable { path: directory.path(file), reason })
-}
-
-fn broken_chain(directory: &Directory) -> CaError {
-    CaError::BrokenChain {
-        intermediate: directory.path(directory::INTERMEDIATE_CRT),
-        root: directory.path(directory::ROOT_CRT),
-    }
-}
-
-fn check_root(
-    directory: &Directory,
-    root: &CertificateDer<'static>,
-    settings: &EmbeddedCaSettings,
-    now: SystemTime,
-) -> Result<(), CaError> {
-    let path = directory.path(directory::ROOT_CRT);
-    let claims = read(directory, directory::ROOT_CRT, root)?;
-    // A root of ours names its trust domain as its one URI SAN (X509-SVID section 3.2).
-    let found = match claims.uris.as_slice() {
-        [Some(uri)] => uri.parse::<SpiffeId>().ok().filter(|id| id.path().is_empty()),
-        _ => None,
-    };
-    let Some(found) = found else {
-        let reason = "it does not name its trust domain as its one URI SAN".to_owned();
-        return Err(CaError::Unreadable { path, reason });
-    };
-    if *found.trust_domain() != settings.trust_domain {
-        return Err(CaError::OtherTrustDomain {
-            directory: settings.directory.clone(),
-            found: found.trust_domain().clone(),
-            wanted: settings.trust_domain.clone(),
-        });
-    }
-    if now > claims.not_after {
-        return Err(CaError::Expired { path, when: when::expired(claims.not_after, now) });
-    }
-    if now < claims.not_before {
-        return Err(CaError::NotYetValid { path, when: when::not_yet(claims.not_before, now) });
-    }
-    drop(directory.key(directory::ROOT_KEY, directory::ROOT_CRT, root)?);
-    Ok(())
 }
 
 #[cfg(test)]

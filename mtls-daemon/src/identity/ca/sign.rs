@@ -1,102 +1,120 @@
-//! What the CA signs: the root, the intermediate, and leaves.
+//! What the CA signs: roots, intermediates and leaves.
 
 use std::time::{Duration, SystemTime};
 
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyPair, KeyUsagePurpose, SanType, SerialNumber,
+    KeyUsagePurpose, SanType, SerialNumber, SigningKey,
 };
 use rustls::pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
 
-use super::directory::{Directory, INTERMEDIATE_CRT, INTERMEDIATE_KEY, ROOT_CRT, ROOT_KEY};
-use super::{CLOCK_SKEW, CaError, INTERMEDIATE_LIFETIME, ROOT_LIFETIME, crypto, issuer};
+use super::{CLOCK_SKEW, CaError, INTERMEDIATE_LIFETIME, ROOT_LIFETIME, crypto};
 use crate::identity::key::SecretKey;
 use crate::identity::leaf::show;
+use crate::identity::subject::{MAX_ATTRIBUTE, Subject};
 use crate::identity::{Bundle, SpiffeId, TrustDomain, when};
 
 /// Bytes of a serial number: 128 random bits (RFC 5280 section 4.1.2.2 allows 160).
 const SERIAL_BYTES: usize = 16;
-/// Longest CN and O (X.520 upper bounds).
-const MAX_NAME: usize = 64;
 /// Life of the leaf that `check_chain` signs and throws away.
 const PROBE_LIFETIME: Duration = Duration::from_secs(60);
 
-/// Makes the root and the intermediate.
-pub(super) fn create(directory: &Directory, domain: &TrustDomain, now: SystemTime) -> Result<(), CaError> {
-    let root_key = generate()?;
+/// What signs for a CA certificate: a key in memory, or one that stays where it is.
+pub(super) type Signer = dyn SigningKey + Send + Sync;
+
+/// A CA certificate and what signs for it.
+pub(super) fn issuer<'a>(
+    der: &CertificateDer<'_>,
+    key: &'a Signer,
+) -> Result<Issuer<'static, &'a Signer>, CaError> {
+    Issuer::from_ca_cert_der(der, key).map_err(crypto("read the CA certificate"))
+}
+
+/// A root with a key of its own.
+pub(super) fn root(
+    domain: &TrustDomain,
+    now: SystemTime,
+) -> Result<(SecretKey, CertificateDer<'static>), CaError> {
+    let key = generate()?;
     let mut params = ca_params("root", domain, now, ROOT_LIFETIME)?;
     params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-    let root = params.self_signed(root_key.pair()).map_err(crypto("sign the root"))?;
-    directory.write_key(ROOT_KEY, root_key.pair())?;
-    directory.write_certificate(ROOT_CRT, root.der())?;
-
-    let key = generate()?;
-    directory.write_key(INTERMEDIATE_KEY, key.pair())?;
-    let certificate = intermediate(&issuer(root.der(), root_key.pair())?, key.pair(), domain, now)?;
-    directory.write_certificate(INTERMEDIATE_CRT, &certificate)?;
-    directory.finish()
+    let certificate = params.self_signed(&key).map_err(crypto("sign the root"))?;
+    Ok((key, certificate.into()))
 }
 
-/// Signs the intermediate's key again with the root's key, and replaces its certificate.
-pub(super) fn renew_intermediate(
-    directory: &Directory,
+/// An intermediate for a key; one that replaces another has its name, so that one CRL speaks for both.
+pub(super) fn intermediate(
+    root: &Issuer<'_, &Signer>,
+    key: &Signer,
     domain: &TrustDomain,
-    key: &KeyPair,
-    now: SystemTime,
-) -> Result<(), CaError> {
-    let root = directory.root_certificate()?;
-    let root_key = directory.key(ROOT_KEY, ROOT_CRT, &root)?;
-    let certificate = intermediate(&issuer(&root, root_key.pair())?, key, domain, now)?;
-    directory.write_certificate(INTERMEDIATE_CRT, &certificate)
-}
-
-fn intermediate(
-    root: &Issuer<'_, &KeyPair>,
-    key: &KeyPair,
-    domain: &TrustDomain,
+    name: Option<&str>,
     now: SystemTime,
 ) -> Result<CertificateDer<'static>, CaError> {
+    let params = intermediate_params(domain, name, now)?;
+    Ok(params.signed_by(&key, root).map_err(crypto("sign the intermediate"))?.into())
+}
+
+pub(super) fn intermediate_params(
+    domain: &TrustDomain,
+    name: Option<&str>,
+    now: SystemTime,
+) -> Result<CertificateParams, CaError> {
     let mut params = ca_params("intermediate", domain, now, INTERMEDIATE_LIFETIME)?;
+    if let Some(name) = name {
+        params.distinguished_name.push(DnType::CommonName, name);
+    }
     params.is_ca = IsCa::Ca(BasicConstraints::Constrained(0));
     params.use_authority_key_identifier_extension = true;
     // No name constraint on the trust domain: webpki 0.103 does not implement URI constraints and refuses
-    // every chain that has one, as do other TLS stacks. The bundle of each trust domain does that work.
-    Ok(params.signed_by(key, root).map_err(crypto("sign the intermediate"))?.into())
+    // every chain that has one. The bundle of each trust domain does that work; see docs/embedded-ca.md.
+    Ok(params)
+}
+
+/// What a leaf shall say, and who asked for it.
+#[derive(Debug, Clone, Copy)]
+pub struct Order<'a> {
+    /// The SPIFFE ID, the one URI SAN.
+    pub id: &'a SpiffeId,
+    /// The DNS SANs.
+    pub dns_names: &'a [String],
+    /// The subject.
+    pub subject: &'a Subject,
+    /// For the issuance log.
+    pub requested_by: &'a str,
 }
 
 /// Signs a leaf for a fresh key.
 pub(super) fn leaf(
-    issuer: &Issuer<'_, &KeyPair>,
-    id: &SpiffeId,
-    dns_names: &[String],
+    issuer: &Issuer<'_, &Signer>,
+    order: &Order<'_>,
     now: SystemTime,
     not_after: SystemTime,
 ) -> Result<(CertificateDer<'static>, SecretKey), CaError> {
     let mut params = params(now.checked_sub(CLOCK_SKEW).unwrap_or(now), not_after)?;
-    params.subject_alt_names = vec![SanType::URI(ascii(id.as_str())?)];
-    for name in dns_names {
+    params.subject_alt_names = vec![SanType::URI(ascii(order.id.as_str())?)];
+    for name in order.dns_names {
         // `localhost` and other single labels are fine; an address or a wildcard is not a workload's name.
         if rustls::pki_types::DnsName::try_from(name.as_str()).is_err() {
             return Err(CaError::DnsName(show(name)));
         }
         params.subject_alt_names.push(SanType::DnsName(ascii(name)?));
     }
-    params.distinguished_name.push(DnType::OrganizationName, clip(id.trust_domain().as_str()));
+    params.distinguished_name = order.subject.distinguished_name(order.id.trust_domain());
     params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
     params.extended_key_usages =
         vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
     params.use_authority_key_identifier_extension = true;
     let key = generate()?;
-    let certificate = params.signed_by(key.pair(), issuer).map_err(crypto("sign a certificate"))?;
+    let certificate = params.signed_by(&key, issuer).map_err(crypto("sign a certificate"))?;
     Ok((certificate.into(), key))
 }
 
 /// Would a leaf signed by this intermediate be accepted by someone who trusts the root?
 pub(super) fn check_chain(
     der: &CertificateDer<'static>,
-    key: &KeyPair,
+    key: &Signer,
     bundle: &Bundle,
     domain: &TrustDomain,
     now: SystemTime,
@@ -104,7 +122,8 @@ pub(super) fn check_chain(
     let id: SpiffeId = format!("spiffe://{domain}/mtlsd/self-check").parse().map_err(|_| ProbeRefused)?;
     let end = now.checked_add(PROBE_LIFETIME).ok_or(ProbeRefused)?;
     let issuer = issuer(der, key).map_err(|_| ProbeRefused)?;
-    let (probe, _) = leaf(&issuer, &id, &[], now, end).map_err(|_| ProbeRefused)?;
+    let order = Order { id: &id, dns_names: &[], subject: &Subject::default(), requested_by: "" };
+    let (probe, _) = leaf(&issuer, &order, now, end).map_err(|_| ProbeRefused)?;
     let now = UnixTime::since_unix_epoch(when::between(SystemTime::UNIX_EPOCH, now));
     webpki::EndEntityCert::try_from(&probe)
         .and_then(|probe| {
@@ -149,7 +168,7 @@ fn params(not_before: SystemTime, not_after: SystemTime) -> Result<CertificatePa
     Ok(params)
 }
 
-fn date(time: SystemTime) -> Result<OffsetDateTime, CaError> {
+pub(super) fn date(time: SystemTime) -> Result<OffsetDateTime, CaError> {
     when::to_unix(time).and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok()).ok_or(
         CaError::Crypto {
             action: "write the validity of a certificate",
@@ -159,7 +178,7 @@ fn date(time: SystemTime) -> Result<OffsetDateTime, CaError> {
 }
 
 fn clip(name: &str) -> String {
-    name.chars().take(MAX_NAME).collect()
+    name.chars().take(MAX_ATTRIBUTE).collect()
 }
 
 fn ascii(text: &str) -> Result<Ia5String, CaError> {

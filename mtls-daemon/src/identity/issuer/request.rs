@@ -4,17 +4,12 @@ use std::time::Duration;
 
 use pem::{EncodeConfig, LineEnding, Pem};
 use rcgen::string::Ia5String;
-use rcgen::{
-    CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType,
-};
+use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
 
 use super::{IssuerError, crypto};
-use crate::identity::SpiffeId;
 use crate::identity::key::SecretKey;
 use crate::identity::leaf::show;
-
-/// Longest O (X.520 upper bound).
-const MAX_NAME: usize = 64;
+use crate::identity::{SpiffeId, Subject};
 
 /// What a workload's certificate shall say.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -25,6 +20,8 @@ pub struct Request {
     pub id: SpiffeId,
     /// Its DNS SANs.
     pub dns_names: Vec<String>,
+    /// Its subject.
+    pub subject: Subject,
     /// The life that is asked for, where the issuer takes a wish; `None`: the issuer's own.
     pub lifetime: Option<Duration>,
 }
@@ -42,9 +39,7 @@ impl Request {
     /// Signs the request.
     pub(super) fn csr(&self, key: &SecretKey) -> Result<Csr, IssuerError> {
         let mut params = CertificateParams::default();
-        params.distinguished_name = DistinguishedName::new();
-        let organization: String = self.id.trust_domain().as_str().chars().take(MAX_NAME).collect();
-        params.distinguished_name.push(DnType::OrganizationName, organization);
+        params.distinguished_name = self.subject.distinguished_name(self.id.trust_domain());
         params.subject_alt_names = vec![SanType::URI(ascii(self.id.as_str())?)];
         for name in &self.dns_names {
             if rustls::pki_types::DnsName::try_from(name.as_str()).is_err() {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::answer::{AnswerError, MAX_ANSWER, parse_chain};
 use super::exec::{ExecIssuer, Program};
 use super::*;
+use crate::identity::Subject;
 use crate::identity::testing::TestCa;
 
 const LIMIT: Duration = Duration::from_secs(20);
@@ -17,6 +18,7 @@ fn request() -> Request {
         workload: "web".into(),
         id: "spiffe://example.org/web".parse().unwrap(),
         dns_names: vec!["web.example.org".into()],
+        subject: Subject { organizational_unit: Some("Shop".parse().unwrap()), ..Subject::default() },
         lifetime: Some(Duration::from_secs(3600)),
     }
 }

@@ -1,7 +1,7 @@
 //! The current identity of every workload, renewed in time.
 
 mod schedule;
-mod watch;
+pub(crate) mod watch;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;

@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use super::*;
 use crate::identity::testing::{HOUR, LeafSpec, TestCa, TestLeaf};
 use crate::identity::{
-    EmbeddedCa, EmbeddedCaSettings, FilesError, IdentityFiles, TrustBundles, source::EmbeddedSource,
+    EmbeddedCa, EmbeddedCaSettings, FilesError, IdentityFiles, Subject, TrustBundles, source::EmbeddedSource,
 };
 
 /// A source that does as it is told.
@@ -292,11 +292,44 @@ fn a_short_lived_certificate_is_renewed_while_it_is_still_valid() {
     let ca = Arc::new(EmbeddedCa::open(settings, SystemTime::now()).unwrap());
     let id = "spiffe://example.org/web".parse().unwrap();
     let store = Arc::new(IdentityStore::new());
-    assert!(store.apply(wanted(Arc::new(EmbeddedSource { ca, id, dns_names: vec![] }))).is_empty());
+    let (subject, workload) = (Subject::default(), "web".to_owned());
+    let source = EmbeddedSource { ca, id, dns_names: vec![], subject, workload };
+    assert!(store.apply(wanted(Arc::new(source))).is_empty());
     let old = store.get("web").unwrap();
     assert!(changed_within(&store, Duration::from_secs(10), || ()));
     assert!(SystemTime::now() < old.svid.not_after, "before the old one expired");
     assert!(store.usable("web", SystemTime::now()).is_ok());
+}
+
+#[test]
+fn a_change_of_roots_reaches_the_workloads_of_a_running_store() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("ca");
+    let settings = EmbeddedCaSettings {
+        directory: path.clone(),
+        lifetime: Duration::from_secs(3600),
+        trust_domain: "example.org".parse().unwrap(),
+    };
+    let ca = Arc::new(EmbeddedCa::open(settings, SystemTime::now()).unwrap());
+    let id = "spiffe://example.org/web".parse().unwrap();
+    let store = Arc::new(IdentityStore::new());
+    let (subject, workload) = (Subject::default(), "web".to_owned());
+    let source = EmbeddedSource { ca, id, dns_names: vec![], subject, workload };
+    assert!(store.apply(wanted(Arc::new(source))).is_empty());
+    let admin = crate::identity::ca::admin::CaDirectory::open(&path).unwrap();
+    let roots = || {
+        let identity = store.get("web").unwrap();
+        identity.bundles.iter().map(|(_, bundle)| bundle.roots().len()).sum::<usize>()
+    };
+    let limit = Duration::from_secs(20);
+    let old = store.get("web").unwrap();
+    assert!(changed_within(&store, limit, || admin.begin(None, SystemTime::now()).unwrap()));
+    assert_eq!(roots(), 2);
+    assert!(changed_within(&store, limit, || admin.switch(SystemTime::now()).unwrap()));
+    assert_ne!(store.get("web").unwrap().svid.chain[1], old.svid.chain[1]);
+    assert_eq!(roots(), 2, "added before removed");
+    assert!(changed_within(&store, limit, || admin.finish(true, SystemTime::now()).unwrap()));
+    assert_eq!(roots(), 1);
 }
 
 struct OnDisk {

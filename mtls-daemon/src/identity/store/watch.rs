@@ -10,7 +10,7 @@ use crate::identity::Wake;
 
 /// What `stat` says about each file; `None` for one that is not there. Follows symlinks.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Stamp(Vec<Option<FileStamp>>);
+pub(crate) struct Stamp(Vec<Option<FileStamp>>);
 
 #[derive(Debug, PartialEq, Eq)]
 struct FileStamp {
@@ -22,7 +22,7 @@ struct FileStamp {
 }
 
 impl Stamp {
-    pub(super) fn of(paths: &[PathBuf]) -> Self {
+    pub(crate) fn of(paths: &[PathBuf]) -> Self {
         let stat = |path: &PathBuf| {
             let data = std::fs::metadata(path).ok()?;
             Some(FileStamp {

@@ -182,3 +182,25 @@ fn each_workload_has_the_suites_that_suit_its_datapath_and_the_kernel() {
     let settings = tls_settings(&chosen, chosen.workload("w").unwrap(), &able);
     assert_eq!(settings.suites, SuiteOrder::configured(vec![Suite::Aes128Gcm]));
 }
+
+#[test]
+fn every_workload_believes_each_root_of_a_rotation_without_a_reload() {
+    let directory = tempfile::tempdir().unwrap();
+    // `db` does not get its identity from the CA that its neighbour has.
+    let text = paths(directory.path())
+        + "workloads:\n- { name: web, select: { netns: web } }\n\
+           - { name: db, select: { netns: db }, identity: { certificate: /no/c, key: /no/k } }\n";
+    let prepared = prepare(config(&text)).unwrap();
+    let domain = "example.org".parse().unwrap();
+    let roots = || prepared.believed().get(&domain).unwrap().roots().len();
+    let path = prepared.ca.as_ref().unwrap().directory().to_owned();
+    let admin = crate::identity::ca::admin::CaDirectory::open(&path).unwrap();
+    let now = SystemTime::now();
+    assert_eq!(roots(), 1);
+    admin.begin(None, now).unwrap();
+    assert_eq!(roots(), 2);
+    admin.switch(now).unwrap();
+    assert_eq!(roots(), 2);
+    admin.finish(true, now).unwrap();
+    assert_eq!(roots(), 1);
+}

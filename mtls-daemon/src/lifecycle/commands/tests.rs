@@ -1,19 +1,17 @@
-use std::os::unix::fs::PermissionsExt;
-
 use serde_json::Value;
 
 use super::*;
 
-struct Files {
+pub(super) struct Files {
     directory: tempfile::TempDir,
 }
 
 impl Files {
-    fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self { directory: tempfile::tempdir().unwrap() }
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    pub(super) fn path(&self, name: &str) -> PathBuf {
         self.directory.path().join(name)
     }
 
@@ -25,7 +23,7 @@ impl Files {
 }
 
 /// What a command printed, and how it ended.
-fn printed(
+pub(super) fn printed(
     command: impl FnOnce(&mut Vec<u8>) -> Result<(), CommandError>,
 ) -> (String, Result<(), CommandError>) {
     let mut out = Vec::new();
@@ -33,7 +31,7 @@ fn printed(
     (String::from_utf8(out).unwrap(), result)
 }
 
-fn json(text: &str) -> Value {
+pub(super) fn json(text: &str) -> Value {
     serde_json::from_str(text).unwrap_or_else(|error| panic!("{error}: {text}"))
 }
 
@@ -95,113 +93,6 @@ fn the_schema_is_json() {
     let (text, result) = printed(print_schema);
     result.unwrap();
     assert!(json(&text)["properties"]["workloads"].is_object());
-}
-
-fn init(directory: &Path) {
-    printed(|out| ca_init(directory, "example.org".parse().unwrap(), false, out)).1.unwrap();
-}
-
-#[test]
-fn a_ca_is_made_once_and_not_over_anything_else() {
-    let files = Files::new();
-    let ca = files.path("ca");
-    let make = |json| printed(|out| ca_init(&ca, "example.org".parse().unwrap(), json, out));
-    let (text, result) = make(true);
-    result.unwrap();
-    assert_eq!(json(&text)["root"], ca.join("root.crt").to_str().unwrap());
-    let root = std::fs::read(ca.join("root.crt")).unwrap();
-    let (text, result) = make(false);
-    let error = result.unwrap_err();
-    assert!(matches!(&error, CommandError::NotEmpty(path) if *path == ca));
-    assert!(error.to_string().contains("mtlsd ca issue") && text.is_empty(), "{error} {text}");
-    assert_eq!(std::fs::read(ca.join("root.crt")).unwrap(), root);
-}
-
-struct Order {
-    ca: PathBuf,
-    id: SpiffeId,
-    out: PathBuf,
-}
-
-impl Order {
-    fn issue(&self, as_json: bool) -> (String, Result<(), CommandError>) {
-        let request = IssueRequest {
-            directory: &self.ca,
-            id: &self.id,
-            dns_names: &["web.example.org".to_owned()],
-            lifetime: Duration::from_secs(600),
-            out: &self.out,
-        };
-        printed(|out| ca_issue(&request, as_json, out))
-    }
-}
-
-fn order(files: &Files) -> Order {
-    Order {
-        ca: files.path("ca"),
-        id: "spiffe://example.org/web".parse().unwrap(),
-        out: files.path("new/out"),
-    }
-}
-
-#[test]
-fn issuing_without_a_ca_says_how_to_make_one() {
-    let files = Files::new();
-    let order = order(&files);
-    let error = order.issue(false).1.unwrap_err();
-    assert!(matches!(&error, CommandError::NoCa(path) if *path == order.ca));
-    assert!(error.to_string().contains("mtlsd ca init --directory"), "{error}");
-    assert!(!order.ca.exists() && !order.out.exists(), "nothing is made by the way");
-}
-
-#[test]
-fn an_id_of_another_trust_domain_is_refused() {
-    let files = Files::new();
-    let order = Order { id: "spiffe://other.example/web".parse().unwrap(), ..order(&files) };
-    init(&order.ca);
-    let error = order.issue(false).1.unwrap_err();
-    assert!(matches!(error, CommandError::Ca(CaError::OtherTrustDomain { .. })), "{error}");
-    let text = error.to_string();
-    assert!(text.contains("other.example") && text.contains("example.org"), "{text}");
-    assert!(!order.out.exists());
-}
-
-#[test]
-fn what_is_issued_is_whole_and_its_key_is_for_the_owner_only() {
-    let files = Files::new();
-    let order = order(&files);
-    init(&order.ca);
-    // A key that was there before, and readable by everyone.
-    std::fs::create_dir_all(&order.out).unwrap();
-    std::fs::write(order.out.join("tls.key"), "x".repeat(10_000)).unwrap();
-    std::fs::set_permissions(order.out.join("tls.key"), Permissions::from_mode(0o644)).unwrap();
-    let (text, result) = order.issue(true);
-    result.unwrap();
-    assert_eq!(json(&text)["id"], "spiffe://example.org/web");
-    let mode = |name: &str| std::fs::metadata(order.out.join(name)).unwrap().permissions().mode() & 0o777;
-    assert_eq!((mode("tls.key"), mode("tls.crt"), mode("ca.crt")), (0o600, 0o644, 0o644));
-    let identity = crate::identity::IdentityFiles {
-        certificate: order.out.join("tls.crt"),
-        key: order.out.join("tls.key"),
-        bundle: Some(order.out.join("ca.crt")),
-    };
-    let (svid, bundle) = identity.read(SystemTime::now()).unwrap();
-    assert_eq!(svid.id, order.id);
-    assert!(bundle.is_some());
-    assert_eq!(
-        std::fs::read(order.out.join("ca.crt")).unwrap(),
-        std::fs::read(order.ca.join("root.crt")).unwrap()
-    );
-}
-
-#[test]
-fn a_place_that_cannot_be_written_is_named() {
-    let files = Files::new();
-    std::fs::write(files.path("file"), "").unwrap();
-    let order = Order { out: files.path("file"), ..order(&files) };
-    init(&order.ca);
-    let error = order.issue(false).1.unwrap_err();
-    assert!(matches!(&error, CommandError::Write { path, .. } if *path == order.out), "{error}");
 }
 
 #[test]

@@ -82,6 +82,7 @@ fn source(issuer: &Arc<VaultIssuer>, workload: &str) -> IssuerSource {
             workload: workload.into(),
             id: format!("spiffe://example.org/{workload}").parse().unwrap(),
             dns_names: vec![format!("{workload}.example.org"), workload.into()],
+            subject: crate::identity::Subject::default(),
             lifetime: Some(Duration::from_secs(600)),
         },
         bundle: None,

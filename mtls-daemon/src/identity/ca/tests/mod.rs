@@ -1,5 +1,9 @@
 //! The CA in its directory: made once, loaded again, refused when it is not whole.
 
+mod admin;
+mod log;
+mod revoke;
+
 use std::collections::HashSet;
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
@@ -9,7 +13,8 @@ use tempfile::TempDir;
 
 use super::*;
 use crate::handshake::{ExpectedServer, PeerNameSettings, PeerRole, Trust, verify_peer};
-use crate::identity::{Revocations, TrustBundles};
+use crate::identity::leaf::Leaf;
+use crate::identity::{Revocations, SpiffeId, Subject, TrustBundles};
 
 const HOUR: Duration = Duration::from_secs(3_600);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -47,6 +52,19 @@ impl Place {
     }
 }
 
+impl EmbeddedCa {
+    /// Issues with nothing special about the subject.
+    fn plain(&self, id: &SpiffeId, dns_names: &[String], now: SystemTime) -> Result<X509Svid, CaError> {
+        self.issue(&Order { id, dns_names, subject: &Subject::default(), requested_by: "a test" }, now)
+    }
+}
+
+fn plain_pem(ca: &EmbeddedCa, dns_names: &[String]) -> IssuedPem {
+    let (id, subject) = (id(), Subject::default());
+    let order = Order { id: &id, dns_names, subject: &subject, requested_by: "a test" };
+    ca.issue_pem(&order, SystemTime::now()).unwrap()
+}
+
 fn id() -> SpiffeId {
     "spiffe://example.org/web".parse().unwrap()
 }
@@ -57,7 +75,7 @@ fn accepted(
     now: SystemTime,
 ) -> Result<(), crate::observe::Refusal> {
     let trust = Trust {
-        bundles: Arc::new(TrustBundles::from_iter([(ca.trust_domain().clone(), ca.bundle().clone())])),
+        bundles: Arc::new(TrustBundles::from_iter([(ca.trust_domain().clone(), ca.bundle())])),
         trust_domain: ca.trust_domain().clone(),
         names: PeerNameSettings::default(),
         max_certificates: 10,
@@ -74,7 +92,7 @@ fn what_it_issues_is_accepted_by_who_trusts_its_root() {
     let place = place();
     let ca = place.open().unwrap();
     let now = SystemTime::now();
-    let svid = ca.issue(&id(), &["web".into(), "web.example.org".into()], now).unwrap();
+    let svid = ca.plain(&id(), &["web".into(), "web.example.org".into()], now).unwrap();
     assert_eq!(svid.id, id());
     assert_eq!(svid.chain.len(), 2);
     assert!(svid.not_before <= now - CLOCK_SKEW);
@@ -94,7 +112,7 @@ fn every_certificate_has_a_key_and_a_serial_of_its_own() {
     let now = SystemTime::now();
     let mut seen = HashSet::new();
     for _ in 0..50 {
-        let svid = ca.issue(&id(), &[], now).unwrap();
+        let svid = ca.plain(&id(), &[], now).unwrap();
         assert!(svid.serial.len() > 24, "128 random bits: {}", svid.serial);
         let key = svid.key.public_key().unwrap().as_ref().to_vec();
         assert!(seen.insert(svid.serial.clone().into_bytes()) && seen.insert(key));
@@ -105,8 +123,8 @@ fn every_certificate_has_a_key_and_a_serial_of_its_own() {
 fn the_directory_keeps_its_keys_to_itself_and_no_workload_key_is_written() {
     let place = place();
     let ca = place.open().unwrap();
-    ca.issue(&id(), &[], SystemTime::now()).unwrap();
-    ca.issue_pem(&id(), &[], SystemTime::now()).unwrap();
+    ca.plain(&id(), &[], SystemTime::now()).unwrap();
+    plain_pem(&ca, &[]);
     assert_eq!(place.mode(""), 0o700);
     for key in ["root.key", "intermediate.key"] {
         assert_eq!(place.mode(key), 0o600, "{key}");
@@ -116,14 +134,20 @@ fn the_directory_keeps_its_keys_to_itself_and_no_workload_key_is_written() {
         .map(|entry| entry.unwrap().file_name().into_string().unwrap())
         .collect();
     names.sort();
-    assert_eq!(names, ["intermediate.crt", "intermediate.key", "lock", "root.crt", "root.key"]);
+    let issued = ["issued.jsonl", "issued.lock"];
+    assert_eq!(names[2..4], issued);
+    assert_eq!(
+        [&names[..2], &names[4..]].concat(),
+        ["intermediate.crt", "intermediate.key", "lock", "root.crt", "root.key"]
+    );
+    assert_eq!(place.mode("issued.jsonl"), 0o600);
 }
 
 #[test]
 fn issued_pem_is_a_pair_that_files_can_serve() {
     let place = place();
     let ca = place.open().unwrap();
-    let issued = ca.issue_pem(&id(), &["web".into()], SystemTime::now()).unwrap();
+    let issued = plain_pem(&ca, &["web".into()]);
     assert!(!format!("{issued:?}").contains("PRIVATE"));
     let path = |name: &str| place.parent.path().join(name);
     fs::write(path("c"), &issued.chain).unwrap();
@@ -135,14 +159,14 @@ fn issued_pem_is_a_pair_that_files_can_serve() {
     };
     let (svid, bundle) = files.read(SystemTime::now()).unwrap();
     assert_eq!(svid.chain.len(), 2);
-    assert_eq!(&bundle.unwrap(), ca.bundle());
+    assert_eq!(bundle.unwrap(), ca.bundle());
 }
 
 #[test]
 fn opening_again_gives_the_same_ca() {
     let place = place();
     let first = place.open().unwrap();
-    let svid = first.issue(&id(), &[], SystemTime::now()).unwrap();
+    let svid = first.plain(&id(), &[], SystemTime::now()).unwrap();
     let second = place.open().unwrap();
     assert_eq!(first.root(), second.root());
     accepted(&second, &svid.chain, SystemTime::now()).unwrap();
@@ -153,7 +177,7 @@ fn two_cas_of_one_trust_domain_have_different_names() {
     let (one, two) = (place(), place());
     let (one, two) = (one.open().unwrap(), two.open().unwrap());
     assert_ne!(one.bundle().roots()[0].subject(), two.bundle().roots()[0].subject());
-    let svid = two.issue(&id(), &[], SystemTime::now()).unwrap();
+    let svid = two.plain(&id(), &[], SystemTime::now()).unwrap();
     let refusal = accepted(&one, &svid.chain, SystemTime::now()).unwrap_err();
     assert_eq!(refusal.reason, crate::observe::Reason::UnknownIssuer);
 }
@@ -176,12 +200,12 @@ fn daemons_that_start_together_share_one_ca() {
 #[test]
 fn a_crash_in_the_middle_of_making_it_is_made_good() {
     let place = place();
-    let first = place.open().unwrap();
+    let root = place.open().unwrap().root();
     fs::write(place.file("creating"), "").unwrap();
     fs::remove_file(place.file("intermediate.crt")).unwrap();
     fs::write(place.file("root.crt.new"), "half").unwrap();
     let second = place.open().unwrap();
-    assert_ne!(first.root(), second.root());
+    assert_ne!(root, second.root());
     assert!(!place.file("creating").exists());
     assert!(place.open().is_ok());
 }
@@ -304,16 +328,16 @@ fn the_intermediate_is_renewed_at_half_of_its_life_and_when_it_has_expired() {
         let place = place();
         let now = SystemTime::now();
         let ca = place.open_at(now).unwrap();
-        let old = ca.issue(&id(), &[], now).unwrap();
+        let old = ca.plain(&id(), &[], now).unwrap();
         let later = now + wait;
         // While it runs …
-        let renewed = ca.issue(&id(), &[], later).unwrap();
+        let renewed = ca.plain(&id(), &[], later).unwrap();
         assert_ne!(old.chain[1], renewed.chain[1]);
         accepted(&ca, &renewed.chain, later).unwrap();
-        assert_eq!(ca.issue(&id(), &[], later).unwrap().chain[1], renewed.chain[1], "once is enough");
+        assert_eq!(ca.plain(&id(), &[], later).unwrap().chain[1], renewed.chain[1], "once is enough");
         // … and for one that starts then.
         let fresh = place.open_at(later).unwrap();
-        assert_eq!(fresh.issue(&id(), &[], later).unwrap().chain[1], renewed.chain[1]);
+        assert_eq!(fresh.plain(&id(), &[], later).unwrap().chain[1], renewed.chain[1]);
     }
 }
 
@@ -322,22 +346,141 @@ fn before_half_of_its_life_the_intermediate_stays() {
     let place = place();
     let now = SystemTime::now();
     let ca = place.open_at(now).unwrap();
-    let early = ca.issue(&id(), &[], now).unwrap();
-    let later = ca.issue(&id(), &[], now + INTERMEDIATE_LIFETIME / 2 - DAY).unwrap();
+    let early = ca.plain(&id(), &[], now).unwrap();
+    let later = ca.plain(&id(), &[], now + INTERMEDIATE_LIFETIME / 2 - DAY).unwrap();
     assert_eq!(early.chain[1], later.chain[1]);
 }
 
 #[test]
-fn without_its_directory_the_ca_still_signs_until_the_intermediate_expires() {
+fn without_its_directory_the_ca_issues_nothing_and_makes_no_other() {
     let place = place();
     let now = SystemTime::now();
     let ca = place.open_at(now).unwrap();
+    let bundle = ca.bundle();
     fs::remove_dir_all(&place.settings.directory).unwrap();
     // Making a new CA here would change the root under everybody's feet.
     fs::write(&place.settings.directory, "not a directory").unwrap();
-    let later = now + INTERMEDIATE_LIFETIME / 2 + DAY;
-    accepted(&ca, &ca.issue(&id(), &[], later).unwrap().chain, later).unwrap();
-    assert!(ca.issue(&id(), &[], now + INTERMEDIATE_LIFETIME + DAY).is_err());
+    let error = ca.plain(&id(), &[], now).unwrap_err();
+    assert!(matches!(error, CaError::Log { .. }), "{error}");
+    assert_eq!(ca.bundle(), bundle, "what was believed is still believed");
+    assert!(!ca.status(now).alarms.is_empty());
+}
+
+#[test]
+fn a_directory_that_is_broken_later_leaves_in_force_what_was_read() {
+    let place = place();
+    let now = SystemTime::now();
+    let ca = place.open_at(now).unwrap();
+    let old = ca.plain(&id(), &[], now).unwrap();
+    fs::write(place.file("intermediate.crt"), "garbage").unwrap();
+    let still = ca.plain(&id(), &[], now).unwrap();
+    assert_eq!(old.chain[1], still.chain[1]);
+    assert!(ca.status(now).alarms[0].contains("intermediate.crt cannot be used"), "{:?}", ca.status(now));
+}
+
+#[test]
+fn the_subject_says_what_was_asked_for() {
+    let place = place();
+    let ca = place.open().unwrap();
+    let attribute = |text: &str| Some(text.parse().unwrap());
+    let subject = Subject {
+        organization: attribute("Shop"),
+        organizational_unit: attribute("Zahlungen & Bücher"),
+        common_name: attribute("web"),
+    };
+    let (id, now) = (id(), SystemTime::now());
+    let order = Order { id: &id, dns_names: &[], subject: &subject, requested_by: "a test" };
+    let svid = ca.issue(&order, now).unwrap();
+    let (_, parsed) = x509_parser::parse_x509_certificate(&svid.chain[0]).unwrap();
+    assert_eq!(parsed.subject().to_string(), "O=Shop, OU=Zahlungen & Bücher, CN=web");
+    accepted(&ca, &svid.chain, now).unwrap();
+    let plain = ca.plain(&id, &[], now).unwrap();
+    let (_, parsed) = x509_parser::parse_x509_certificate(&plain.chain[0]).unwrap();
+    assert_eq!(parsed.subject().to_string(), "O=example.org");
+}
+
+#[test]
+fn the_intermediate_may_sign_leaves_only_and_has_no_name_constraint() {
+    let place = place();
+    let ca = place.open().unwrap();
+    let svid = ca.plain(&id(), &[], SystemTime::now()).unwrap();
+    let (_, parsed) = x509_parser::parse_x509_certificate(&svid.chain[1]).unwrap();
+    let basic = parsed.basic_constraints().unwrap().unwrap().value;
+    assert_eq!((basic.ca, basic.path_len_constraint), (true, Some(0)));
+    assert!(parsed.name_constraints().unwrap().is_none());
+}
+
+/// Why there is none: if this fails, webpki has learned them, and the intermediate should have one.
+#[test]
+fn webpki_still_refuses_every_chain_with_a_uri_constraint() {
+    let domain = b"example.org";
+    let length = |of: usize| u8::try_from(of).unwrap();
+    // NameConstraints { permittedSubtrees [0] { GeneralSubtree { uniformResourceIdentifier [6] } } }
+    let mut uri = vec![0x86, length(domain.len())];
+    uri.extend(domain);
+    for outer in [0x30, 0xa0, 0x30] {
+        uri.splice(0..0, [outer, length(uri.len())]);
+    }
+    let constraint = rcgen::CustomExtension::from_oid_content(&[2, 5, 29, 30], uri);
+    let now = SystemTime::now();
+    for (constrained, verdict) in [(false, None), (true, Some(webpki::Error::NameConstraintViolation))] {
+        let domain: TrustDomain = "example.org".parse().unwrap();
+        let (root_key, root) = sign::root(&domain, now).unwrap();
+        let key = SecretKey::generate().unwrap();
+        let mut params = sign::intermediate_params(&domain, None, now).unwrap();
+        if constrained {
+            params.custom_extensions.push(constraint.clone());
+        }
+        let intermediate: CertificateDer<'static> =
+            params.signed_by(&key, &sign::issuer(&root, &root_key).unwrap()).unwrap().into();
+        let (id, subject) = (id(), Subject::default());
+        let order = Order { id: &id, dns_names: &[], subject: &subject, requested_by: "" };
+        let issuer = sign::issuer(&intermediate, &key).unwrap();
+        let (leaf, _) = sign::leaf(&issuer, &order, now, now + HOUR).unwrap();
+        let bundle = Bundle::from_der(vec![root]).unwrap();
+        let leaf = webpki::EndEntityCert::try_from(&leaf).unwrap();
+        let result = leaf.verify_for_usage(
+            webpki::ALL_VERIFICATION_ALGS,
+            bundle.anchors(),
+            std::slice::from_ref(&intermediate),
+            rustls::pki_types::UnixTime::since_unix_epoch(when::between(SystemTime::UNIX_EPOCH, now)),
+            webpki::KeyUsage::server_auth(),
+            None,
+            None,
+        );
+        assert_eq!(result.err(), verdict);
+    }
+}
+
+/// What the name constraint would do: the CA of one trust domain signs an ID of another.
+#[test]
+fn an_intermediate_vouches_for_nobody_in_another_trust_domain() {
+    let (ours, theirs) = (place(), place());
+    let mut settings = theirs.settings.clone();
+    settings.trust_domain = "partner.example".parse().unwrap();
+    let (ours, partner) = (ours.open().unwrap(), EmbeddedCa::open(settings, SystemTime::now()).unwrap());
+    let now = SystemTime::now();
+    // Signed past the check that `issue` makes.
+    let state = partner.state(now);
+    let (id, subject) = (id(), Subject::default());
+    let order = Order { id: &id, dns_names: &[], subject: &subject, requested_by: "" };
+    let issuer = state.issuing.intermediate.issuer().unwrap();
+    let (forged, _) = sign::leaf(&issuer, &order, now, now + HOUR).unwrap();
+    let chain = [forged, state.issuing.intermediate.der.clone()];
+    let bundles =
+        [(ours.trust_domain().clone(), ours.bundle()), (partner.trust_domain().clone(), partner.bundle())];
+    let trust = Trust {
+        bundles: Arc::new(TrustBundles::from_iter(bundles)),
+        trust_domain: ours.trust_domain().clone(),
+        names: PeerNameSettings::default(),
+        max_certificates: 10,
+        max_bytes: 65_536,
+        revocations: Arc::new(Revocations::in_memory()),
+    };
+    let refusal = verify_peer(&chain, PeerRole::Client, &trust, None, now).unwrap_err();
+    assert_eq!(refusal.reason, crate::observe::Reason::UnknownIssuer);
+    let own = partner.plain(&"spiffe://partner.example/x".parse().unwrap(), &[], now).unwrap();
+    verify_peer(&own.chain, PeerRole::Client, &trust, None, now).unwrap();
 }
 
 #[test]
@@ -346,7 +489,7 @@ fn no_certificate_outlives_the_intermediate() {
     place.settings.lifetime = 10_000 * DAY;
     let now = SystemTime::now();
     let ca = place.open_at(now).unwrap();
-    assert!(ca.issue(&id(), &[], now).unwrap().not_after <= now + INTERMEDIATE_LIFETIME);
+    assert!(ca.plain(&id(), &[], now).unwrap().not_after <= now + INTERMEDIATE_LIFETIME);
 }
 
 #[test]
@@ -355,11 +498,11 @@ fn what_it_may_not_issue_is_refused() {
     let ca = place.open().unwrap();
     let now = SystemTime::now();
     for id in ["spiffe://other.example/web", "spiffe://example.org"] {
-        let error = ca.issue(&id.parse().unwrap(), &[], now).unwrap_err();
+        let error = ca.plain(&id.parse().unwrap(), &[], now).unwrap_err();
         assert!(matches!(error, CaError::ForeignId { .. }), "{error}");
     }
     for name in ["", "not a name", "*.example.org", "10.0.0.1", "a..b", "héllo"] {
-        let error = ca.issue(&id(), &[name.into()], now).unwrap_err();
+        let error = ca.plain(&id(), &[name.into()], now).unwrap_err();
         assert!(matches!(error, CaError::DnsName(_)), "{name}: {error}");
     }
 }
