@@ -288,6 +288,9 @@ pub enum Fault {
     /// A login to Vault of no method, or of two.
     #[error("exactly one way to log in is needed; write one of `token`, `kubernetes`, `app_role`")]
     VaultAuth,
+    /// A key of an issuer that signs, at an agent.
+    #[error("`{0}` is for issuers that sign, and the agent brings its own; remove it")]
+    NotForAgents(&'static str),
     /// A workload's identity that is neither.
     #[error(
         "an identity is either `issuer`, or `certificate` and `key` with or without `bundle`; write one of the two"

@@ -117,10 +117,14 @@ pub(super) struct Issuer {
     /// The PKI engine of HashiCorp Vault or OpenBao.
     #[serde(default)]
     pub vault: Given<Vault>,
-    /// Roots of its trust domain, an absolute path to a PEM file; without it, those under `trust.bundles` are all.
+    /// The SPIFFE Workload API, which gives mtlsd the SVIDs that it is entitled to; a workload has the one with its `spiffe_id`.
+    #[serde(default)]
+    pub workload_api: Given<AgentSocket>,
+    /// Roots of its trust domain, an absolute path to a PEM file; without it, those under `trust.bundles` are all. Not for
+    /// `workload_api`, which brings them.
     #[serde(default)]
     pub bundle: Given<String>,
-    /// The life that is asked for. Default: what the issuer likes.
+    /// The life that is asked for. Default: what the issuer likes. Not for `workload_api`, whose agent decides.
     #[serde(default)]
     pub lifetime: Given<String>,
 }
@@ -135,6 +139,14 @@ pub(super) struct Exec {
     pub shell: Given<String>,
     /// The most that it may take. Default 30s.
     pub timeout: Given<String>,
+}
+
+/// An agent of this node that hands out SVIDs.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct AgentSocket {
+    /// Its Unix socket, an absolute path.
+    pub socket: At<String>,
 }
 
 /// The CA inside the daemon.

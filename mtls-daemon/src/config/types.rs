@@ -122,6 +122,11 @@ pub enum IssuerKind {
     },
     /// Over Vault's API.
     Vault(VaultSettings),
+    /// By the SPIFFE Workload API.
+    WorkloadApi {
+        /// The agent's Unix socket, absolute.
+        socket: PathBuf,
+    },
 }
 
 /// Whom the node believes besides its own CA.

@@ -3,6 +3,7 @@
 //! Data flows one way: a [`source`] yields an [`X509Svid`] and a [`Bundle`] for a workload, the
 //! [`store`] keeps the current one and renews it, and `handshake` reads it.
 
+pub mod agent;
 pub mod alarm;
 pub mod bundle;
 pub mod ca;
@@ -23,6 +24,7 @@ pub(crate) mod testing;
 pub(crate) mod verified;
 pub(crate) mod when;
 
+pub use agent::{Agent, AgentError, WorkloadApiSource};
 pub use bundle::{Bundle, BundleError, TrustBundles};
 pub use ca::{CaError, CaStatus, EmbeddedCa, EmbeddedCaSettings};
 pub use files::{FilesError, IdentityFiles};

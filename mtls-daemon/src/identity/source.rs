@@ -7,6 +7,7 @@ use std::time::{Instant, SystemTime};
 
 use tokio::sync::Notify;
 
+use super::agent::AgentError;
 use super::ca::Order;
 use super::issuer::IssuerError;
 use super::{
@@ -23,6 +24,11 @@ pub struct Identity {
 }
 
 impl Identity {
+    /// Does it prove and trust the same? A certificate goes with one key only.
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        self.svid.chain == other.svid.chain && self.bundles == other.bundles
+    }
+
     /// What the workload trusts: the configured bundles, and what its source says.
     #[must_use]
     pub fn trusted_with(&self, configured: &TrustBundles) -> TrustBundles {
@@ -49,6 +55,9 @@ pub enum IdentityError {
     /// An issuer did not sign, or not what was asked for.
     #[error(transparent)]
     Issuer(#[from] IssuerError),
+    /// An agent did not answer, or not with an identity.
+    #[error(transparent)]
+    Agent(#[from] Arc<AgentError>),
     /// The source says that the workload has this identity no longer: the one in force is given up at once.
     #[error("the identity was withdrawn: {0}")]
     Withdrawn(String),
@@ -65,6 +74,11 @@ impl Wake {
     /// Something is different.
     pub fn wake(&self) {
         self.0.notify_one();
+    }
+
+    /// Do both wake the same store?
+    pub(super) fn is_same(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
     }
 
     /// Until somebody says so.
@@ -89,7 +103,13 @@ pub trait IdentitySource: fmt::Debug + Send + Sync {
         0
     }
 
-    /// Called once, before the first `fetch`: whom to wake when [`IdentitySource::version`] changes.
+    /// Is it told of everything, also of the first identity? Then it is not asked before the version changes.
+    fn is_told(&self) -> bool {
+        false
+    }
+
+    /// Called once, before the first `fetch`, on the daemon's runtime: whom to wake when [`IdentitySource::version`]
+    /// changes.
     fn connect(&self, _wake: &Wake) {}
 
     /// Is there something to do between two fetches, such as to renew an issuer's token? Does not block.

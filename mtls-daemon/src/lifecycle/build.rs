@@ -18,8 +18,8 @@ use crate::identity::issuer::vault::VaultIssuer;
 use crate::identity::leaf::Unreadable;
 use crate::identity::verified::Fingerprint;
 use crate::identity::{
-    ChainMarks, EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles, IdentitySource, IdentityStore,
-    Issuer, IssuerSource, Revocations, TrustBundles, X509Svid, files,
+    Agent, ChainMarks, EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles, IdentitySource,
+    IdentityStore, Issuer, IssuerSource, Revocations, TrustBundles, WorkloadApiSource, X509Svid, files,
 };
 use crate::observe::metrics::Metrics;
 use crate::observe::{Reason, Refusal};
@@ -123,6 +123,10 @@ fn source(
         })),
         WorkloadIdentity::Issuer(name) => {
             let issuer = config.issuers.iter().find(|issuer| issuer.name == *name)?;
+            if let IssuerKind::WorkloadApi { socket } = &issuer.kind {
+                let agent = Agent::at(socket);
+                return Some(Arc::new(WorkloadApiSource::new(agent, workload.spiffe_id.clone())));
+            }
             Some(Arc::new(IssuerSource {
                 name: name.clone(),
                 issuer: Arc::clone(issuers.get(name)?),
@@ -141,15 +145,18 @@ fn source(
 
 /// One of each, whatever the number of its workloads: an issuer may have a token to look after.
 fn issuers(config: &Config) -> Issuers {
-    config.issuers.iter().map(|issuer| (issuer.name.clone(), signer(issuer))).collect()
+    config.issuers.iter().filter_map(|issuer| Some((issuer.name.clone(), signer(issuer)?))).collect()
 }
 
-fn signer(settings: &config::Issuer) -> Arc<dyn Issuer> {
+/// `None`: it gives whole identities and signs nothing.
+fn signer(settings: &config::Issuer) -> Option<Arc<dyn Issuer>> {
+    let name = settings.name.clone();
     match &settings.kind {
         IssuerKind::Exec { program, timeout } => {
-            Arc::new(ExecIssuer { name: settings.name.clone(), program: program.clone(), timeout: *timeout })
+            Some(Arc::new(ExecIssuer { name, program: program.clone(), timeout: *timeout }))
         }
-        IssuerKind::Vault(vault) => Arc::new(VaultIssuer::new(settings.name.clone(), vault.clone())),
+        IssuerKind::Vault(vault) => Some(Arc::new(VaultIssuer::new(name, vault.clone()))),
+        IssuerKind::WorkloadApi { .. } => None,
     }
 }
 

@@ -16,7 +16,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// The kinds, as a message lists them.
-const KINDS: &str = "`exec`, `vault`";
+const KINDS: &str = "`exec`, `vault`, `workload_api`";
 
 /// The issuers, and what a workload without an identity of its own has.
 pub(super) fn check(check: &mut Check, raw: raw::Identity) -> (Vec<Issuer>, WorkloadIdentity) {
@@ -49,6 +49,7 @@ fn issuer(check: &mut Check, names: &mut Seen<String>, at: &At<raw::Issuer>) -> 
     let kinds = [
         raw.exec.0.as_ref().map(|at| exec(check, &at.value, at.spot)),
         raw.vault.0.as_ref().map(|at| vault::check(check, &at.value).map(IssuerKind::Vault)),
+        raw.workload_api.0.as_ref().map(|at| workload_api(check, &at.value)),
     ];
     let mut kinds = kinds.into_iter().flatten();
     let kind = match (kinds.next(), kinds.next()) {
@@ -58,6 +59,12 @@ fn issuer(check: &mut Check, names: &mut Seen<String>, at: &At<raw::Issuer>) -> 
             None
         }
     };
+    if raw.workload_api.0.is_some() {
+        let given = [("bundle", &raw.bundle), ("lifetime", &raw.lifetime)];
+        for (key, at) in given.into_iter().filter_map(|(key, given)| Some((key, given.0.as_ref()?))) {
+            check.fault(at.spot, Fault::NotForAgents(key));
+        }
+    }
     let bundle = raw.bundle.0.as_ref().map(|at| check.path(at));
     let lifetime = raw.lifetime.0.as_ref().map(|_| check.duration(&raw.lifetime, SECOND, YEAR));
     Some(Issuer {
@@ -67,6 +74,10 @@ fn issuer(check: &mut Check, names: &mut Seen<String>, at: &At<raw::Issuer>) -> 
         bundle: bundle.map_or(Some(None), |path| path.map(Some))?,
         lifetime: lifetime.map_or(Some(None), |lifetime| lifetime.map(Some))?,
     })
+}
+
+fn workload_api(check: &mut Check, raw: &raw::AgentSocket) -> Option<IssuerKind> {
+    Some(IssuerKind::WorkloadApi { socket: check.path(&raw.socket)? })
 }
 
 fn exec(check: &mut Check, raw: &raw::Exec, spot: Spot) -> Option<IssuerKind> {

@@ -195,7 +195,15 @@ fn a_text_that_cannot_be_is_refused() {
     );
     let issuer = |rest: &str| format!("identity: {{ issuers: [§{{ name: y, {rest} }}] }}");
     let inner = |rest: &str| format!("identity: {{ issuers: [{{ name: y, {rest} }}] }}");
-    one(&issuer("bundle: /b"), &["an issuer has exactly one kind; write one of `exec`, `vault`"]);
+    one(
+        &issuer("bundle: /b"),
+        &["an issuer has exactly one kind; write one of `exec`, `vault`, `workload_api`"],
+    );
+    one(&issuer("exec: { shell: x }, workload_api: { socket: /s }"), &["an issuer has exactly one kind"]);
+    one(&inner("workload_api: { socket: §agent.sock }"), &["the path `agent.sock` cannot be"]);
+    one(&inner("workload_api: §{}"), &["the key `socket` is missing; add it"]);
+    one(&inner("workload_api: { socket: /s }, bundle: §/b"), &["`bundle` is for issuers that sign"]);
+    one(&inner("workload_api: { socket: /s }, lifetime: §1h"), &["`lifetime` is for issuers that sign"]);
     one(&inner("exec: §{ timeout: 3s }"), &["either `command`", "or `shell`"]);
     one(&inner("exec: §{ command: [/x], shell: x }"), &["either `command`", "or `shell`"]);
     one(&inner("exec: { command: §[] }"), &["this list is empty; write the program and its arguments"]);

@@ -148,14 +148,17 @@ fn issuer(index: usize) -> impl Strategy<Value = Issuer> {
     let exec = (program, 100..3_600_000_u64)
         .prop_map(|(program, timeout)| IssuerKind::Exec { program, timeout: Duration::from_millis(timeout) });
     let seconds = (1..86_400_u64).prop_map(Duration::from_secs);
-    (prop_oneof![exec, vault().prop_map(IssuerKind::Vault)], any::<bool>(), option::of(seconds)).prop_map(
-        move |(kind, bundle, lifetime)| Issuer {
-            name: format!("i{index}"),
-            kind,
-            bundle: bundle.then(|| "/roots".into()),
-            lifetime,
-        },
-    )
+    let signs = prop_oneof![exec, vault().prop_map(IssuerKind::Vault)];
+    let signs = (signs, any::<bool>(), option::of(seconds)).prop_map(move |(kind, bundle, lifetime)| {
+        Issuer { name: format!("i{index}"), kind, bundle: bundle.then(|| "/roots".into()), lifetime }
+    });
+    let agent = "/[a-z]{1,9}".prop_map(move |socket| Issuer {
+        name: format!("i{index}"),
+        kind: IssuerKind::WorkloadApi { socket: socket.into() },
+        bundle: None,
+        lifetime: None,
+    });
+    prop_oneof![signs, agent]
 }
 
 fn vault() -> impl Strategy<Value = VaultSettings> {
@@ -321,17 +324,16 @@ fn exclude(exclude: &Exclusions) -> Value {
 /// The document that says the same.
 fn issuer_document(issuer: &Issuer) -> Value {
     let time = |duration: Duration| json!(super::super::scalar::show(duration));
-    let (mut exec, mut vault) = (Value::Null, Value::Null);
-    match &issuer.kind {
+    let (kind, settings) = match &issuer.kind {
         IssuerKind::Exec { program, timeout } => {
             let (command, shell) = match program {
                 Program::Command(words) => (Some(words), None),
                 Program::Shell(line) => (None, Some(line)),
             };
-            exec = given(json!({ "command": command, "shell": shell, "timeout": time(*timeout) }));
+            ("exec", given(json!({ "command": command, "shell": shell, "timeout": time(*timeout) })))
         }
         IssuerKind::Vault(settings) => {
-            vault = given(json!({
+            let settings = given(json!({
                 "address": settings.address,
                 "mount": settings.mount,
                 "role": settings.role,
@@ -350,12 +352,13 @@ fn issuer_document(issuer: &Issuer) -> Value {
                     }),
                 },
             }));
+            ("vault", settings)
         }
-    }
+        IssuerKind::WorkloadApi { socket } => ("workload_api", json!({ "socket": socket })),
+    };
     given(json!({
         "name": issuer.name,
-        "exec": exec,
-        "vault": vault,
+        kind: settings,
         "bundle": issuer.bundle,
         "lifetime": issuer.lifetime.map(time),
     }))

@@ -74,6 +74,7 @@ fn every_key_of_the_example_is_taken() {
     let alarms =
         Thresholds { warning: Threshold::Share(25), critical: Threshold::Left(Duration::from_secs(3600)) };
     assert_eq!(config.alarms, alarms);
+    assert_eq!(config.issuers[4].kind, IssuerKind::WorkloadApi { socket: "/run/spire/agent.sock".into() });
     assert_eq!(config.workload("shared").unwrap().listen_ports, [5432].into());
     assert_eq!(config.directory[0].addresses.len(), 3);
     assert_eq!(

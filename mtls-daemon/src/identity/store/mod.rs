@@ -117,7 +117,9 @@ impl IdentityStore {
                 None => {
                     let entry = Arc::new(Entry::new(name.clone(), source));
                     entry.source.connect(&self.wake);
-                    if !entry.source.is_local() {
+                    if entry.source.is_told() {
+                        // Nothing to ask yet, and no failure to report.
+                    } else if !entry.source.is_local() {
                         lock(&entry.state).schedule.at_once(Clock::now());
                     } else if let Err(error) = entry.fetch(Clock::now()) {
                         failures.push((name.clone(), error));
@@ -266,10 +268,11 @@ impl Entry {
         if !due && !changed && self.source.version() == version {
             return false;
         }
-        matches!(self.fetch(now), Ok(()) | Err(IdentityError::Withdrawn(_)))
+        matches!(self.fetch(now), Ok(true) | Err(IdentityError::Withdrawn(_)))
     }
 
-    fn fetch(&self, now: Clock) -> Result<(), IdentityError> {
+    /// True if the identity is another one now.
+    fn fetch(&self, now: Clock) -> Result<bool, IdentityError> {
         // Taken before reading: a change during the read is seen at the next look.
         let (stamp, version) = (Stamp::of(&self.source.watch_paths()), self.source.version());
         let kind = self.source.kind();
@@ -281,15 +284,19 @@ impl Entry {
             Ok(identity) => {
                 let svid = &identity.svid;
                 state.schedule.succeeded(now, svid, self.source.renews());
-                state.fetched += 1;
                 state.fetched_at = Some(now.system);
                 state.last_error = None;
+                // An agent that is heard again says what it said before.
+                if self.current.load().as_ref().is_some_and(|current| current.is_same(&identity)) {
+                    return Ok(false);
+                }
+                state.fetched += 1;
                 tracing::info!(
                     workload = %self.name, source = kind, id = %svid.id, serial = %svid.serial,
                     not_after = %when::rfc3339(svid.not_after), "identity ready"
                 );
                 self.current.store(Some(Arc::new(identity)));
-                Ok(())
+                Ok(true)
             }
             Err(error) => {
                 state.schedule.failed(now);
