@@ -106,10 +106,10 @@ fn a_token_is_renewed_while_no_certificate_is_due_and_replaced_when_it_was_revok
     };
     let lab = Pair::lab();
     let bao = OpenBao::start(&lab, &program);
-    let (app_role, token) = (bao.app_role(&lab, 20), bao.token(&lab, "token", 3600));
+    let (app_role, token) = (bao.app_role(&lab, 45), bao.token(&lab, "token", 3600));
     let pair = pair(lab, &bao, [&app_role, &token]);
     let first = both(&pair, "an identity", has_identity);
-    let renewed = eventually(slow::limit(120), "the token to be renewed", || {
+    let renewed = eventually(slow::limit(180), "the token to be renewed", || {
         let tokens = bao.tokens(&pair.lab, "approle");
         tokens.into_iter().find(|token| !token["last_renewal"].is_null())
     });

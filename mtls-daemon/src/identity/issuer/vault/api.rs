@@ -239,3 +239,56 @@ fn wrong(url: &str, field: &'static str, found: Option<&Value>, wanted: &str) ->
     };
     VaultError::Field { url: url.to_owned(), field, reason }
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const ANSWERS: [&str; 3] = [
+        r#"{"data":{"certificate":"x","ca_chain":["y"],"issuing_ca":"z","ttl":7,"renewable":true}}"#,
+        r#"{"auth":{"client_token":"hvs.t","lease_duration":3600,"renewable":true},"data":null}"#,
+        r#"{"errors":["1 error occurred:\n\t* permission denied\n\n"]}"#,
+    ];
+
+    fn answer() -> impl Strategy<Value = Vec<u8>> {
+        let spoilt =
+            (0..ANSWERS.len(), prop::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 0..4));
+        let spoilt = spoilt.prop_map(|(which, bytes)| {
+            let mut answer = ANSWERS[which].as_bytes().to_vec();
+            for (index, byte) in bytes {
+                let index = index.index(answer.len());
+                answer[index] = byte;
+            }
+            answer
+        });
+        prop_oneof![spoilt, prop::collection::vec(any::<u8>(), 0..200)]
+    }
+
+    proptest! {
+        #[test]
+        fn no_answer_costs_more_than_a_short_message(body in answer(), status in 100..600_u16, json in any::<bool>()) {
+            let reply = || Reply {
+                url: "http://vault/v1/x".into(),
+                status,
+                content_type: json.then(|| "application/json".into()),
+                body: Zeroizing::new(body.clone()),
+            };
+            let mut errors = vec![refusal(reply(), "x", "update")];
+            errors.extend(reply().auth().err());
+            errors.extend(reply().lookup().err());
+            match reply().data() {
+                Ok(data) => {
+                    errors.extend(data.text("data.certificate").err());
+                    errors.extend(data.texts("data.ca_chain").err());
+                }
+                Err(error) => errors.push(error),
+            }
+            for error in errors {
+                let text = error.to_string();
+                prop_assert!(text.len() < 4096 && !text.chars().any(char::is_control), "{text}");
+            }
+        }
+    }
+}
