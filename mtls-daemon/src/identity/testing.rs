@@ -165,3 +165,13 @@ impl TestCa {
         std::iter::once(der).chain(self.path.iter().cloned()).collect()
     }
 }
+
+/// A key as a workload has it.
+pub(crate) fn secret_key() -> super::key::SecretKey {
+    super::key::SecretKey::generate().unwrap()
+}
+
+/// Where its bytes are.
+pub(crate) fn key_address(key: &super::key::SecretKey) -> usize {
+    key.der().secret_der().as_ptr().addr()
+}

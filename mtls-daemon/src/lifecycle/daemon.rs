@@ -16,6 +16,7 @@ use super::lock::{Lock, make_directory};
 use super::logging::LogControl;
 use super::reconcile::Node;
 use super::registry::Registry;
+use super::secrets::{self, Secrets};
 use super::{alarms, offload, serve, watch as files};
 use crate::capture::{Capture, EbpfLog};
 use crate::config::{self, Config};
@@ -54,6 +55,7 @@ pub struct Daemon {
     pub(super) look_now: Notify,
     /// The alarms that the log was told of.
     pub(super) told: Mutex<Told>,
+    pub(super) secrets: Secrets,
     log: LogControl,
 }
 
@@ -85,7 +87,10 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     let admin_socket = socket::AdminSocket::bind(&config.paths.runtime.join("admin.sock"))?;
     let (capture, events) =
         Capture::attach(&config.paths.bpffs, config.cgroup_root.as_deref(), ebpf_log(config.log.ebpf))?;
-    let daemon = Arc::new(Daemon::new(config_file, config, capture, log)?);
+    // Before there is any key, and in this order: what is locked cannot be given back.
+    sys::memory::give_back();
+    let secrets = protect_secrets();
+    let daemon = Arc::new(Daemon::new(config_file, config, capture, log, secrets)?);
 
     let stopped = daemon.stopping.subscribe();
     let stop = move || {
@@ -105,7 +110,6 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     tokio::spawn(files::configuration(Arc::clone(&daemon)));
 
     daemon.reconcile();
-    sys::memory::give_back();
     daemon.readiness.clear(Readiness::STARTING);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
     daemon.attend().await?;
@@ -125,6 +129,18 @@ fn raise_descriptor_limit() {
     if let Err(error) = outcome {
         tracing::warn!(%error, "the limit of open files could not be raised; connections may be refused");
     }
+}
+
+/// Before the first key is read or made.
+fn protect_secrets() -> Secrets {
+    let secrets = secrets::protect();
+    if let Some(why) = &secrets.swapped {
+        tracing::warn!("{why}");
+    }
+    if let Some(error) = &secrets.dumped {
+        tracing::warn!(%error, "a crash may write keys into a core dump; set LimitCORE=0 in the unit");
+    }
+    secrets
 }
 
 fn warn_about(config: &Config) {
@@ -156,6 +172,7 @@ impl Daemon {
         config: Config,
         capture: Capture,
         log: LogControl,
+        secrets: Secrets,
     ) -> Result<Self, DaemonError> {
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let access_log = AccessLog::start(log_target(&config), metrics.access_log_lost())?;
@@ -193,6 +210,7 @@ impl Daemon {
             stopping: watch::channel(false).0,
             look_now: Notify::new(),
             told: Mutex::default(),
+            secrets,
             log,
         })
     }

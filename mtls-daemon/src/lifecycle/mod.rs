@@ -11,6 +11,7 @@ mod offload;
 pub mod reconcile;
 pub mod registry;
 mod revoke;
+pub mod secrets;
 pub mod serve;
 pub mod tables;
 pub mod verify;

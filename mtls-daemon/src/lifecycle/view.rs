@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::daemon::{Daemon, lock};
+use super::secrets::Secrets;
 use super::verify;
 use crate::config::{Selector, Workload};
 use crate::control::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
@@ -133,8 +134,21 @@ impl Daemon {
             relay_ktls(&self.relay.ktls.load()),
             ability("direct", false, "not part of this version of mtlsd".to_owned()),
             ability("guard", features.guards_unseen_sockets(), guard),
+            ability("locked-memory", self.secrets.swapped.is_none(), locked_memory(&self.secrets)),
         ]
     }
+}
+
+fn locked_memory(secrets: &Secrets) -> String {
+    let swapped = match &secrets.swapped {
+        Some(why) => why.to_string(),
+        None => "keys are not swapped".to_owned(),
+    };
+    let dumped = match &secrets.dumped {
+        Some(errno) => format!("a crash may write them into a core dump ({errno})"),
+        None => "there are no core dumps".to_owned(),
+    };
+    format!("{swapped}; {dumped}")
 }
 
 fn relay_ktls(ktls: &KernelTls) -> Ability {

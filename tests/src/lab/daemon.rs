@@ -149,6 +149,14 @@ impl Daemon {
         Cmd::new(self.node.place.clone(), "cp").arg("-aT").arg(from.ca()).arg(self.ca()).run().ok();
     }
 
+    /// Takes the second CA of a rotation that another node with a copy of this CA has begun.
+    #[track_caller]
+    pub fn share_next_ca(&self, from: &Self) {
+        let (aside, next) = (self.ca().join("next.copied"), self.ca().join("next"));
+        Cmd::new(self.node.place.clone(), "cp").arg("-aT").arg(from.ca().join("next")).arg(&aside).run().ok();
+        fs::rename(aside, next).expect("both are in the CA's directory");
+    }
+
     /// A client certificate and key of the embedded CA, made by `mtlsd ca issue`.
     #[track_caller]
     pub fn issue(&self, spiffe_id: &str, name: &str) -> (PathBuf, PathBuf) {
@@ -292,7 +300,8 @@ impl Daemon {
         ktls["available"] == false || ktls["ktls"]["rekey"] == true
     }
 
-    fn ca_tool(&self, what: &str) -> Cmd {
+    /// `mtlsd ca WHAT`, with the embedded CA's directory.
+    pub fn ca_tool(&self, what: &str) -> Cmd {
         Cmd::new(self.node.place.clone(), &self.binary).args(["ca", what, "--directory"]).arg(self.ca())
     }
 

@@ -102,9 +102,9 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
 fn subject(index: usize) -> Subject {
     let attribute = |text: String| Some(text.parse().unwrap());
     Subject {
-        organization: if index % 2 == 0 { attribute(format!("Shop {index}")) } else { None },
+        organization: if index.is_multiple_of(2) { attribute(format!("Shop {index}")) } else { None },
         organizational_unit: attribute(format!("Ünit: {index}")),
-        common_name: if index % 3 == 0 { attribute(format!("w{index}")) } else { None },
+        common_name: if index.is_multiple_of(3) { attribute(format!("w{index}")) } else { None },
     }
 }
 

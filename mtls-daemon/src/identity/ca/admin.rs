@@ -197,7 +197,8 @@ impl CaDirectory {
         Ok(Listing { ca, certificates, unreadable_lines: lines.unreadable })
     }
 
-    /// Marks certificates as revoked, for the next CRL. Those that are marked already are not marked again.
+    /// Marks certificates as revoked, for the next CRL. Those that are marked already are not marked again. A running
+    /// daemon sees it and takes new certificates for its workloads.
     ///
     /// # Errors
     /// When nothing that is valid is meant, or the directory cannot be written.
@@ -209,15 +210,14 @@ impl CaDirectory {
     ) -> Result<Vec<Entry>, CaError> {
         let (directory, _lock) = self.lock()?;
         let mut revocations = Revocations::read(&directory)?;
-        let (meant, what): (Box<dyn Fn(&Entry) -> bool>, &str) = match which {
-            Which::Serial(serial) => {
-                let plain = revoke::plain_serial(serial);
-                (Box::new(move |entry| entry.serial == plain), serial)
-            }
+        let (what, plain) = match which {
+            Which::Serial(serial) => (serial, revoke::plain_serial(serial)),
+            Which::SpiffeId(id) => (id, String::new()),
+        };
+        let meant = |entry: &Entry| match which {
+            Which::Serial(_) => entry.serial == plain,
             // An intermediate has the trust domain's ID and is revoked by its serial only.
-            Which::SpiffeId(id) => {
-                (Box::new(move |entry| entry.kind == Kind::Leaf && entry.spiffe_id == *id), id)
-            }
+            Which::SpiffeId(id) => entry.kind == Kind::Leaf && entry.spiffe_id == *id,
         };
         let mut entries = self.log.read()?.entries;
         entries.retain(|entry| meant(entry) && SystemTime::from(entry.not_after) > now);
@@ -243,9 +243,11 @@ impl CaDirectory {
             sets.push(directory.next());
         }
         let mut revocations = Revocations::read(&directory)?;
-        let number = revocations.next_number(now);
+        if revocations.forget(now) {
+            revocations.write(&directory)?;
+        }
         // Before the CRL is given out: two CRLs never have one number.
-        revocations.write(&directory)?;
+        let number = revoke::next_number(&directory)?;
         revoke::sign_all(&self.path, &sets, root, &revocations, number, lifetime, now)
     }
 

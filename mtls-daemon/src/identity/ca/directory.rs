@@ -198,10 +198,10 @@ impl Directory {
         self.sync()
     }
 
-    /// Files whose change means another CA, or another phase.
+    /// Files whose change means another CA, another phase, or that a certificate of the daemon may be revoked.
     pub(super) fn watched(&self) -> Vec<PathBuf> {
         let next = self.next();
-        let own = [ROOT_CRT, INTERMEDIATE_CRT, NEXT].map(|file| self.path(file));
+        let own = [ROOT_CRT, INTERMEDIATE_CRT, NEXT, super::revoke::FILE].map(|file| self.path(file));
         let second = [ROOT_CRT, INTERMEDIATE_CRT, ISSUING].map(|file| next.path(file));
         own.into_iter().chain(second).collect()
     }

@@ -15,7 +15,9 @@ use super::log::{Entry, whole};
 use super::sign::{self, Signer, date};
 use super::{CaError, crypto};
 
-const FILE: &str = "revoked.json";
+/// Apart from the number of CRLs: a daemon takes a change of it for a revocation.
+pub(super) const FILE: &str = "revoked.json";
+const NUMBER: &str = "crl.number";
 /// How long after its end a certificate stays in the CRLs (RFC 5280 section 3.3 wants one CRL beyond it).
 pub const CRL_KEEPS: Duration = Duration::from_secs(8 * 86_400);
 
@@ -86,7 +88,6 @@ struct Revoked {
 /// Everything that was revoked and has not expired long ago.
 #[derive(Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct Revocations {
-    crl_number: u64,
     revoked: Vec<Revoked>,
 }
 
@@ -127,13 +128,30 @@ impl Revocations {
         }
     }
 
-    /// The number of the next CRL; what has expired long ago goes.
-    pub(super) fn next_number(&mut self, now: SystemTime) -> u64 {
+    /// Drops what has expired long ago; true if there was something.
+    pub(super) fn forget(&mut self, now: SystemTime) -> bool {
         let since = whole(now.checked_sub(CRL_KEEPS).unwrap_or(now));
+        let before = self.revoked.len();
         self.revoked.retain(|revoked| revoked.not_after > since);
-        self.crl_number = self.crl_number.saturating_add(1);
-        self.crl_number
+        self.revoked.len() != before
     }
+}
+
+/// The number of the next CRL (RFC 5280 section 5.2.3), written down.
+pub(super) fn next_number(directory: &Directory) -> Result<u64, CaError> {
+    let last = match directory.read(NUMBER)? {
+        None => 0,
+        Some(text) => std::str::from_utf8(&text)
+            .ok()
+            .and_then(|text| text.trim().parse::<u64>().ok())
+            .ok_or_else(|| CaError::Unreadable {
+                path: directory.path(NUMBER),
+                reason: "it is not a number".to_owned(),
+            })?,
+    };
+    let number = last.saturating_add(1);
+    directory.write_private(NUMBER, format!("{number}\n").as_bytes())?;
+    Ok(number)
 }
 
 /// Hex as people copy it: with colons, capitals and leading zeros.

@@ -330,6 +330,18 @@ fn a_change_of_roots_reaches_the_workloads_of_a_running_store() {
     assert_eq!(roots(), 2, "added before removed");
     assert!(changed_within(&store, limit, || admin.finish(true, SystemTime::now()).unwrap()));
     assert_eq!(roots(), 1);
+
+    // A revoked certificate is replaced, and a CRL by itself replaces nothing.
+    let revoked = store.get("web").unwrap().svid.serial.clone();
+    let which = crate::identity::ca::admin::Which::Serial(revoked.clone());
+    let reason = crate::identity::ca::revoke::RevocationReason::KeyCompromise;
+    let now = SystemTime::now();
+    assert!(changed_within(&store, limit, || drop(admin.revoke(&which, reason, now).unwrap())));
+    assert_ne!(store.get("web").unwrap().svid.serial, revoked);
+    let watched = || watch::Stamp::of(&store.entries.lock().unwrap()["web"].source.watch_paths());
+    let before = watched();
+    admin.crl(None, limit, now).unwrap();
+    assert_eq!(watched(), before);
 }
 
 struct OnDisk {

@@ -90,15 +90,15 @@ fn what_has_expired_goes_to_the_old_log_and_what_is_valid_stays() {
     let now = SystemTime::now();
     let log = IssuanceLog::with_limit(directory.path(), 3_000);
     log.append(&entry(0, now + DAY), false, now).unwrap();
-    let mut number = 0;
+    let mut number = 0_u16;
     while !directory.path().join(OLD_LOG).exists() {
         number += 1;
         assert!(number < 100, "it is never rotated");
-        log.append(&entry(number, now - HOUR), false, now).unwrap();
+        log.append(&entry(number.into(), now - HOUR), false, now).unwrap();
     }
     assert_eq!(serials(&log), ["0000"]);
     let old = fs::read_to_string(directory.path().join(OLD_LOG)).unwrap();
-    assert_eq!(old.lines().count(), number as usize + 1, "nothing is lost");
+    assert_eq!(old.lines().count(), usize::from(number) + 1, "nothing is lost");
     log.append(&entry(500, now + HOUR), true, now).unwrap();
     assert_eq!(serials(&log), ["0000", "01f4"]);
     // Bounded: as often as one likes, two files of about the limit.

@@ -185,4 +185,8 @@ fn a_damaged_list_of_revocations_is_named_and_not_written_over() {
         assert!(error.to_string().contains("revoked.json"), "{error}");
     }
     assert_eq!(fs::read(place.file("revoked.json")).unwrap(), b"{");
+    fs::remove_file(place.file("revoked.json")).unwrap();
+    fs::write(place.file("crl.number"), "-1").unwrap();
+    let error = admin.crl(None, WEEK, now).unwrap_err();
+    assert!(error.to_string().contains("crl.number cannot be used: it is not a number"), "{error}");
 }
