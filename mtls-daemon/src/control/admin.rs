@@ -18,9 +18,9 @@ use serde::{Deserialize, Serialize};
 use tokio::net::UnixListener;
 use tokio::sync::oneshot;
 
-use super::revoke;
 use super::socket::AdminSocket;
 use super::view::{DaemonView, ReloadReport, Status, VerifyReport, WorkloadStatus};
+use super::{drill, revoke};
 use crate::observe::connection::{ConnectionId, ConnectionRecord};
 use crate::observe::explain::{Explanation, explain};
 use crate::observe::recorder::Party;
@@ -94,6 +94,7 @@ fn router<V: DaemonView>(view: Arc<V>) -> Router {
         .route("/v1/verify", get(verify::<V>))
         .route("/v1/reload", post(reload::<V>))
         .merge(revoke::routes())
+        .merge(drill::routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(only_owner))
@@ -235,6 +236,7 @@ pub(crate) mod tests {
 
     use time::OffsetDateTime;
 
+    use super::super::drill::{DrillError, DrillReport, DrillStep};
     use super::super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
     use super::super::view::{
         Ability, Alarm, Check, ConfigStatus, ConnectionSums, KtlsDefect, KtlsStatus, WorkloadState,
@@ -373,6 +375,13 @@ pub(crate) mod tests {
         fn unrevoke(&self, request: UnrevokeRequest, _: String) -> Result<UnrevokeReport, RevocationError> {
             let entries = self.revocations.unrevoke(&request.target, SystemTime::now())?;
             Ok(UnrevokeReport { entries })
+        }
+
+        async fn drill_revoke(&self) -> Result<DrillReport, DrillError> {
+            let step =
+                |name: &str, ok| DrillStep { name: name.into(), ok, detail: "1 cut".into(), took_us: 1500 };
+            let steps = vec![step("revoke it", true), step("it is cut", self.healthy)];
+            Ok(DrillReport { spiffe_id: "spiffe://example.org/mtlsd/drill/1".into(), steps })
         }
 
         async fn verify(&self) -> VerifyReport {

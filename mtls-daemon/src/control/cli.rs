@@ -8,9 +8,10 @@ use serde::Serialize;
 
 use super::ca_cli::CaCommand;
 use super::client::{AdminClient, ClientError, Which};
+use super::drill::DrillCommand;
 use super::revoke::args::{CertificateFileError, RevokeArgs, UnrevokeArgs};
 use super::socket::DEFAULT_SOCKET;
-use super::{render, revoke};
+use super::{drill, render, revoke};
 use crate::observe::connection::ConnectionId;
 
 /// Exit code: what was asked holds.
@@ -136,6 +137,9 @@ pub enum Ask {
     Revoke(RevokeArgs),
     /// Take back what was revoked
     Unrevoke(UnrevokeArgs),
+    /// Try on the running daemon what one has to rely on
+    #[command(subcommand)]
+    Drill(DrillCommand),
 }
 
 /// Arguments of `mtlsd explain`.
@@ -197,11 +201,12 @@ impl Ask {
             Self::Explain(arguments) => &arguments.options,
             Self::Revoke(arguments) => &arguments.options,
             Self::Unrevoke(arguments) => &arguments.options,
+            Self::Drill(DrillCommand::Revoke(options)) => options,
         }
     }
 
     /// Asks the daemon and writes its answer; the exit code says whether what was asked holds: `status` that
-    /// the daemon is ready, `verify` that every check holds, `reload` that the configuration is in force, and the
+    /// the daemon is ready, `verify` that every check holds, `drill` that every step does, `reload` that the configuration is in force, and the
     /// others that there is an answer.
     ///
     /// # Errors
@@ -245,6 +250,11 @@ impl Ask {
                     None => show(out, json, &client.revocations().await?, |list| revoke::entries(list))?,
                 }
                 true
+            }
+            Self::Drill(DrillCommand::Revoke(_)) => {
+                let report = client.drill_revoke().await?;
+                show(out, json, &report, drill::report)?;
+                report.holds()
             }
             Self::Unrevoke(arguments) => match arguments.request()? {
                 Some(request) => {
@@ -312,6 +322,7 @@ mod tests {
             "mtlsd explain --last-refused",
             "mtlsd verify",
             "mtlsd reload",
+            "mtlsd drill revoke --json",
             "mtlsd config check --config /x.yaml --json",
             "mtlsd config schema",
             "mtlsd ca init --trust-domain example.org",
@@ -378,6 +389,7 @@ mod tests {
             ("explain --last-refused", 0, 0),
             ("verify", 0, 1),
             ("reload", 0, 1),
+            ("drill revoke", 0, 1),
         ] {
             assert_eq!(ask(line, &good.path).await.0.unwrap(), good_code, "{line}");
             assert_eq!(ask(line, &bad.path).await.0.unwrap(), bad_code, "{line}");
@@ -395,6 +407,7 @@ mod tests {
             ("explain --from 10.0.0.2 --to db", "It is open", "/connection/event"),
             ("verify", "All 1 checks hold.", "/checks/0/ok"),
             ("reload", "generation 2", "/applied"),
+            ("drill revoke", "Revocation works on this node.", "/steps/0/took_us"),
         ] {
             let (_, human) = ask(line, &served.path).await;
             assert!(human.contains(text), "{line}: {human}");

@@ -14,6 +14,7 @@ use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
 use super::admin::ApiError;
+use super::drill::DrillReport;
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use super::view::{ReloadReport, Status, VerifyReport, WorkloadStatus};
 use crate::identity::revocation::Entry;
@@ -143,6 +144,14 @@ impl AdminClient {
     /// As [`ClientError`] lists.
     pub async fn reload(&self) -> Result<ReloadReport, ClientError> {
         self.ask(Method::POST, "/v1/reload").await
+    }
+
+    /// Tries whether revocation works.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists; also when the daemon has no embedded CA.
+    pub async fn drill_revoke(&self) -> Result<DrillReport, ClientError> {
+        self.ask(Method::POST, "/v1/drill/revoke").await
     }
 
     /// What is on the deny list.

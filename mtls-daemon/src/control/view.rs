@@ -7,6 +7,7 @@ use std::sync::Arc;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::drill::{DrillError, DrillReport};
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use crate::identity::CaStatus;
 use crate::identity::alarm::Level;
@@ -42,6 +43,12 @@ pub trait DaemonView: Send + Sync + 'static {
     /// # Errors
     /// Nothing was changed.
     fn unrevoke(&self, request: UnrevokeRequest, by: String) -> Result<UnrevokeReport, RevocationError>;
+
+    /// Tries on an identity made for it whether revocation works.
+    ///
+    /// # Errors
+    /// When nobody can issue that identity.
+    fn drill_revoke(&self) -> impl Future<Output = Result<DrillReport, DrillError>> + Send;
 
     /// Loads the configuration anew: all of it, or none.
     fn reload(&self) -> impl Future<Output = ReloadReport> + Send;

@@ -254,7 +254,7 @@ impl Prepared {
 /// A purpose of its own, beside those of peers.
 const OWN: u8 = 0;
 
-fn own_marks(svid: &X509Svid) -> Result<ChainMarks, Refusal> {
+pub(super) fn own_marks(svid: &X509Svid) -> Result<ChainMarks, Refusal> {
     ChainMarks::of(Fingerprint::of(OWN, &svid.chain), Some(svid.id.clone()), &svid.chain)
         .map_err(|Unreadable(why)| Refusal::new(Reason::NoIdentity, format!("its own chain: {why}")))
 }

@@ -5,8 +5,9 @@ use std::time::SystemTime;
 
 use super::daemon::{Daemon, lock};
 use super::secrets::Secrets;
-use super::verify;
+use super::{drill, verify};
 use crate::config::{Selector, Workload};
+use crate::control::drill::{DrillError, DrillReport};
 use crate::control::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use crate::control::view::{
     Ability, Alarm, ConfigStatus, ConnectionSums, DaemonView, KtlsDefect, KtlsStatus, ReloadReport, Status,
@@ -106,6 +107,17 @@ impl DaemonView for Daemon {
 
     fn unrevoke(&self, request: UnrevokeRequest, by: String) -> Result<UnrevokeReport, RevocationError> {
         self.take_off_deny_list(&request, &by)
+    }
+
+    async fn drill_revoke(&self) -> Result<DrillReport, DrillError> {
+        let ca = lock(&self.changing).prepared.ca.clone().ok_or(DrillError::NoCa)?;
+        let ground = drill::Ground {
+            ca,
+            revocations: Arc::clone(&self.revocations),
+            leases: Arc::clone(&self.relay.leases),
+            observer: Arc::clone(&self.relay.observer),
+        };
+        Ok(drill::run(&ground).await)
     }
 
     async fn verify(&self) -> VerifyReport {
