@@ -134,7 +134,7 @@ impl CaDirectory {
     pub fn begin(&self, offline_root: Option<&Path>, now: SystemTime) -> Result<(), CaError> {
         let (directory, _lock) = self.lock()?;
         self.require(&directory, Phase::Steady)?;
-        let home = offline_root.map(empty_home).transpose()?;
+        let home = offline_root.map(|root| empty_home(root, &self.path)).transpose()?;
         directory.add_next(|next| authority::create(next, home.as_ref(), &self.trust_domain, &self.log, now))
     }
 
@@ -274,9 +274,15 @@ impl CaDirectory {
     }
 }
 
-/// A directory for a root's key, which holds no root yet.
-pub(super) fn empty_home(path: &Path) -> Result<Directory, CaError> {
+/// A directory for a root's key, which holds no root yet and is not the CA's.
+pub(super) fn empty_home(path: &Path, ca: &Path) -> Result<Directory, CaError> {
     let home = Directory::open(path)?;
+    // A CA that is not made yet contains nothing.
+    if let (Ok(root), Ok(ca)) = (path.canonicalize(), ca.canonicalize())
+        && root.starts_with(&ca)
+    {
+        return Err(CaError::RootInside { root, directory: ca });
+    }
     if home.has_root()? {
         return Err(CaError::RootExists(home.path(super::directory::ROOT_KEY)));
     }

@@ -106,6 +106,14 @@ pub enum CaError {
     /// A root would overwrite another.
     #[error("{} exists; a root is not written over another: choose an empty directory", .0.display())]
     RootExists(PathBuf),
+    /// The root's key would be kept with the CA after all.
+    #[error("{} is inside the CA's directory {}; an offline root is kept elsewhere: give another directory", root.display(), directory.display())]
+    RootInside {
+        /// Where the root was to be.
+        root: PathBuf,
+        /// The CA.
+        directory: PathBuf,
+    },
     /// `ca init --offline-root` stopped half-way.
     #[error("making the CA in {} with an offline root was interrupted, and nothing was issued; remove the directory and run `mtlsd ca init --offline-root` again", .0.display())]
     Interrupted(PathBuf),

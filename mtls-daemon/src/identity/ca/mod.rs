@@ -99,7 +99,8 @@ impl EmbeddedCa {
     /// # Errors
     /// As [`Self::open`], and when `root` holds a root already.
     pub fn init_offline(settings: EmbeddedCaSettings, root: &Path, now: SystemTime) -> Result<Self, CaError> {
-        Self::open_or_make(settings, Some(admin::empty_home(root)?), now)
+        let home = admin::empty_home(root, &settings.directory)?;
+        Self::open_or_make(settings, Some(home), now)
     }
 
     fn open_or_make(

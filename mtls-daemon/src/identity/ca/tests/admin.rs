@@ -50,6 +50,21 @@ fn a_root_is_not_written_over_another() {
 }
 
 #[test]
+fn an_offline_root_is_not_kept_with_the_ca() {
+    let place = place();
+    let now = SystemTime::now();
+    let ca = place.settings.directory.clone();
+    let error = EmbeddedCa::init_offline(place.settings.clone(), &ca.join("root"), now).unwrap_err();
+    assert!(matches!(error, CaError::RootInside { .. }), "{error}");
+    place.open_at(now).unwrap();
+    for root in [ca.clone(), ca.join("root"), ca.join("../ca")] {
+        let error = place.admin().begin(Some(&root), now).unwrap_err();
+        assert!(matches!(error, CaError::RootInside { .. }), "{error}");
+    }
+    assert_eq!(place.phase(), Phase::Steady);
+}
+
+#[test]
 fn making_an_offline_root_that_was_cut_short_does_not_become_an_online_one() {
     let place = place();
     place.offline_at(SystemTime::now());

@@ -1,6 +1,7 @@
 //! The CA in its directory: made once, loaded again, refused when it is not whole.
 
 mod admin;
+mod constraints;
 mod log;
 mod revoke;
 
