@@ -78,6 +78,7 @@ fn an_intermediate_vouches_for_nobody_in_another_trust_domain() {
         names: PeerNameSettings::default(),
         max_certificates: 10,
         max_bytes: 65_536,
+        revocations: Arc::new(crate::identity::Revocations::in_memory()),
     };
     let refusal = verify_peer(&chain, PeerRole::Client, &trust, None, now).unwrap_err();
     assert_eq!(refusal.reason, crate::observe::Reason::UnknownIssuer);
