@@ -56,5 +56,6 @@ pub fn trust(roots: Bundle) -> Arc<Trust> {
         max_certificates: 10,
         max_bytes: 65_536,
         revocations: Arc::new(Revocations::in_memory()),
+        clock_skew: Trust::CLOCK_SKEW,
     })
 }

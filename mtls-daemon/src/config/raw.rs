@@ -167,6 +167,9 @@ pub(super) struct Trust {
     pub bundles: Vec<At<Bundle>>,
     /// Legacy peers without a URI SAN.
     pub peer_names: PeerNames,
+    /// How much too early a peer's certificate may be, for issuers whose clock is ahead (0s to 5m). Default 60s. There is no
+    /// such tolerance for its end.
+    pub clock_skew: Given<String>,
 }
 
 /// Roots of one trust domain.

@@ -130,12 +130,14 @@ pub enum IssuerKind {
 }
 
 /// Whom the node believes besides its own CA.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Trust {
     /// Additional roots. A trust domain may have several files.
     pub bundles: Vec<TrustBundleFile>,
     /// Names that stand for an identity when a certificate has no URI SAN.
     pub peer_names: PeerNames,
+    /// How much too early a peer's certificate may be. Default 60 s, at most 5 min.
+    pub clock_skew: Duration,
 }
 
 /// Roots of one trust domain.

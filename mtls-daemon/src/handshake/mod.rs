@@ -25,6 +25,8 @@ pub use verify::{ExpectedServer, PeerNameSettings, PeerRole, Trust, verify_peer}
 pub const ALPN_MTLSD: &[u8] = b"mtlsd/1";
 
 #[cfg(test)]
+mod federation;
+#[cfg(test)]
 mod suites;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -28,6 +28,7 @@ pub(crate) fn trust(ca: &TestCa) -> Arc<Trust> {
         max_certificates: 10,
         max_bytes: 65_536,
         revocations: Arc::new(Revocations::in_memory()),
+        clock_skew: Trust::CLOCK_SKEW,
     })
 }
 

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, Error as PkiError, KeyUsage, VerifiedPath};
@@ -69,6 +69,14 @@ pub struct Trust {
     pub max_bytes: usize,
     /// What is revoked; shared by all workloads.
     pub revocations: Arc<Revocations>,
+    /// How much too early a peer's certificates may be, for issuers whose clock is ahead of ours. An end is an end: there is
+    /// no such tolerance for `notAfter`.
+    pub clock_skew: Duration,
+}
+
+impl Trust {
+    /// The default of [`Trust::clock_skew`]: what issuers commonly allow for by dating `notBefore` back.
+    pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
 }
 
 /// What the directory says a server must be; one match is enough, and an empty value matches nothing.
@@ -118,8 +126,16 @@ pub fn verify_peer(
     let marks = match bundle.verified().find(&fingerprint, now) {
         Some(marks) => marks,
         None => {
-            let (root, used) = verify_path(&end_entity, intermediates, bundle, role, now)
-                .map_err(|error| peer.path_refusal(&error, &end_entity, intermediates, bundle))?;
+            let verify_at = |at| verify_path(&end_entity, intermediates, bundle, role, at);
+            let verified = match verify_at(now) {
+                Err(PkiError::CertNotValidYet { .. }) => {
+                    verify_at(judged_at(&leaf, intermediates, now, trust.clock_skew))
+                }
+                verified => verified,
+            };
+            let (root, used) = verified.map_err(|error| {
+                peer.path_refusal(&error, &end_entity, intermediates, bundle, trust.clock_skew)
+            })?;
             let path = std::iter::once(first).chain(&used).chain([root.der()]);
             let marks = ChainMarks::of(fingerprint, name.spiffe_id().cloned(), path)
                 .map_err(|Unreadable(why)| peer.refuse(Reason::MalformedCertificate, why))?;
@@ -319,6 +335,21 @@ fn verify_path<'b>(
     Ok((root, path.intermediate_certificates().map(|used| used.der().into_owned()).collect()))
 }
 
+/// When the chain is judged: when its last certificate becomes valid, if that is soon enough, else now.
+fn judged_at(
+    leaf: &Leaf,
+    intermediates: &[CertificateDer<'_>],
+    now: SystemTime,
+    skew: Duration,
+) -> SystemTime {
+    let starts = intermediates.iter().filter_map(|der| {
+        let (_, parsed) = x509_parser::parse_x509_certificate(der).ok()?;
+        Some(when::from_unix(parsed.validity().not_before.timestamp()))
+    });
+    let latest = starts.fold(leaf.not_before, SystemTime::max);
+    if when::between(now, latest) <= skew { latest.max(now) } else { now }
+}
+
 /// When everything in the chain is valid, also what the path does without. `None`: one cannot be read.
 fn validity_of(leaf: &Leaf, intermediates: &[CertificateDer<'_>], root: &Root) -> Option<Validity> {
     let own = Validity { from: leaf.not_before, until: leaf.not_after };
@@ -357,8 +388,13 @@ impl Described<'_> {
         end_entity: &EndEntityCert<'_>,
         intermediates: &[CertificateDer<'_>],
         bundle: &Bundle,
+        skew: Duration,
     ) -> Refusal {
         let now = self.now;
+        let clocks = format!(
+            "check the clocks of both nodes, {} are allowed for (trust.clock_skew)",
+            when::span(skew)
+        );
         match error {
             PkiError::CertExpired { .. } if now > self.leaf.not_after => {
                 self.refuse(Reason::CertificateExpired, when::expired(self.leaf.not_after, now))
@@ -371,13 +407,14 @@ impl Described<'_> {
                 )
             }
             PkiError::CertNotValidYet { .. } if now < self.leaf.not_before => {
-                self.refuse(Reason::CertificateNotYetValid, when::not_yet(self.leaf.not_before, now))
+                let when = when::not_yet(self.leaf.not_before, now);
+                self.refuse(Reason::CertificateNotYetValid, format!("{when}; {clocks}"))
             }
             PkiError::CertNotValidYet { not_before, .. } => {
                 let not_before = when::from_pki(*not_before);
                 self.refuse(
                     Reason::CertificateNotYetValid,
-                    format!("an intermediate of its chain is {}", when::not_yet(not_before, now)),
+                    format!("an intermediate of its chain is {}; {clocks}", when::not_yet(not_before, now)),
                 )
             }
             PkiError::CertDistrusted => self.root_refusal(bundle),

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt;
+use std::ops::Bound;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -255,6 +256,18 @@ impl TrustBundles {
     #[must_use]
     pub fn get(&self, domain: &TrustDomain) -> Option<&Bundle> {
         self.by_domain.get(domain)
+    }
+
+    /// Roots that vouch for two trust domains, which are then not apart: each may issue the other's IDs.
+    pub fn shared_roots(&self) -> impl Iterator<Item = (&Root, &TrustDomain, &TrustDomain)> {
+        self.by_domain.iter().flat_map(move |(one, bundle)| {
+            let others = (Bound::Excluded(one), Bound::Unbounded);
+            let others = self.by_domain.range::<TrustDomain, _>(others);
+            others.flat_map(move |(other, its)| {
+                let shared = bundle.roots.iter().filter(|root| its.roots.contains(root));
+                shared.map(move |root| (root, one, other))
+            })
+        })
     }
 
     /// Every accepted trust domain with its roots, by name.

@@ -52,9 +52,9 @@ pub(crate) fn expired(not_after: SystemTime, now: SystemTime) -> String {
     format!("expired {} ago ({})", span(between(not_after, now)), rfc3339(not_after))
 }
 
-/// `not valid for another 3 min (from 2026-11-22T11:02:37Z)`.
+/// `not yet valid by 37 s (from 2026-11-22T11:02:37Z)`.
 pub(crate) fn not_yet(not_before: SystemTime, now: SystemTime) -> String {
-    format!("not valid for another {} (from {})", span(between(now, not_before)), rfc3339(not_before))
+    format!("not yet valid by {} (from {})", span(between(now, not_before)), rfc3339(not_before))
 }
 
 #[cfg(test)]
@@ -84,6 +84,6 @@ mod tests {
         let then = from_unix(1_795_345_357);
         let later = then + Duration::from_secs(200);
         assert_eq!(expired(then, later), "expired 3 min ago (2026-11-22T11:02:37Z)");
-        assert_eq!(not_yet(later, then), "not valid for another 3 min (from 2026-11-22T11:05:57Z)");
+        assert_eq!(not_yet(later, then), "not yet valid by 3 min (from 2026-11-22T11:05:57Z)");
     }
 }

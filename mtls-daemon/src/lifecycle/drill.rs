@@ -161,6 +161,7 @@ async fn issue(ground: &Ground, client: &SpiffeId) -> Result<(End, End), String>
         max_certificates: crate::identity::svid::MAX_OWN_CHAIN,
         max_bytes: crate::identity::svid::MAX_OWN_CHAIN_BYTES,
         revocations: Arc::clone(&ground.revocations),
+        clock_skew: Trust::CLOCK_SKEW,
     });
     let (ca, client) = (Arc::clone(&ground.ca), client.clone());
     let end = move |id: SpiffeId| -> Result<End, String> {

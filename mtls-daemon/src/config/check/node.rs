@@ -12,6 +12,7 @@ use crate::config::types::{
     Timeouts, Tls, TlsVersion, Trust, TrustBundleFile, WorkloadIdentity,
 };
 use crate::datapath::ktls::Suite;
+use crate::handshake;
 use crate::identity::TrustDomain;
 use crate::identity::alarm::{Threshold, Thresholds};
 
@@ -19,6 +20,8 @@ use super::{Check, Seen, issuer};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
+/// A clock that is further off is to be set.
+const MAX_CLOCK_SKEW: Duration = Duration::from_secs(300);
 const HOUR: Duration = Duration::from_secs(3600);
 const DAY: Duration = Duration::from_secs(86_400);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
@@ -132,7 +135,8 @@ fn trust(check: &mut Check, raw: raw::Trust) -> Trust {
         dns: names.dns.into_value().unwrap_or_default(),
         common_name: names.common_name.into_value().unwrap_or_default(),
     };
-    Trust { bundles, peer_names }
+    let clock_skew = check.duration(&raw.clock_skew, Duration::ZERO, MAX_CLOCK_SKEW);
+    Trust { bundles, peer_names, clock_skew: clock_skew.unwrap_or(handshake::Trust::CLOCK_SKEW) }
 }
 
 fn tls(check: &mut Check, raw: raw::Tls) -> Tls {

@@ -216,6 +216,10 @@ fn a_text_that_cannot_be_is_refused() {
         "identity: { issuers: [{ name: y, exec: { shell: x } }, { name: §y, exec: { shell: x } }] }",
         &["the issuer name `y` is taken already"],
     );
+    one(
+        "trust: { clock_skew: §6m }",
+        &["the duration `6m` cannot be: it is out of range; write one from 0s to 5m"],
+    );
     let alarms = |rest: &str| format!("identity: {{ alarms: {{ {rest} }} }}");
     for wrong in ["0%", "100%", "+5%", "x%", "%"] {
         one(

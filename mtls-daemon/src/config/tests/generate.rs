@@ -259,6 +259,7 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
             trust: Trust {
                 bundles: vec![TrustBundleFile { trust_domain: "other".parse().unwrap(), file: "/o".into() }],
                 peer_names: PeerNames { dns, common_name },
+                clock_skew: timeouts.0.min(Duration::from_secs(300)),
             },
             exclude,
             tls: Tls {
@@ -451,6 +452,7 @@ pub(super) fn document(config: &Config) -> Value {
             "bundles": config.trust.bundles.iter()
                 .map(|bundle| json!({ "trust_domain": bundle.trust_domain, "file": bundle.file }))
                 .collect::<Value>(),
+            "clock_skew": time(config.trust.clock_skew),
             "peer_names": { "dns": config.trust.peer_names.dns, "common_name": config.trust.peer_names.common_name },
         },
         "exclude": exclude(&config.exclude),

@@ -27,6 +27,7 @@ fn parse(text: &str) -> Result<Config, ConfigError> {
 fn every_key_of_the_example_is_taken() {
     let config = parse(EVERYTHING).unwrap();
     assert_eq!(config.trust.bundles[0].trust_domain.as_str(), "partner.example");
+    assert_eq!(config.trust.clock_skew, Duration::from_secs(45));
     assert_eq!(config.access_log, AccessLog::File("/var/log/mtlsd/access.jsonl".into()));
     let web = config.workload("web").unwrap();
     assert_eq!(web.select, Selector { netns: Some("/run/netns/web".into()), cgroup: None });
@@ -96,6 +97,7 @@ fn what_is_left_out_has_its_stated_default() {
     assert_eq!(config.embedded_ca.directory, PathBuf::from("/var/lib/mtlsd/ca"));
     assert_eq!(config.embedded_ca.lifetime, Duration::from_secs(3600));
     assert_eq!(config.cgroup_root, None);
+    assert_eq!(config.trust.clock_skew, Duration::from_secs(60));
     let alarms = Thresholds { warning: Threshold::Share(25), critical: Threshold::Share(10) };
     assert_eq!(config.alarms, alarms);
     assert_eq!(config.exclude, Exclusions::default());

@@ -47,6 +47,7 @@ static WORKLOADS: LazyLock<(WorkloadTls, WorkloadTls)> = LazyLock::new(|| {
         max_certificates: 10,
         max_bytes: 65_536,
         revocations: Arc::new(Revocations::in_memory()),
+        clock_skew: Trust::CLOCK_SKEW,
     });
     let tls =
         |id| WorkloadTls::new(&ca.leaf(&LeafSpec::id(id)).svid(), Arc::clone(&trust), TlsSettings::default());

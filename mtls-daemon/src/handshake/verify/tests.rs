@@ -18,6 +18,7 @@ fn trust_of(bundles: &[(&str, Bundle)]) -> Trust {
         max_certificates: 10,
         max_bytes: 65_536,
         revocations: Arc::new(Revocations::in_memory()),
+        clock_skew: Duration::ZERO,
     }
 }
 
@@ -146,7 +147,11 @@ fn a_certificate_of_the_future_is_told_with_how_much_longer() {
     let not_before = SystemTime::now() + HOUR / 2;
     let leaf = intermediate.leaf(&LeafSpec { not_before, ..LeafSpec::default() });
     let at = when::rfc3339(not_before);
-    refused(verify(&leaf, &trust), Reason::CertificateNotYetValid, &[WEB, "not valid for another", &at]);
+    refused(
+        verify(&leaf, &trust),
+        Reason::CertificateNotYetValid,
+        &[WEB, "not yet valid by", "check the clocks of both nodes", &at],
+    );
 }
 
 #[test]
@@ -160,8 +165,69 @@ fn validity_has_its_edges_where_the_certificate_says() {
     assert!(at(peer.not_before).is_ok());
     assert!(at(peer.not_after).is_ok());
     refused(at(peer.not_after + second), Reason::CertificateExpired, &["expired 1 s ago"]);
-    refused(at(peer.not_before - second), Reason::CertificateNotYetValid, &["another 1 s"]);
+    refused(at(peer.not_before - second), Reason::CertificateNotYetValid, &["by 1 s"]);
     refused(at(SystemTime::UNIX_EPOCH - second), Reason::CertificateNotYetValid, &[]);
+}
+
+/// A leaf and its intermediate, both valid from `ahead` on.
+fn ahead(now: SystemTime, ahead: Duration, life: Duration) -> (TestLeaf, Trust) {
+    let root = TestCa::root("root");
+    let intermediate = root.intermediate_valid("intermediate", now + ahead, now + 24 * HOUR);
+    let spec = LeafSpec { not_before: now + ahead, not_after: now + ahead + life, ..LeafSpec::default() };
+    let leaf = intermediate.leaf(&spec);
+    (leaf, Trust { clock_skew: Trust::CLOCK_SKEW, ..trust_of(&[("example.org", root.bundle())]) })
+}
+
+#[test]
+fn an_issuer_whose_clock_is_a_little_ahead_is_believed_and_one_far_ahead_is_told_by_how_much() {
+    let now = SystemTime::now();
+    let second = Duration::from_secs(1);
+    for (ahead_by, life) in [(37 * second, HOUR), (59 * second, 10 * second)] {
+        let (leaf, trust) = ahead(now, ahead_by, life);
+        let verified = |trust: &Trust| verify_peer(&leaf.chain, PeerRole::Client, trust, None, now);
+        assert_eq!(verified(&trust).unwrap().name.to_string(), WEB);
+        let strict = Trust { clock_skew: Duration::ZERO, ..trust };
+        refused(verified(&strict), Reason::CertificateNotYetValid, &["0 s are allowed for"]);
+        let bundle = strict.bundles.get(&strict.trust_domain).unwrap();
+        assert_eq!(bundle.verified().len(), 1, "it is remembered for when it is valid, not for now");
+    }
+    let (leaf, trust) = ahead(now, 97 * second, HOUR);
+    let refusal = verify_peer(&leaf.chain, PeerRole::Client, &trust, None, now);
+    refused(
+        refusal,
+        Reason::CertificateNotYetValid,
+        &["by 1 min", "check the clocks of both nodes, 1 min are allowed for"],
+    );
+    // It is enough that one certificate of the chain is too early.
+    let root = TestCa::root("root");
+    let early =
+        root.intermediate_valid("intermediate", now + HOUR, now + 24 * HOUR).leaf(&LeafSpec::default());
+    let trust = Trust { clock_skew: Trust::CLOCK_SKEW, ..trust_of(&[("example.org", root.bundle())]) };
+    refused(
+        verify_peer(&early.chain, PeerRole::Client, &trust, None, now),
+        Reason::CertificateNotYetValid,
+        &["an intermediate of its chain is not yet valid by 59 min", "check the clocks"],
+    );
+}
+
+#[test]
+fn the_tolerance_is_none_for_what_has_expired() {
+    let (_, intermediate, trust) = world();
+    let trust = Trust { clock_skew: Trust::CLOCK_SKEW, ..trust };
+    let now = SystemTime::now();
+    let leaf =
+        intermediate.leaf(&LeafSpec { not_after: now - Duration::from_secs(37), ..LeafSpec::default() });
+    refused(verify(&leaf, &trust), Reason::CertificateExpired, &["expired 37 s ago"]);
+    // Nor does one that begins too early make another that ends too early valid.
+    let root = TestCa::root("root");
+    let ends = root.intermediate_valid("intermediate", now - HOUR, now + Duration::from_secs(5));
+    let spec = LeafSpec { not_before: now + Duration::from_secs(30), ..LeafSpec::default() };
+    let trust = Trust { clock_skew: Trust::CLOCK_SKEW, ..trust_of(&[("example.org", root.bundle())]) };
+    refused(
+        verify_peer(&ends.leaf(&spec).chain, PeerRole::Client, &trust, None, now),
+        Reason::CertificateExpired,
+        &[],
+    );
 }
 
 #[test]

@@ -78,7 +78,7 @@ fn the_validity_error_says_by_how_much() {
     assert!(text.contains("expired 5 min ago"), "{text}");
     let new = LeafSpec { not_before: now + minutes(10), ..LeafSpec::default() };
     let text = make_spec(&new).unwrap_err().to_string();
-    assert!(text.contains("not valid for another 9 min"), "{text}");
+    assert!(text.contains("not yet valid by 9 min"), "{text}");
 }
 
 #[test]

@@ -79,6 +79,7 @@ fn an_intermediate_vouches_for_nobody_in_another_trust_domain() {
         max_certificates: 10,
         max_bytes: 65_536,
         revocations: Arc::new(crate::identity::Revocations::in_memory()),
+        clock_skew: Trust::CLOCK_SKEW,
     };
     let refusal = verify_peer(&chain, PeerRole::Client, &trust, None, now).unwrap_err();
     assert_eq!(refusal.reason, crate::observe::Reason::UnknownIssuer);

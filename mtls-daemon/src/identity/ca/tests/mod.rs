@@ -83,6 +83,7 @@ fn accepted(
         max_certificates: 10,
         max_bytes: 65_536,
         revocations: Arc::new(crate::identity::Revocations::in_memory()),
+        clock_skew: Trust::CLOCK_SKEW,
     };
     let expected = ExpectedServer { ids: vec![id()], dns_names: vec![] };
     verify_peer(chain, PeerRole::Server, &trust, Some(&expected), now)?;
