@@ -61,6 +61,9 @@ pub enum IdentityError {
     /// The source says that the workload has this identity no longer: the one in force is given up at once.
     #[error("the identity was withdrawn: {0}")]
     Withdrawn(String),
+    /// The files were written while they were read.
+    #[error("the identity files were changed while they were read; they are read again")]
+    Changing,
     /// The source stopped with a panic, which is a defect of mtlsd.
     #[error("the identity source {0} failed inside mtlsd; please report it with the log")]
     Panicked(&'static str),

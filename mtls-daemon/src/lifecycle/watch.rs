@@ -8,10 +8,13 @@ use std::time::Duration;
 use notify::{RecursiveMode, Watcher};
 use tokio::sync::Notify;
 
+use super::build::BundleFiles;
 use super::daemon::{Daemon, lock};
 
 /// Time for a writer to finish, from the first event on.
 const SETTLE: Duration = Duration::from_millis(300);
+/// How often bundle files are looked at even if nothing announced a change: one may be a link to elsewhere.
+const POLL: Duration = Duration::from_secs(5);
 
 /// Puts every change of an identity into force.
 pub async fn identities(daemon: Arc<Daemon>) {
@@ -38,6 +41,7 @@ pub async fn configuration(daemon: Arc<Daemon>) {
         }
     };
     let mut watched = HashSet::new();
+    let mut seen = bundle_files(&daemon);
     loop {
         for directory in directories(&daemon) {
             // The default drop-in directory need not exist; it is looked for again at each event.
@@ -52,13 +56,25 @@ pub async fn configuration(daemon: Arc<Daemon>) {
                 }
             }
         }
-        changed.notified().await;
-        tokio::time::sleep(SETTLE).await;
+        loop {
+            tokio::select! {
+                () = changed.notified() => break tokio::time::sleep(SETTLE).await,
+                () = tokio::time::sleep(POLL) => {}
+            }
+            if bundle_files(&daemon) != seen {
+                break;
+            }
+        }
+        seen = bundle_files(&daemon);
         // One that was removed and made again is another directory, which is watched anew.
         watched.retain(|directory: &PathBuf| directory.exists());
         let relevant = Arc::clone(&daemon);
         let _ = tokio::task::spawn_blocking(move || relevant.reload_if_changed()).await;
     }
+}
+
+fn bundle_files(daemon: &Daemon) -> BundleFiles {
+    BundleFiles::of(&lock(&daemon.changing).prepared.config)
 }
 
 /// Directories, not files: editors and Kubernetes replace files by renaming.

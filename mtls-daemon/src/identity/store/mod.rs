@@ -24,8 +24,10 @@ use watch::{Directories, Stamp};
 const TICK: Duration = Duration::from_secs(1);
 /// How often files are looked at even if nothing announced a change: a symlink far away may have been swapped.
 const POLL: Duration = Duration::from_secs(5);
-/// Time between a file event and the look at the files, so that a writer can finish.
+/// Quiet time between the last file event and the look at the files, so that a writer can finish.
 const SETTLE: Duration = Duration::from_millis(100);
+/// The look is put off no longer than this by events that do not end.
+const MOST_SETTLE: Duration = Duration::from_secs(1);
 
 /// What `mtlsd workloads` and the metrics show about one workload's identity.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -181,7 +183,10 @@ impl IdentityStore {
                 () = self.wake.woken() => true,
             };
             if announced {
-                tokio::time::sleep(SETTLE).await;
+                let since = Instant::now();
+                while tokio::time::timeout(SETTLE, self.wake.woken()).await.is_ok()
+                    && since.elapsed() < MOST_SETTLE
+                {}
             }
             let look = announced || last_look.elapsed() >= POLL;
             if look {
@@ -278,6 +283,11 @@ impl Entry {
         let kind = self.source.kind();
         let result = catch_unwind(AssertUnwindSafe(|| self.source.fetch(now.system)))
             .unwrap_or(Err(IdentityError::Panicked(kind)));
+        // Written meanwhile, they may be of two generations that fit together by chance: a chain without its end, old roots.
+        let result = match stamp == Stamp::of(&self.source.watch_paths()) {
+            true => result,
+            false => result.and(Err(IdentityError::Changing)),
+        };
         let mut state = lock(&self.state);
         (state.stamp, state.version) = (stamp, version);
         match result {
@@ -344,3 +354,5 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 
 #[cfg(test)]
 mod tests;
+#[cfg(test)]
+mod writers;
