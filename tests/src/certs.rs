@@ -16,6 +16,8 @@ pub struct Authority {
     key: KeyPair,
     /// The root certificate's file.
     pub root: PathBuf,
+    /// The root's key, for a test that lets another program sign.
+    pub key_file: PathBuf,
 }
 
 /// What a leaf certificate says. Start from [`Leaf::good`] and spoil what the test is about.
@@ -71,8 +73,10 @@ impl Authority {
         let (params, key) = (ca_params(name), KeyPair::generate().expect("a key"));
         let root = dir.join("root.pem");
         let certificate = params.self_signed(&key).expect("a root");
+        let key_file = dir.join("root.key");
         fs::write(&root, certificate.pem()).expect("lab directory is writable");
-        Self { dir, params, key, root }
+        fs::write(&key_file, key.serialize_pem()).expect("lab directory is writable");
+        Self { dir, params, key, root, key_file }
     }
 
     /// Issues a leaf into files named after `name`.

@@ -12,6 +12,7 @@ pub mod peer;
 pub mod programs;
 pub mod scenario;
 pub mod slow;
+pub mod volume;
 pub mod wire;
 
 pub use lab::{Cmd, Daemon, Lab, Output, Pod, Process, Record, eventually};

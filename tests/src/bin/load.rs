@@ -3,6 +3,8 @@
 //! `load serve ADDR`: answers every 16 bytes with the same 16.
 //! `load hold ADDR N`: opens N connections, has all of them open at once, asks three times on each, closes.
 //! `load short ADDR N PARALLEL`: N connections of one question each, PARALLEL at a time.
+//! `load paced ADDR N RATE`: N connections of one question each, RATE of them begun in a second, whatever becomes of the others.
+//! `load stream ADDR N SECONDS`: N connections that stay open; on each a question ten times a second.
 //! `load idle ADDR N`: opens N connections, asks once on each, says `open`, and keeps them until it is killed.
 //! The clients print one JSON object and end with 1 if anything failed.
 
@@ -32,8 +34,10 @@ async fn main() {
         (Some("hold"), Some(to), Some(count), None) => hold(to, count).await,
         (Some("idle"), Some(to), Some(count), None) => idle(to, count).await,
         (Some("short"), Some(to), Some(count), Some(parallel)) => short(to, count, parallel).await,
+        (Some("paced"), Some(to), Some(count), Some(rate)) => paced(to, count, rate).await,
+        (Some("stream"), Some(to), Some(count), Some(seconds)) => stream(to, count, seconds).await,
         _ => Err(io::Error::other(
-            "usage: load serve ADDR | hold ADDR N | idle ADDR N | short ADDR N PARALLEL",
+            "usage: load serve ADDR | hold ADDR N | idle ADDR N | short ADDR N PARALLEL | paced ADDR N RATE | stream ADDR N SECONDS",
         )),
     };
     if let Err(error) = outcome {
@@ -133,6 +137,56 @@ async fn short(to: SocketAddr, count: u64, parallel: u64) -> io::Result<()> {
     let mut results = Vec::new();
     while let Some(joined) = tasks.join_next().await {
         results.extend(joined.unwrap_or_else(|e| vec![Err(io::Error::other(e))]));
+    }
+    report(results, start)
+}
+
+/// Most connections of `paced` at one time: a machine that cannot do the rate gets less, not an endless heap.
+const MOST_AT_ONCE: usize = 500;
+
+async fn paced(to: SocketAddr, count: u64, rate: u64) -> io::Result<()> {
+    let start = Instant::now();
+    let mut ticks =
+        tokio::time::interval(Duration::from_secs(1) / u32::try_from(rate.max(1)).unwrap_or(u32::MAX));
+    let mut tasks = JoinSet::new();
+    let mut results = Vec::new();
+    let joined = |joined: Result<io::Result<()>, tokio::task::JoinError>| {
+        joined.unwrap_or_else(|e| Err(io::Error::other(e)))
+    };
+    for id in 0..count {
+        ticks.tick().await;
+        if tasks.len() >= MOST_AT_ONCE
+            && let Some(ended) = tasks.join_next().await
+        {
+            results.push(joined(ended));
+        }
+        tasks.spawn(async move { ask(&mut within(TcpStream::connect(to)).await?, id).await });
+        while let Some(ended) = tasks.try_join_next() {
+            results.push(joined(ended));
+        }
+    }
+    while let Some(ended) = tasks.join_next().await {
+        results.push(joined(ended));
+    }
+    report(results, start)
+}
+
+async fn stream(to: SocketAddr, count: u64, seconds: u64) -> io::Result<()> {
+    let start = Instant::now();
+    let mut tasks = JoinSet::new();
+    for id in 0..count {
+        tasks.spawn(async move {
+            let mut stream = within(TcpStream::connect(to)).await?;
+            while start.elapsed() < Duration::from_secs(seconds) {
+                ask(&mut stream, id).await?;
+                tokio::time::sleep(Duration::from_millis(100)).await;
+            }
+            ask(&mut stream, id).await
+        });
+    }
+    let mut results = Vec::new();
+    while let Some(joined) = tasks.join_next().await {
+        results.push(joined.unwrap_or_else(|e| Err(io::Error::other(e))));
     }
     report(results, start)
 }
