@@ -80,6 +80,6 @@ fn closed(subject: &Subject) -> &'static str {
 fn mend(subject: &Subject) -> &'static str {
     match subject {
         Subject::Workload(_) => "mend its issuer (docs/runbooks/issuer-down.md)",
-        Subject::TrustDomain(_) => "add the new root to its bundle (docs/runbooks/root-rotation.md)",
+        Subject::TrustDomain(_) => "add the new root to its bundle (docs/runbooks/bundle-rotation.md)",
     }
 }
