@@ -1,11 +1,12 @@
-//! What is revoked is over: live connections at once and on both sides, new ones with their reason, and after a restart.
+//! What is revoked is over: live connections at once and on both sides, new ones with their reason, and after a
+//! restart.
 
 use std::time::{Duration, Instant};
 
-use mtls_tests::certs::Leaf;
+use mtls_tests::certs::{Authority, Leaf};
 use mtls_tests::lab::{Process, Record};
 use mtls_tests::programs::{self, Identity, s_client};
-use mtls_tests::{Pair, eventually, slow};
+use mtls_tests::{Pair, STRICT_PAIR, eventually, slow};
 use serde_json::Value;
 
 const PORT: u16 = 7000;
@@ -142,5 +143,68 @@ fn a_daemon_whose_deny_list_is_broken_does_not_start() {
     assert!(output.stderr.contains("revoked.json") && output.stderr.contains("does not start"), "{output}");
     std::fs::remove_file(&list).expect("lab directory is writable");
     pair.daemon.start();
+    pair.works();
+}
+
+#[test]
+fn a_crl_cuts_what_it_names_and_a_broken_one_changes_nothing() {
+    let lab = Pair::lab();
+    let authority = Authority::new(lab.dir(), "site");
+    let list = lab.dir().join("site.crl");
+    authority.revoke(&[], time::Duration::hours(2), &list);
+    let yaml = format!(
+        "{STRICT_PAIR}trust:\n  bundles: [ {{ trust_domain: example.org, file: {} }} ]\n  \
+         crls: [ {{ trust_domain: example.org, file: {} }} ]\n",
+        authority.root.display(),
+        list.display()
+    );
+    let pair = Pair::configured(lab, &yaml);
+    let guest = authority.issue("guest", &Leaf::good("spiffe://example.org/guest"));
+    let other = Identity::from(&authority.issue("other", &Leaf::good("spiffe://example.org/other")));
+    let serial = pair
+        .lab
+        .tool("openssl")
+        .args(["x509", "-noout", "-serial", "-in"])
+        .arg(&guest.cert)
+        .run()
+        .ok()
+        .text();
+    let serial = serial.trim().trim_start_matches("serial=").to_owned();
+    let guest = Identity::from(&guest);
+    let to = pair.db().at(80);
+    let _live = s_client(pair.out(), to, &pair.root(), Some(&guest)).piped().spawn();
+    eventually(slow::limit(15), "the guest's connection", || {
+        (live(&pair, |c| c["peer_identity"] == "spiffe://example.org/guest") == 1).then_some(())
+    });
+    authority.revoke(&[&serial], time::Duration::HOUR, &list);
+    let record = pair.daemon.wait_for_log("the cut by the CRL", |r| is_cut(r, true));
+    assert!(record.detail().contains("site.crl"), "{record:?}");
+    let refused = |to| s_client(pair.out(), to, &pair.root(), Some(&guest)).run().fails();
+    pair.refuses("revoked", refused);
+    s_client(pair.out(), to, &pair.root(), Some(&other)).run().ok();
+    let labels = [("source", list.to_str().expect("UTF-8"))];
+    assert!(pair.daemon.metric("mtlsd_crl_age_seconds", &labels) > 3000.0);
+    assert!(pair.daemon.metric("mtlsd_crl_stale", &labels) < 0.5);
+
+    std::fs::write(&list, "nothing of the kind").expect("lab directory is writable");
+    eventually(slow::limit(15), "the refusal of the broken CRL in the log", || {
+        let said = pair.daemon.printed();
+        (said.contains("the CRL was refused") && said.contains("site.crl")).then_some(())
+    });
+    pair.refuses("revoked", refused);
+}
+
+#[test]
+fn the_drill_holds_on_a_running_daemon_and_leaves_nothing_behind() {
+    let pair = Pair::strict();
+    let (code, text) = pair.daemon.cli(&["drill", "revoke"]);
+    assert_eq!(code, Some(0), "{text}");
+    let report: Value = serde_json::from_str(&text).expect("JSON");
+    let steps = report["steps"].as_array().expect("steps");
+    assert!(steps.len() == 6 && steps.iter().all(|step| step["ok"] == true), "{report}");
+    assert_eq!(pair.daemon.ask(&["revoke", "--list"]).as_array().map(Vec::len), Some(0));
+    assert!(!pair.daemon.metrics().contains("mtlsd drill"));
+    let drills = pair.daemon.access_log().into_iter().filter(|r| r.workload() == "mtlsd drill");
+    assert_eq!(drills.filter(|r| r.reason() == "revoked").count(), 2);
     pair.works();
 }

@@ -302,6 +302,19 @@ pub enum Fault {
          the files from `identity`"
     )]
     SubjectWithFiles,
+    /// A CRL from nowhere, or from two places.
+    #[error(
+        "a CRL is either a `file`, or a `url` with or without `ca_file` (the roots for HTTPS); write one of the two"
+    )]
+    CrlOrigin,
+    /// Not a URL of HTTP.
+    #[error("{0} cannot be asked for a CRL; write a URL that begins with http:// or https://")]
+    CrlUrl(Quoted),
+    /// `crl_policy: require` without lists.
+    #[error(
+        "`crl_policy: require` is for the trust domains under `crls`, and there are none; list them, or remove it"
+    )]
+    CrlPolicyWithoutCrls,
     /// The same thing twice.
     #[error("the {what} {text} is taken already, at {first}; {mend}")]
     Duplicate {

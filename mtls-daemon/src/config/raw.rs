@@ -165,6 +165,10 @@ pub(super) struct EmbeddedCa {
 pub(super) struct Trust {
     /// Additional roots, per trust domain.
     pub bundles: Vec<At<Bundle>>,
+    /// Certificate revocation lists.
+    pub crls: Vec<At<CrlSource>>,
+    /// What happens to a peer for whom there is no fresh list. Default prefer.
+    pub crl_policy: Given<CrlPolicy>,
     /// Legacy peers without a URI SAN.
     pub peer_names: PeerNames,
     /// How much too early a peer's certificate may be, for issuers whose clock is ahead (0s to 5m). Default 60s. There is no
@@ -180,6 +184,39 @@ pub(super) struct Bundle {
     pub trust_domain: At<String>,
     /// PEM file, absolute.
     pub file: At<String>,
+}
+
+/// Where CRLs of one issuer come from: `file` or `url`.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct CrlSource {
+    /// The trust domain whose certificates it is about; its roots vouch for the list.
+    pub trust_domain: At<String>,
+    /// PEM or DER file, absolute; read again when it changes.
+    #[serde(default)]
+    pub file: Given<String>,
+    /// http:// or https://, asked in the background.
+    #[serde(default)]
+    pub url: Given<String>,
+    /// PEM file with the roots for HTTPS, absolute. Default: the system's.
+    #[serde(default)]
+    pub ca_file: Given<String>,
+    /// PEM file with the intermediates that sign lists, absolute. Default: only the roots do.
+    #[serde(default)]
+    pub issuer_file: Given<String>,
+    /// How often it is asked for a newer one. Default 1h.
+    #[serde(default)]
+    pub refresh: Given<String>,
+}
+
+/// What happens without a fresh list.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum CrlPolicy {
+    /// The peer is accepted; log and metrics say that the list is stale.
+    Prefer,
+    /// The peer is refused.
+    Require,
 }
 
 /// Names that stand for an identity when a certificate has no URI SAN.

@@ -134,6 +134,10 @@ pub enum IssuerKind {
 pub struct Trust {
     /// Additional roots. A trust domain may have several files.
     pub bundles: Vec<TrustBundleFile>,
+    /// Certificate revocation lists.
+    pub crls: Vec<CrlSource>,
+    /// What happens to a peer of a trust domain with `crls` for whom there is no fresh one.
+    pub crl_policy: CrlPolicy,
     /// Names that stand for an identity when a certificate has no URI SAN.
     pub peer_names: PeerNames,
     /// How much too early a peer's certificate may be. Default 60 s, at most 5 min.
@@ -147,6 +151,52 @@ pub struct TrustBundleFile {
     pub trust_domain: TrustDomain,
     /// PEM file, absolute.
     pub file: PathBuf,
+}
+
+/// Where CRLs of one issuer come from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CrlSource {
+    /// The trust domain whose certificates it is about; its roots vouch for the list.
+    pub trust_domain: TrustDomain,
+    /// Where it is.
+    pub origin: CrlOrigin,
+    /// PEM file with the intermediates that sign lists, absolute.
+    pub issuer_file: Option<PathBuf>,
+    /// How often it is asked for a newer one. Default 1 h.
+    pub refresh: Duration,
+}
+
+/// Where a CRL is.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub enum CrlOrigin {
+    /// PEM or DER file, absolute.
+    File(PathBuf),
+    /// HTTP or HTTPS.
+    Url {
+        /// With its scheme.
+        url: String,
+        /// PEM file with the roots for HTTPS, absolute; `None`: the system's.
+        ca_file: Option<PathBuf>,
+    },
+}
+
+impl fmt::Display for CrlOrigin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::File(path) => write!(f, "{}", path.display()),
+            Self::Url { url, .. } => f.write_str(url),
+        }
+    }
+}
+
+/// What happens without a fresh list.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CrlPolicy {
+    /// The peer is accepted; log and metrics say that the list is stale.
+    #[default]
+    Prefer,
+    /// The peer is refused.
+    Require,
 }
 
 /// Legacy peers: which names stand for an identity when there is no URI SAN. Both default to false.

@@ -137,7 +137,7 @@ pub fn verify_peer(
                 peer.path_refusal(&error, &end_entity, intermediates, bundle, trust.clock_skew)
             })?;
             let path = std::iter::once(first).chain(&used).chain([root.der()]);
-            let marks = ChainMarks::of(fingerprint, name.spiffe_id().cloned(), path)
+            let marks = ChainMarks::of(fingerprint, name.spiffe_id().cloned(), path, true)
                 .map_err(|Unreadable(why)| peer.refuse(Reason::MalformedCertificate, why))?;
             let marks = Arc::new(marks);
             if let Some(validity) = validity_of(&leaf, intermediates, root) {

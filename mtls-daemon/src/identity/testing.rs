@@ -3,8 +3,9 @@
 use std::time::{Duration, SystemTime};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CustomExtension, DistinguishedName, DnType, ExtendedKeyUsagePurpose,
-    IsCa, Issuer, KeyPair, KeyUsagePurpose, PublicKeyData, SanType,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PublicKeyData,
+    RevokedCertParams, SanType, SerialNumber,
 };
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer};
 
@@ -102,6 +103,37 @@ impl TestCa {
         params.not_before = not_before.into();
         params.not_after = not_after.into();
         Self::root_with(params)
+    }
+
+    pub(crate) fn root_of(params: CertificateParams) -> Self {
+        Self::root_with(params)
+    }
+
+    /// A revocation list of its certificates, in DER.
+    pub(crate) fn crl(
+        &self,
+        revoked: &[&CertificateDer<'_>],
+        this_update: SystemTime,
+        next_update: SystemTime,
+    ) -> Vec<u8> {
+        let entry = |der: &&CertificateDer<'_>| {
+            let (_, certificate) = x509_parser::parse_x509_certificate(der).unwrap();
+            RevokedCertParams {
+                serial_number: SerialNumber::from_slice(certificate.raw_serial()),
+                revocation_time: this_update.into(),
+                reason_code: None,
+                invalidity_date: None,
+            }
+        };
+        let params = CertificateRevocationListParams {
+            this_update: this_update.into(),
+            next_update: next_update.into(),
+            crl_number: SerialNumber::from(1_u64),
+            issuing_distribution_point: None,
+            revoked_certs: revoked.iter().map(entry).collect(),
+            key_identifier_method: KeyIdMethod::Sha256,
+        };
+        params.signed_by(&self.issuer()).unwrap().der().to_vec()
     }
 
     fn root_with(params: CertificateParams) -> Self {

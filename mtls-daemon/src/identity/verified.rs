@@ -106,7 +106,7 @@ mod tests {
     }
 
     fn marks(fingerprint: Fingerprint) -> Arc<ChainMarks> {
-        Arc::new(ChainMarks { fingerprint, id: None, certificates: [].into() })
+        Arc::new(ChainMarks { fingerprint, id: None, certificates: [].into(), rooted: false })
     }
 
     fn holds(chains: &VerifiedChains, chain: &Fingerprint, now: SystemTime) -> bool {

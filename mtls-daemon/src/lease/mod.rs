@@ -1,7 +1,7 @@
 //! How long a verified identity keeps a live connection alive.
 //!
-//! Connections of one workload whose two ends proved the same identities stand and fall together: they are a *group*, with one
-//! switch that ends them all. Groups are found by their [`Mark`]s, so that a change looks at those that it may concern
+//! Connections of one workload whose two ends proved the same identities stand and fall together: they are a *group*,
+//! with one switch that ends them all. Groups are found by their [`Mark`]s, so that a change looks at those that it may concern
 //! and at no other, and a connection costs no more than its place in a group.
 //!
 //! Whoever ends connections first changes what decides (the deny list, the stop of a workload) and then looks here;

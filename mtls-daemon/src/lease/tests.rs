@@ -27,6 +27,7 @@ fn chain(number: usize) -> Arc<ChainMarks> {
             certificate(format!("f{}", number % 10), "root", issuer.clone()),
         ]
         .into(),
+        rooted: false,
     })
 }
 

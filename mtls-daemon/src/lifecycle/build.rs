@@ -264,7 +264,7 @@ impl Prepared {
 const OWN: u8 = 0;
 
 pub(super) fn own_marks(svid: &X509Svid) -> Result<ChainMarks, Refusal> {
-    ChainMarks::of(Fingerprint::of(OWN, &svid.chain), Some(svid.id.clone()), &svid.chain)
+    ChainMarks::of(Fingerprint::of(OWN, &svid.chain), Some(svid.id.clone()), &svid.chain, false)
         .map_err(|Unreadable(why)| Refusal::new(Reason::NoIdentity, format!("its own chain: {why}")))
 }
 

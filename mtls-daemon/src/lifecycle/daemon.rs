@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use super::build::{BundleFiles, Prepared, prepare};
+use super::crls::{self, CrlStore};
 use super::error::{DaemonError, PrepareError};
 use super::lock::{Lock, make_directory};
 use super::logging::LogControl;
@@ -47,6 +48,9 @@ pub struct Daemon {
     pub(super) relay: Arc<Relay>,
     pub(super) store: Arc<IdentityStore>,
     pub(super) revocations: Arc<Revocations>,
+    pub(super) crls: CrlStore,
+    /// The policy under which the CRLs in force were put there.
+    pub(super) crl_policy: Mutex<Option<config::CrlPolicy>>,
     pub(super) readiness: Readiness,
     pub(super) changing: Mutex<Changing>,
     pub(super) node: Mutex<Node>,
@@ -109,6 +113,9 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     tokio::spawn(files::identities(Arc::clone(&daemon)));
     tokio::spawn(files::configuration(Arc::clone(&daemon)));
 
+    // Before the first connection: what is on disk counts from the start.
+    daemon.look_at_crls(true);
+    tokio::spawn(crls::keep(Arc::clone(&daemon)));
     daemon.reconcile();
     daemon.readiness.clear(Readiness::STARTING);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
@@ -181,7 +188,8 @@ impl Daemon {
         let observer = Arc::new(Observer::new(recorder, metrics, access_log));
         let store = Arc::new(IdentityStore::new());
         let prepared = prepare(config)?;
-        let revocations = Arc::new(Revocations::open(&prepared.config.paths.state)?);
+        let state = prepared.config.paths.state.clone();
+        let revocations = Arc::new(Revocations::open(&state)?);
         let leases = Arc::new(Leases::default());
         // A source that fails is logged by the store, retried, and its workload fails closed meanwhile.
         store.apply(prepared.sources.clone());
@@ -204,6 +212,8 @@ impl Daemon {
             relay,
             store,
             revocations,
+            crls: CrlStore::new(&state),
+            crl_policy: Mutex::default(),
             readiness: Readiness::new(),
             changing: Mutex::new(changing),
             node: Mutex::default(),

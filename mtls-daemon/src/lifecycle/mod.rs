@@ -3,6 +3,7 @@
 mod alarms;
 pub mod build;
 pub mod commands;
+mod crls;
 pub mod daemon;
 pub mod drill;
 mod error;

@@ -54,7 +54,8 @@ impl Daemon {
         for workload in snapshot.workloads.values() {
             if workload.identity.as_ref().is_ok_and(|identity| names(&identity.marks)) {
                 let name = &workload.settings.name;
-                tracing::warn!(workload = name, target = %entry.target, "its own identity is revoked: it has no connections");
+                let target = &entry.target;
+                tracing::warn!(workload = name, %target, "its own identity is revoked: it has no connections");
             }
         }
     }

@@ -78,7 +78,8 @@ impl Step {
             | Reason::CertificateNotYetValid
             | Reason::CertificateUsage
             | Reason::CertificateUnsupported
-            | Reason::Revoked => Self::Chain,
+            | Reason::Revoked
+            | Reason::RevocationUnknown => Self::Chain,
             Reason::UnexpectedServer | Reason::PolicyDenied | Reason::PolicyDefault => Self::Authorisation,
             Reason::ApplicationRefused => Self::Delivery,
             Reason::Truncated

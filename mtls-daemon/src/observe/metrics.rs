@@ -313,6 +313,20 @@ struct Shared {
     workloads: RwLock<BTreeMap<Arc<str>, Arc<WorkloadMetrics>>>,
     ebpf: Mutex<BTreeMap<&'static str, u64>>,
     roots: Mutex<Vec<RootsSample>>,
+    crls: Mutex<Vec<CrlHealth>>,
+}
+
+/// How a source of CRLs is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CrlHealth {
+    /// The trust domain that it is about.
+    pub trust_domain: String,
+    /// The file or URL of the configuration.
+    pub source: String,
+    /// Since the list in force was made; `None`: there is none.
+    pub age: Option<Duration>,
+    /// Is there none, or is the next one overdue?
+    pub stale: bool,
 }
 
 impl Metrics {
@@ -383,6 +397,11 @@ impl Metrics {
         *lock(&self.shared.roots) = roots;
     }
 
+    /// The sources of CRLs now.
+    pub fn set_crls(&self, crls: Vec<CrlHealth>) {
+        *lock(&self.shared.crls) = crls;
+    }
+
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
@@ -412,6 +431,8 @@ impl Collector for Shared {
         encode_identities(&mut encoder, &workloads)?;
         encode_roots(&mut encoder, &lock(&self.roots))?;
 
+        encode_crls(&mut encoder, &lock(&self.crls))?;
+
         let help = "Events counted by the eBPF programs";
         let mut metric = encoder.encode_descriptor("ebpf_events", help, None, MetricType::Counter)?;
         for (event, value) in lock(&self.ebpf).iter() {
@@ -419,6 +440,25 @@ impl Collector for Shared {
         }
         Ok(())
     }
+}
+
+fn encode_crls(encoder: &mut DescriptorEncoder<'_>, crls: &[CrlHealth]) -> fmt::Result {
+    let labels =
+        |crl: &CrlHealth| [("trust_domain", crl.trust_domain.clone()), ("source", crl.source.clone())];
+    let help = "Time since the CRL in force was made (its thisUpdate)";
+    let mut metric = encoder.encode_descriptor("crl_age", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    for crl in crls {
+        if let Some(age) = crl.age {
+            let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+            ConstGauge::new(seconds).encode(metric.encode_family(&labels(crl))?)?;
+        }
+    }
+    let help = "1 if a source of CRLs has given none, or its next one is overdue";
+    let mut metric = encoder.encode_descriptor("crl_stale", help, None, MetricType::Gauge)?;
+    for crl in crls {
+        ConstGauge::new(i64::from(crl.stale)).encode(metric.encode_family(&labels(crl))?)?;
+    }
+    Ok(())
 }
 
 fn encode_handshakes(encoder: &mut DescriptorEncoder<'_>, workloads: &[Arc<WorkloadMetrics>]) -> fmt::Result {
@@ -588,6 +628,12 @@ mod tests {
     /// Metrics in which every series has been touched.
     fn full() -> Metrics {
         let metrics = Metrics::new("1.2.3");
+        metrics.set_crls(vec![CrlHealth {
+            trust_domain: "example.org".into(),
+            source: "/site.crl".into(),
+            age: Some(Duration::from_secs(90)),
+            stale: true,
+        }]);
         let web = metrics.workload("web");
         for side in Side::ALL {
             web.handshake_ok(side, Duration::from_millis(2));
@@ -667,6 +713,8 @@ mod tests {
             r#"mtlsd_config_reloads_total{result="applied"} 1"#,
             r#"mtlsd_config_reloads_total{result="refused"} 1"#,
             "mtlsd_access_log_lost_total 1",
+            r#"mtlsd_crl_age_seconds{trust_domain="example.org",source="/site.crl"} 90"#,
+            r#"mtlsd_crl_stale{trust_domain="example.org",source="/site.crl"} 1"#,
             r#"mtlsd_ebpf_events_total{event="connect4"} 12"#,
             r#"mtlsd_handshakes_total{workload="web",side="client",result="ok",reason="none"} 1"#,
             r#"mtlsd_handshakes_total{workload="web",side="server",result="failed",reason="plaintext"} 1"#,

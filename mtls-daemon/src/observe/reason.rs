@@ -225,7 +225,11 @@ reasons! {
     /// A certificate, a key or an identity that is good no longer.
     Revoked = "revoked", 42,
         "A certificate of this connection was revoked.",
-        "If that is right, issue a new certificate with a new key; if not, see `mtlsd revoke --list` and take it back with `mtlsd unrevoke`.";
+        "Issue a new certificate with a new key; if it was a mistake, see `mtlsd revoke --list` and `mtlsd unrevoke`.";
+    /// `trust.crl_policy: require`, and no fresh list.
+    RevocationUnknown = "revocation_unknown", 43,
+        "It is not known whether a certificate of the peer was revoked, and this node requires that it is.",
+        "See in the log why trust.crls has no fresh CRL of the issuer; trust.crl_policy: prefer accepts without.";
 }
 
 /// A refusal: the reason and what was seen, for the log, `explain` and the peer.

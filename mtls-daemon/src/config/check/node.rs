@@ -8,8 +8,8 @@ use crate::config::at::{At, AutoOr, Given, Spot};
 use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::types::{
-    AccessLog, DatapathChoice, EmbeddedCa, Exclusions, Issuer, Limits, Log, Paths, PeerNames, Recorder,
-    Timeouts, Tls, TlsVersion, Trust, TrustBundleFile, WorkloadIdentity,
+    AccessLog, CrlOrigin, CrlPolicy, CrlSource, DatapathChoice, EmbeddedCa, Exclusions, Issuer, Limits, Log,
+    Paths, PeerNames, Recorder, Timeouts, Tls, TlsVersion, Trust, TrustBundleFile, WorkloadIdentity,
 };
 use crate::datapath::ktls::Suite;
 use crate::handshake;
@@ -136,7 +136,75 @@ fn trust(check: &mut Check, raw: raw::Trust) -> Trust {
         common_name: names.common_name.into_value().unwrap_or_default(),
     };
     let clock_skew = check.duration(&raw.clock_skew, Duration::ZERO, MAX_CLOCK_SKEW);
-    Trust { bundles, peer_names, clock_skew: clock_skew.unwrap_or(handshake::Trust::CLOCK_SKEW) }
+    let mut seen = Seen::new("CRL", "write it once");
+    let crls: Vec<_> = raw.crls.iter().filter_map(|at| crl_source(check, &mut seen, at)).collect();
+    let crl_policy = match raw.crl_policy.0 {
+        Some(At { value: raw::CrlPolicy::Require, spot }) => {
+            if raw.crls.is_empty() {
+                check.fault(spot, Fault::CrlPolicyWithoutCrls);
+            }
+            CrlPolicy::Require
+        }
+        Some(At { value: raw::CrlPolicy::Prefer, .. }) | None => CrlPolicy::Prefer,
+    };
+    Trust {
+        bundles,
+        crls,
+        crl_policy,
+        peer_names,
+        clock_skew: clock_skew.unwrap_or(handshake::Trust::CLOCK_SKEW),
+    }
+}
+
+fn crl_source(
+    check: &mut Check,
+    seen: &mut Seen<(TrustDomain, CrlOrigin)>,
+    at: &At<raw::CrlSource>,
+) -> Option<CrlSource> {
+    let raw = &at.value;
+    let trust_domain = check.trust_domain(&raw.trust_domain);
+    let origin = match (&raw.file.0, &raw.url.0, &raw.ca_file.0) {
+        (Some(file), None, None) => check.path(file).map(CrlOrigin::File),
+        (None, Some(url), ca_file) => {
+            let ca_file = ca_file.as_ref().map(|at| check.path(at));
+            crl_url(check, url)
+                .zip(ca_file.map_or(Some(None), |path| path.map(Some)))
+                .map(|(url, ca_file)| CrlOrigin::Url { url, ca_file })
+        }
+        _ => {
+            check.fault(at.spot, Fault::CrlOrigin);
+            None
+        }
+    };
+    let issuer_file = raw.issuer_file.0.as_ref().map(|at| check.path(at));
+    let refresh = match raw.refresh.0 {
+        None => Some(HOUR),
+        Some(_) => check.duration(&raw.refresh, SECOND, YEAR),
+    };
+    let (trust_domain, origin) = (trust_domain?, origin?);
+    seen.note(check, &(trust_domain.clone(), origin.clone()), &origin.to_string(), at.spot);
+    Some(CrlSource {
+        trust_domain,
+        origin,
+        // What was refused is `Some(None)`: the load fails.
+        issuer_file: issuer_file.map_or(Some(None), |path| path.map(Some))?,
+        refresh: refresh?,
+    })
+}
+
+/// Longer than any that is meant.
+const MAX_URL: usize = 2_048;
+
+fn crl_url(check: &mut Check, at: &At<String>) -> Option<String> {
+    let url = &at.value;
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let fine =
+        |rest: &str| !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic());
+    if rest.is_some_and(fine) && url.len() <= MAX_URL {
+        return Some(url.clone());
+    }
+    check.fault(at.spot, Fault::CrlUrl(Quoted::new(url)));
+    None
 }
 
 fn tls(check: &mut Check, raw: raw::Tls) -> Tls {

@@ -204,6 +204,27 @@ fn a_text_that_cannot_be_is_refused() {
     one(&inner("workload_api: §{}"), &["the key `socket` is missing; add it"]);
     one(&inner("workload_api: { socket: /s }, bundle: §/b"), &["`bundle` is for issuers that sign"]);
     one(&inner("workload_api: { socket: /s }, lifetime: §1h"), &["`lifetime` is for issuers that sign"]);
+    one("trust: { crls: [§{ trust_domain: b }] }", &["either a `file`, or a `url`"]);
+    one(
+        "trust: { crls: [§{ trust_domain: b, file: /c, url: 'http://c' }] }",
+        &["either a `file`, or a `url`"],
+    );
+    one("trust: { crls: [§{ trust_domain: b, file: /c, ca_file: /r }] }", &["the roots for HTTPS"]);
+    one("trust: { crls: [{ trust_domain: b, file: §c }] }", &["the path `c` cannot be"]);
+    one("trust: { crls: [{ trust_domain: §B, file: /c }] }", &["the trust domain `B` cannot be"]);
+    for url in ["ftp://c", "http://", "https:///c", "c", "'http://c d'"] {
+        one(
+            &format!("trust: {{ crls: [{{ trust_domain: b, url: §{url} }}] }}"),
+            &["begins with http:// or https://"],
+        );
+    }
+    one("trust: { crls: [{ trust_domain: b, url: 'http://c', ca_file: §r }] }", &["the path `r` cannot be"]);
+    one("trust: { crls: [{ trust_domain: b, file: /c, issuer_file: §i }] }", &["the path `i` cannot be"]);
+    one("trust: { crls: [{ trust_domain: b, file: /c, refresh: §1ms }] }", &["the duration `1ms` cannot be"]);
+    one("trust: { crl_policy: §require }", &["there are none"]);
+    one("trust: { crl_policy: §hard }", &["write one of: prefer, require"]);
+    let crl = "{ trust_domain: b, file: /c }";
+    one(&format!("trust: {{ crls: [¤{crl}, §{crl}] }}"), &["the CRL `/c` is taken already, at ¤"]);
     one(&inner("exec: §{ timeout: 3s }"), &["either `command`", "or `shell`"]);
     one(&inner("exec: §{ command: [/x], shell: x }"), &["either `command`", "or `shell`"]);
     one(&inner("exec: { command: §[] }"), &["this list is empty; write the program and its arguments"]);

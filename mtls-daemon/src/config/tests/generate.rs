@@ -258,6 +258,24 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
             alarms,
             trust: Trust {
                 bundles: vec![TrustBundleFile { trust_domain: "other".parse().unwrap(), file: "/o".into() }],
+                crls: vec![
+                    CrlSource {
+                        trust_domain: "other".parse().unwrap(),
+                        origin: CrlOrigin::File("/crl".into()),
+                        issuer_file: dns.then(|| "/i".into()),
+                        refresh: timeouts.0 + Duration::from_secs(1),
+                    },
+                    CrlSource {
+                        trust_domain: "own".parse().unwrap(),
+                        origin: CrlOrigin::Url {
+                            url: "http://crl".into(),
+                            ca_file: dns.then(|| "/r".into()),
+                        },
+                        issuer_file: None,
+                        refresh: timeouts.1 + Duration::from_secs(1),
+                    },
+                ],
+                crl_policy: if common_name { CrlPolicy::Require } else { CrlPolicy::Prefer },
                 peer_names: PeerNames { dns, common_name },
                 clock_skew: timeouts.0.min(Duration::from_secs(300)),
             },
@@ -323,6 +341,17 @@ fn exclude(exclude: &Exclusions) -> Value {
 }
 
 /// The document that says the same.
+fn crl_document(crl: &CrlSource) -> Value {
+    let (file, url, ca_file) = match &crl.origin {
+        CrlOrigin::File(path) => (Some(path), None, None),
+        CrlOrigin::Url { url, ca_file } => (None, Some(url), ca_file.as_ref()),
+    };
+    given(json!({
+        "trust_domain": crl.trust_domain, "file": file, "url": url, "ca_file": ca_file,
+        "issuer_file": crl.issuer_file, "refresh": super::super::scalar::show(crl.refresh),
+    }))
+}
+
 fn issuer_document(issuer: &Issuer) -> Value {
     let time = |duration: Duration| json!(super::super::scalar::show(duration));
     let (kind, settings) = match &issuer.kind {
@@ -453,6 +482,11 @@ pub(super) fn document(config: &Config) -> Value {
                 .map(|bundle| json!({ "trust_domain": bundle.trust_domain, "file": bundle.file }))
                 .collect::<Value>(),
             "clock_skew": time(config.trust.clock_skew),
+            "crls": config.trust.crls.iter().map(crl_document).collect::<Value>(),
+            "crl_policy": match config.trust.crl_policy {
+                CrlPolicy::Prefer => "prefer",
+                CrlPolicy::Require => "require",
+            },
             "peer_names": { "dns": config.trust.peer_names.dns, "common_name": config.trust.peer_names.common_name },
         },
         "exclude": exclude(&config.exclude),

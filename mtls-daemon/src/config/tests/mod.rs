@@ -28,6 +28,16 @@ fn every_key_of_the_example_is_taken() {
     let config = parse(EVERYTHING).unwrap();
     assert_eq!(config.trust.bundles[0].trust_domain.as_str(), "partner.example");
     assert_eq!(config.trust.clock_skew, Duration::from_secs(45));
+    let [file, url] = &config.trust.crls[..] else { panic!("{:?}", config.trust.crls) };
+    assert_eq!(file.origin, CrlOrigin::File("/etc/mtlsd/partner.crl".into()));
+    assert_eq!((file.refresh, &file.issuer_file), (Duration::from_secs(3600), &None));
+    let ca_file = Some("/etc/mtlsd/web-roots.pem".into());
+    assert_eq!(url.origin, CrlOrigin::Url { url: "https://ca.example.org/site.crl".into(), ca_file });
+    assert_eq!(
+        (url.refresh, &url.issuer_file),
+        (Duration::from_secs(600), &Some("/etc/mtlsd/site.pem".into()))
+    );
+    assert_eq!((url.trust_domain.as_str(), config.trust.crl_policy), ("example.org", CrlPolicy::Require));
     assert_eq!(config.access_log, AccessLog::File("/var/log/mtlsd/access.jsonl".into()));
     let web = config.workload("web").unwrap();
     assert_eq!(web.select, Selector { netns: Some("/run/netns/web".into()), cgroup: None });

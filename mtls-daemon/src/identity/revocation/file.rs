@@ -70,32 +70,39 @@ impl ListFile {
 
     /// Writes beside the file and renames: whoever reads, after a power cut too, sees the old list or the new.
     pub(super) fn write(&self, entries: &[Arc<Entry>]) -> Result<(), RevocationError> {
-        let (path, temporary) = (self.path(), self.directory.join(format!("{FILE}.new")));
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| RevocationError::Io { what, path, source }
-        };
         let content = Content { version: VERSION, entries: entries.to_vec() };
-        let mut bytes = serde_json::to_vec_pretty(&content)
-            .map_err(|error| failed("encode", &path)(io::Error::other(error)))?;
+        let encode = |error| RevocationError::Io {
+            what: "encode",
+            path: self.path(),
+            source: io::Error::other(error),
+        };
+        let mut bytes = serde_json::to_vec_pretty(&content).map_err(encode)?;
         bytes.push(b'\n');
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("replace", &temporary)(error));
-            }
-            _ => {}
-        }
-        let mut output = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(failed("create", &temporary))?;
-        output.write_all(&bytes).map_err(failed("write", &temporary))?;
-        output.sync_all().map_err(failed("sync", &temporary))?;
-        fs::rename(&temporary, &path).map_err(failed("replace", &path))?;
-        File::open(&self.directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(failed("sync", &self.directory))
+        write_beside(&self.directory, FILE, &bytes)
     }
+}
+
+/// Writes a file, for its owner only, beside the one of that name, and renames it.
+pub(crate) fn write_beside(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), RevocationError> {
+    let (path, temporary) = (directory.join(name), directory.join(format!("{name}.new")));
+    let failed = |what, path: &Path| {
+        let path = path.to_owned();
+        move |source| RevocationError::Io { what, path, source }
+    };
+    match fs::remove_file(&temporary) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(failed("replace", &temporary)(error));
+        }
+        _ => {}
+    }
+    let mut output = OpenOptions::new()
+        .create_new(true)
+        .write(true)
+        .mode(0o600)
+        .open(&temporary)
+        .map_err(failed("create", &temporary))?;
+    output.write_all(bytes).map_err(failed("write", &temporary))?;
+    output.sync_all().map_err(failed("sync", &temporary))?;
+    fs::rename(&temporary, &path).map_err(failed("replace", &path))?;
+    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("sync", directory))
 }

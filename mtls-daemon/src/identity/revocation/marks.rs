@@ -22,8 +22,8 @@ pub enum MarkError {
     Serial(String),
     /// Not 64 hex digits.
     #[error(
-        "{0:?} is not a SHA-256; write 64 hex digits: openssl x509 -in FILE -noout -pubkey | openssl pkey -pubin -outform DER | \
-         sha256sum"
+        "{0:?} is not a SHA-256; write 64 hex digits: openssl x509 -in FILE -noout -pubkey | \
+         openssl pkey -pubin -outform DER | sha256sum"
     )]
     Sha256(String),
 }
@@ -189,6 +189,8 @@ pub struct ChainMarks {
     pub id: Option<SpiffeId>,
     /// The leaf, the intermediates of its path, and the root where it is known.
     pub certificates: Box<[CertificateMarks]>,
+    /// Is the last one the root?
+    pub rooted: bool,
 }
 
 impl ChainMarks {
@@ -197,10 +199,11 @@ impl ChainMarks {
         fingerprint: Fingerprint,
         id: Option<SpiffeId>,
         path: impl IntoIterator<Item = &'a CertificateDer<'c>>,
+        rooted: bool,
     ) -> Result<Self, Unreadable> {
         let certificates =
             path.into_iter().map(|der| CertificateMarks::read(der)).collect::<Result<_, _>>()?;
-        Ok(Self { fingerprint, id, certificates })
+        Ok(Self { fingerprint, id, certificates, rooted })
     }
 }
 

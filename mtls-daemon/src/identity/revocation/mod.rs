@@ -1,9 +1,11 @@
 //! Which certificates are good no longer, although their time has not run out.
 //!
-//! [`Revocations::refusal_of`] is the one place that is asked: for each peer, also one whose chain is remembered, and for
-//! our own SVIDs. It looks into what is in memory, without a lock and never at the network. The deny list is the
-//! operator's own ([`Entry`], kept on disk).
+//! [`Revocations::refusal_of`] is the one place that is asked: for each peer, also one whose chain is remembered, and
+//! for our own SVIDs. It looks into what is in memory, without a lock and never at the network. The deny list is the
+//! operator's own ([`Entry`], kept on disk); [`Crls`] are the issuers'. OCSP answers would be a third.
 
+pub mod crl;
+mod crls;
 mod entry;
 mod file;
 mod marks;
@@ -17,7 +19,9 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 
+pub use crls::Crls;
 pub use entry::{Entry, Target};
+pub(crate) use file::write_beside;
 pub use marks::{CertificateMarks, ChainMarks, DistinguishedName, MarkError, Serial, Sha256};
 
 use crate::observe::{Reason, Refusal};
@@ -36,7 +40,7 @@ pub const MAX_SECONDS: u64 = 100 * 366 * 86_400;
 #[derive(Debug, thiserror::Error)]
 pub enum RevocationError {
     /// The disk.
-    #[error("cannot {what} {path}: {source}; the deny list stays as it was: mend the disk or its rights", path = .path.display())]
+    #[error("cannot {what} {path}: {source}; nothing was changed: mend the disk or its rights", path = .path.display())]
     Io {
         /// What was tried.
         what: &'static str,
@@ -47,8 +51,8 @@ pub enum RevocationError {
     },
     /// It cannot be understood.
     #[error(
-        "{path}: the deny list cannot be read: {why}; mtlsd does not start without it, lest it forget a revocation: put a \
-         good copy there, or remove the file if nothing is to stay revoked", path = .path.display()
+        "{path}: the deny list cannot be read: {why}; mtlsd does not start without it, lest it forget a revocation: \
+         put a good copy there, or remove the file if nothing is to stay revoked", path = .path.display()
     )]
     Broken {
         /// The file.
@@ -78,6 +82,7 @@ pub enum RevocationError {
 #[derive(Debug)]
 pub struct Revocations {
     denied: ArcSwap<DenyList>,
+    crls: ArcSwap<Crls>,
     /// `None`: in memory only. The lock is for those who change the list.
     file: Mutex<Option<ListFile>>,
 }
@@ -92,7 +97,7 @@ impl Revocations {
     /// An empty list that is not kept on disk.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self { denied: ArcSwap::default(), file: Mutex::new(None) }
+        Self { denied: ArcSwap::default(), crls: ArcSwap::default(), file: Mutex::new(None) }
     }
 
     /// The list that is kept in `directory`, which exists.
@@ -102,14 +107,25 @@ impl Revocations {
     pub fn open(directory: &Path) -> Result<Self, RevocationError> {
         let file = ListFile::of(directory);
         let list = DenyList::new(file.read()?);
-        Ok(Self { denied: ArcSwap::from_pointee(list), file: Mutex::new(Some(file)) })
+        Ok(Self {
+            denied: ArcSwap::from_pointee(list),
+            crls: ArcSwap::default(),
+            file: Mutex::new(Some(file)),
+        })
     }
 
     /// Why a chain is good no longer; `None`: nothing is known against it.
     #[must_use]
     pub fn refusal_of(&self, chain: &ChainMarks, now: SystemTime) -> Option<Refusal> {
         let denied = self.denied.load();
-        denied.find(chain, now).map(|entry| Refusal::new(Reason::Revoked, entry.to_string()))
+        let by_operator =
+            denied.find(chain, now).map(|entry| Refusal::new(Reason::Revoked, entry.to_string()));
+        by_operator.or_else(|| self.crls.load().refusal_of(chain, now))
+    }
+
+    /// Takes other CRLs into use.
+    pub fn set_crls(&self, crls: Crls) {
+        self.crls.store(Arc::new(crls));
     }
 
     /// Every entry in force.

@@ -12,7 +12,7 @@ use crate::identity::verified::Fingerprint;
 const WEB: &str = "spiffe://example.org/web";
 
 fn marks(leaf: &TestLeaf) -> ChainMarks {
-    ChainMarks::of(Fingerprint::of(1, &leaf.chain), Some(WEB.parse().unwrap()), &leaf.chain).unwrap()
+    ChainMarks::of(Fingerprint::of(1, &leaf.chain), Some(WEB.parse().unwrap()), &leaf.chain, false).unwrap()
 }
 
 fn entry(target: Target) -> Entry {
