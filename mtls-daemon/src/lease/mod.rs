@@ -153,14 +153,23 @@ impl Leases {
         let found = groups.by_mark.range((hash, GroupId::MIN)..=(hash, GroupId::MAX));
         let found: Vec<GroupId> = found.map(|(_, id)| *id).collect();
         let mut outcome = Ended { connections: 0, looked_at: found.len() };
+        let mut ending = Vec::new();
         for id in found {
             let Some(refusal) = groups.by_id.get(&id).and_then(|group| judge(&group.parties)) else {
                 continue;
             };
             if let Some(group) = self.remove(&mut groups, id) {
                 outcome.connections += group.members;
-                group.end.send_replace(Some(Arc::new(refusal)));
+                group.end.send_if_modified(|end| {
+                    *end = Some(Arc::new(refusal));
+                    false
+                });
+                ending.push(group.end);
             }
+        }
+        // Only now that all of them know: the RST of one may be what another hears first, if both are of this node.
+        for end in ending {
+            end.send_modify(|_| {});
         }
         outcome
     }
@@ -206,6 +215,12 @@ impl Lease {
     /// Ends this connection only.
     pub fn end(&mut self, refusal: Refusal) {
         self.ended = ended(refusal);
+    }
+
+    /// Why the connection may not go on; `None`: it may.
+    #[must_use]
+    pub fn refusal(&self) -> Option<Arc<Refusal>> {
+        self.ended.borrow().clone()
     }
 
     /// Until the connection may not go on, with the reason.

@@ -155,3 +155,19 @@ async fn one_connection_can_be_ended_without_its_neighbours() {
     drop((one, two));
     assert_eq!(sizes(&leases), (0, 0, 0));
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn all_that_are_ended_know_why_before_the_first_of_them_hears_of_it() {
+    let leases = Arc::new(Leases::default());
+    let all: Vec<_> = (0..100).map(|number| leases.join(parties("db", Some(chain(number))))).collect();
+    let mut first = leases.join(parties("db", Some(chain(0))));
+    let (told, mut hears) = tokio::sync::mpsc::unbounded_channel();
+    let waiting = tokio::spawn(async move {
+        first.over().await;
+        told.send(all.iter().all(|lease| lease.refusal().is_some())).unwrap();
+    });
+    tokio::task::yield_now().await;
+    leases.end(Mark::Workload("db"), |_| Some(Reason::ShuttingDown.into()));
+    assert_eq!(tokio::time::timeout(HANG, hears.recv()).await.unwrap(), Some(true));
+    waiting.await.unwrap();
+}

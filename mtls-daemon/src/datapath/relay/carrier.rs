@@ -139,11 +139,16 @@ impl<'a> Carrier<'a> {
     /// # Errors
     /// As [`Carrier::run`], and [`PumpError::Over`].
     pub async fn run_until(&mut self, idle: Option<Duration>, lease: &mut Lease) -> Result<(), PumpError> {
-        tokio::select! {
+        let result = tokio::select! {
             // First: what was over before it began moves no byte.
             biased;
             refusal = lease.over() => Err(PumpError::Over(refusal)),
             result = self.run(idle) => result,
+        };
+        // The other end may have been told a moment before us, and have reset the connection.
+        match (result, lease.refusal()) {
+            (Err(_), Some(refusal)) => Err(PumpError::Over(refusal)),
+            (result, _) => result,
         }
     }
 
