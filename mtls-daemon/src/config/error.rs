@@ -3,6 +3,7 @@
 use std::fmt;
 use std::path::PathBuf;
 
+use crate::identity::agent::SelectorError;
 use crate::identity::{SpiffeIdError, SubjectError};
 
 use super::scalar::{
@@ -291,9 +292,23 @@ pub enum Fault {
     /// A key of an issuer that signs, at an agent.
     #[error("`{0}` is for issuers that sign, and the agent brings its own; remove it")]
     NotForAgents(&'static str),
+    /// A selector that is not well-formed.
+    #[error("the selector {0} cannot be: {1}")]
+    SpireSelector(Quoted, SelectorError),
+    /// The Delegated Identity API without selectors.
+    #[error(
+        "the issuer {0} gives the SVIDs of workloads by their selectors, and there are none here; write \
+         `identity: {{ issuer, selectors }}` in each workload"
+    )]
+    NoSelectors(Quoted),
+    /// Selectors for another kind of issuer.
+    #[error(
+        "`selectors` are for issuers of the kind `delegated_identity`, and {0} is of another; remove them"
+    )]
+    SelectorsUnused(Quoted),
     /// A workload's identity that is neither.
     #[error(
-        "an identity is either `issuer`, or `certificate` and `key` with or without `bundle`; write one of the two"
+        "an identity is either `issuer` with or without `selectors`, or `certificate` and `key` with or without `bundle`; write one of the two"
     )]
     WorkloadIdentity,
     /// A subject for a certificate that others make.

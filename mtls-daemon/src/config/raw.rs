@@ -120,11 +120,15 @@ pub(super) struct Issuer {
     /// The SPIFFE Workload API, which gives mtlsd the SVIDs that it is entitled to; a workload has the one with its `spiffe_id`.
     #[serde(default)]
     pub workload_api: Given<AgentSocket>,
+    /// SPIRE's Delegated Identity API on the agent's admin socket, which gives the SVIDs of workloads by their `selectors`.
+    #[serde(default)]
+    pub delegated_identity: Given<AgentSocket>,
     /// Roots of its trust domain, an absolute path to a PEM file; without it, those under `trust.bundles` are all. Not for
-    /// `workload_api`, which brings them.
+    /// `workload_api` and `delegated_identity`, which bring them.
     #[serde(default)]
     pub bundle: Given<String>,
-    /// The life that is asked for. Default: what the issuer likes. Not for `workload_api`, whose agent decides.
+    /// The life that is asked for. Default: what the issuer likes. Not for `workload_api` and `delegated_identity`, whose
+    /// agents decide.
     #[serde(default)]
     pub lifetime: Given<String>,
 }
@@ -415,6 +419,9 @@ pub(super) struct Select {
 pub(super) struct WorkloadIdentity {
     /// One of `identity.issuers`.
     pub issuer: Given<String>,
+    /// What SPIRE would attest the workload as, TYPE:VALUE as in its registration entry; for an issuer of the kind
+    /// `delegated_identity`, which needs them.
+    pub selectors: Given<Texts>,
     /// Leaf first, then intermediates.
     pub certificate: Given<String>,
     /// The leaf's private key.

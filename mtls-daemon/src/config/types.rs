@@ -16,7 +16,7 @@ use crate::datapath::ktls::Suite;
 use crate::identity::alarm::Thresholds;
 use crate::identity::issuer::exec::Program;
 use crate::identity::issuer::vault::VaultSettings;
-use crate::identity::{SpiffeId, Subject, TrustDomain};
+use crate::identity::{SpiffeId, SpireSelector, Subject, TrustDomain};
 
 use super::error::Problem;
 
@@ -125,6 +125,11 @@ pub enum IssuerKind {
     /// By the SPIFFE Workload API.
     WorkloadApi {
         /// The agent's Unix socket, absolute.
+        socket: PathBuf,
+    },
+    /// By SPIRE's Delegated Identity API; workloads say [`WorkloadIdentity::Delegated`].
+    DelegatedIdentity {
+        /// The agent's admin socket, absolute.
         socket: PathBuf,
     },
 }
@@ -473,8 +478,15 @@ pub enum WorkloadIdentity {
     EmbeddedCa,
     /// Files that others write.
     Files(IdentityFiles),
-    /// One of [`Config::issuers`], by name.
+    /// One of [`Config::issuers`], by name; not of [`IssuerKind::DelegatedIdentity`].
     Issuer(String),
+    /// An issuer of [`IssuerKind::DelegatedIdentity`].
+    Delegated {
+        /// Its name.
+        issuer: String,
+        /// What SPIRE would attest the workload as; at least one.
+        selectors: BTreeSet<SpireSelector>,
+    },
 }
 
 /// A certificate, its key and its roots, each an absolute path to a PEM file.

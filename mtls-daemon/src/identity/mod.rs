@@ -24,7 +24,7 @@ pub(crate) mod testing;
 pub(crate) mod verified;
 pub(crate) mod when;
 
-pub use agent::{Agent, AgentError, WorkloadApiSource};
+pub use agent::{Agent, AgentError, DelegatedSource, SpireSelector, WorkloadApiSource};
 pub use bundle::{Bundle, BundleError, TrustBundles};
 pub use ca::{CaError, CaStatus, EmbeddedCa, EmbeddedCaSettings};
 pub use files::{FilesError, IdentityFiles};

@@ -18,8 +18,9 @@ use crate::identity::issuer::vault::VaultIssuer;
 use crate::identity::leaf::Unreadable;
 use crate::identity::verified::Fingerprint;
 use crate::identity::{
-    Agent, ChainMarks, EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles, IdentitySource,
-    IdentityStore, Issuer, IssuerSource, Revocations, TrustBundles, WorkloadApiSource, X509Svid, files,
+    Agent, ChainMarks, DelegatedSource, EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles,
+    IdentitySource, IdentityStore, Issuer, IssuerSource, Revocations, TrustBundles, WorkloadApiSource,
+    X509Svid, files,
 };
 use crate::observe::metrics::Metrics;
 use crate::observe::{Reason, Refusal};
@@ -129,6 +130,12 @@ fn source(
             subject: workload.subject.clone(),
             workload: workload.name.clone(),
         })),
+        WorkloadIdentity::Delegated { issuer, selectors } => {
+            let issuer = config.issuers.iter().find(|known| known.name == *issuer)?;
+            let IssuerKind::DelegatedIdentity { socket } = &issuer.kind else { return None };
+            let (id, selectors) = (workload.spiffe_id.clone(), selectors.clone());
+            Some(Arc::new(DelegatedSource::new(Agent::at(socket), id, selectors)))
+        }
         WorkloadIdentity::Issuer(name) => {
             let issuer = config.issuers.iter().find(|issuer| issuer.name == *name)?;
             if let IssuerKind::WorkloadApi { socket } = &issuer.kind {
@@ -164,7 +171,7 @@ fn signer(settings: &config::Issuer) -> Option<Arc<dyn Issuer>> {
             Some(Arc::new(ExecIssuer { name, program: program.clone(), timeout: *timeout }))
         }
         IssuerKind::Vault(vault) => Some(Arc::new(VaultIssuer::new(name, vault.clone()))),
-        IssuerKind::WorkloadApi { .. } => None,
+        IssuerKind::WorkloadApi { .. } | IssuerKind::DelegatedIdentity { .. } => None,
     }
 }
 

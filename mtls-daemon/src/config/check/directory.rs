@@ -7,7 +7,7 @@ use ipnet::IpNet;
 use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::scalar;
-use crate::config::types::{DirectoryEntry, Workload, WorkloadIdentity};
+use crate::config::types::{DirectoryEntry, IssuerKind, Workload, WorkloadIdentity};
 use crate::identity::{SpiffeId, TrustDomain};
 
 use super::node::Node;
@@ -56,7 +56,7 @@ pub(super) fn check(
             check.fault(at.spot, Fault::DirectoryTooLarge);
             break;
         }
-        if let Some(entry) = entry(check, node, (&known, &own), &mut names, &mut taken, &at.value) {
+        if let Some(entry) = entry(check, node, (known.as_ref(), &own), &mut names, &mut taken, &at.value) {
             entries.push(entry);
         }
     }
@@ -69,7 +69,7 @@ pub(super) fn check(
 fn entry(
     check: &mut Check,
     node: &Node,
-    (known, own): (&HashSet<TrustDomain>, &HashMap<IpNet, &SpiffeId>),
+    (known, own): (Option<&HashSet<TrustDomain>>, &HashMap<IpNet, &SpiffeId>),
     names: &mut Seen<String>,
     taken: &mut HashMap<IpNet, Taken>,
     raw: &raw::DirectoryEntry,
@@ -109,13 +109,20 @@ fn entry(
     Some(DirectoryEntry { spiffe_ids: ids, dns_names, name: name?, addresses, ports })
 }
 
-fn spiffe_ids(check: &mut Check, known: &HashSet<TrustDomain>, raw: &raw::DirectoryEntry) -> Vec<SpiffeId> {
+fn spiffe_ids(
+    check: &mut Check,
+    known: Option<&HashSet<TrustDomain>>,
+    raw: &raw::DirectoryEntry,
+) -> Vec<SpiffeId> {
     let list = &raw.spiffe_ids;
     if list.value.is_empty() {
         check.fault(list.spot, Fault::EmptyList("list at least one SPIFFE ID that the server may have"));
     }
     let ids: Vec<SpiffeId> = check.distinct("SPIFFE ID", &list.value, str::parse, Fault::SpiffeId);
-    if let Some(id) = ids.iter().find(|id| !known.contains(id.trust_domain())) {
+    // An agent brings the roots of whatever domains it federates with.
+    if let Some(known) = known
+        && let Some(id) = ids.iter().find(|id| !known.contains(id.trust_domain()))
+    {
         check.warn(list.spot, Fault::NoRoots(Quoted::new(id.as_str())));
     }
     ids
@@ -129,8 +136,19 @@ fn dns_names(check: &mut Check, node: &Node, raw: &raw::DirectoryEntry) -> Vec<S
     check.distinct("DNS name", &at.value, scalar::dns_name, Fault::DnsName)
 }
 
-/// Trust domains for which the node has roots.
-fn trust_domains(node: &Node, workloads: &Workloads) -> HashSet<TrustDomain> {
+/// Trust domains for which the node has roots; `None`: an agent says so at run time.
+fn trust_domains(node: &Node, workloads: &Workloads) -> Option<HashSet<TrustDomain>> {
+    let of_agent = |workload: &Workload| match &workload.identity {
+        WorkloadIdentity::Delegated { .. } => true,
+        WorkloadIdentity::Issuer(name) => node
+            .issuers
+            .iter()
+            .any(|issuer| issuer.name == *name && matches!(issuer.kind, IssuerKind::WorkloadApi { .. })),
+        _ => false,
+    };
+    if workloads.list.iter().any(of_agent) {
+        return None;
+    }
     let own = node.trust_domain.iter().cloned();
     let bundles = node.trust.bundles.iter().map(|bundle| bundle.trust_domain.clone());
     let with_roots = |workload: &&Workload| match &workload.identity {
@@ -139,9 +157,11 @@ fn trust_domains(node: &Node, workloads: &Workloads) -> HashSet<TrustDomain> {
         WorkloadIdentity::Issuer(name) => {
             node.issuers.iter().any(|issuer| issuer.name == *name && issuer.bundle.is_some())
         }
+        WorkloadIdentity::Delegated { .. } => true,
     };
     let own_roots = workloads.list.iter().filter(with_roots);
-    own.chain(bundles).chain(own_roots.map(|workload| workload.spiffe_id.trust_domain().clone())).collect()
+    let own_roots = own_roots.map(|workload| workload.spiffe_id.trust_domain().clone());
+    Some(own.chain(bundles).chain(own_roots).collect())
 }
 
 /// Marks ports of a network as spoken for; a second claim is a fault. A single port beside "every port" is not:

@@ -16,28 +16,58 @@ const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// The kinds, as a message lists them.
-const KINDS: &str = "`exec`, `vault`, `workload_api`";
+const KINDS: &str = "`exec`, `vault`, `workload_api`, `delegated_identity`";
 
 /// The issuers, and what a workload without an identity of its own has.
 pub(super) fn check(check: &mut Check, raw: raw::Identity) -> (Vec<Issuer>, WorkloadIdentity) {
     let mut names = Seen::new("issuer name", "rename one");
     let issuers: Vec<_> = raw.issuers.iter().filter_map(|at| issuer(check, &mut names, at)).collect();
     let default = match &raw.issuer.0 {
-        Some(at) => known(check, &issuers, at).map(WorkloadIdentity::Issuer),
+        Some(at) => of_issuer(check, &issuers, at, None),
         None => None,
     };
     (issuers, default.unwrap_or(WorkloadIdentity::EmbeddedCa))
 }
 
-/// The name of an issuer that there is.
-fn known(check: &mut Check, issuers: &[Issuer], at: &At<String>) -> Option<String> {
+/// An issuer that there is.
+fn known<'a>(check: &mut Check, issuers: &'a [Issuer], at: &At<String>) -> Option<&'a Issuer> {
     let found = issuers.iter().find(|issuer| issuer.name == at.value);
     if found.is_none() {
         let names: Vec<_> = issuers.iter().map(|issuer| issuer.name.as_str()).collect();
         let known = if names.is_empty() { "there is none".to_owned() } else { names.join(", ") };
         check.fault(at.spot, Fault::UnknownIssuer { text: Quoted::new(&at.value), known });
     }
-    found.map(|issuer| issuer.name.clone())
+    found
+}
+
+/// An issuer, with selectors if its kind needs them.
+fn of_issuer(
+    check: &mut Check,
+    issuers: &[Issuer],
+    at: &At<String>,
+    selectors: Option<&At<Vec<At<String>>>>,
+) -> Option<WorkloadIdentity> {
+    let issuer = known(check, issuers, at)?;
+    let name = issuer.name.clone();
+    match (&issuer.kind, selectors) {
+        (IssuerKind::DelegatedIdentity { .. }, Some(list)) if list.value.is_empty() => {
+            check.fault(list.spot, Fault::EmptyList("write at least one selector"));
+            None
+        }
+        (IssuerKind::DelegatedIdentity { .. }, Some(list)) => {
+            let selectors = check.distinct("selector", &list.value, str::parse, Fault::SpireSelector);
+            Some(WorkloadIdentity::Delegated { issuer: name, selectors: selectors.into_iter().collect() })
+        }
+        (IssuerKind::DelegatedIdentity { .. }, None) => {
+            check.fault(at.spot, Fault::NoSelectors(Quoted::new(&name)));
+            None
+        }
+        (_, Some(list)) => {
+            check.fault(list.spot, Fault::SelectorsUnused(Quoted::new(&name)));
+            None
+        }
+        (_, None) => Some(WorkloadIdentity::Issuer(name)),
+    }
 }
 
 fn issuer(check: &mut Check, names: &mut Seen<String>, at: &At<raw::Issuer>) -> Option<Issuer> {
@@ -49,7 +79,14 @@ fn issuer(check: &mut Check, names: &mut Seen<String>, at: &At<raw::Issuer>) -> 
     let kinds = [
         raw.exec.0.as_ref().map(|at| exec(check, &at.value, at.spot)),
         raw.vault.0.as_ref().map(|at| vault::check(check, &at.value).map(IssuerKind::Vault)),
-        raw.workload_api.0.as_ref().map(|at| workload_api(check, &at.value)),
+        raw.workload_api.0.as_ref().map(|at| {
+            let socket = check.path(&at.value.socket)?;
+            Some(IssuerKind::WorkloadApi { socket })
+        }),
+        raw.delegated_identity.0.as_ref().map(|at| {
+            let socket = check.path(&at.value.socket)?;
+            Some(IssuerKind::DelegatedIdentity { socket })
+        }),
     ];
     let mut kinds = kinds.into_iter().flatten();
     let kind = match (kinds.next(), kinds.next()) {
@@ -59,7 +96,7 @@ fn issuer(check: &mut Check, names: &mut Seen<String>, at: &At<raw::Issuer>) -> 
             None
         }
     };
-    if raw.workload_api.0.is_some() {
+    if raw.workload_api.0.is_some() || raw.delegated_identity.0.is_some() {
         let given = [("bundle", &raw.bundle), ("lifetime", &raw.lifetime)];
         for (key, at) in given.into_iter().filter_map(|(key, given)| Some((key, given.0.as_ref()?))) {
             check.fault(at.spot, Fault::NotForAgents(key));
@@ -74,10 +111,6 @@ fn issuer(check: &mut Check, names: &mut Seen<String>, at: &At<raw::Issuer>) -> 
         bundle: bundle.map_or(Some(None), |path| path.map(Some))?,
         lifetime: lifetime.map_or(Some(None), |lifetime| lifetime.map(Some))?,
     })
-}
-
-fn workload_api(check: &mut Check, raw: &raw::AgentSocket) -> Option<IssuerKind> {
-    Some(IssuerKind::WorkloadApi { socket: check.path(&raw.socket)? })
 }
 
 fn exec(check: &mut Check, raw: &raw::Exec, spot: Spot) -> Option<IssuerKind> {
@@ -124,8 +157,8 @@ pub(super) fn of_workload(
 ) -> Option<WorkloadIdentity> {
     let raw = &at.value;
     match (&raw.issuer.0, &raw.certificate.0, &raw.key.0, &raw.bundle.0) {
-        (Some(issuer), None, None, None) => known(check, issuers, issuer).map(WorkloadIdentity::Issuer),
-        (None, Some(certificate), Some(key), bundle) => {
+        (Some(issuer), None, None, None) => of_issuer(check, issuers, issuer, raw.selectors.0.as_ref()),
+        (None, Some(certificate), Some(key), bundle) if raw.selectors.0.is_none() => {
             let (certificate, key) = (check.path(certificate), check.path(key));
             let bundle = bundle.as_ref().map(|at| check.path(at));
             Some(WorkloadIdentity::Files(IdentityFiles {

@@ -183,8 +183,12 @@ fn a_text_that_cannot_be_is_refused() {
     assert!(parse(&format!("trust_domain: a\n{}", workload("addresses: [240.0.0.1]"))).is_ok(), "unicast");
     one(&workload("addresses: [§'::ffff:10.0.0.1']"), &["it is an IPv4 address inside IPv6"]);
     one(&workload("identity: { certificate: /c, key: §k, bundle: /b }"), &["the path `k` cannot be"]);
-    one(&workload("identity: §{ certificate: /c }"), &["either `issuer`, or `certificate` and `key`"]);
-    one(&workload("identity: §{ issuer: x, key: /k }"), &["either `issuer`, or `certificate` and `key`"]);
+    for identity in
+        ["{ certificate: /c }", "{ issuer: x, key: /k }", "{ certificate: /c, key: /k, selectors: ['a:b'] }"]
+    {
+        let text = workload(&format!("identity: §{identity}"));
+        one(&text, &["either `issuer` with or without `selectors`, or `certificate` and `key`"]);
+    }
     one(
         &workload("identity: { issuer: §x }"),
         &["no issuer `x` under `identity.issuers` (known: there is none)"],
@@ -197,11 +201,38 @@ fn a_text_that_cannot_be_is_refused() {
     let inner = |rest: &str| format!("identity: {{ issuers: [{{ name: y, {rest} }}] }}");
     one(
         &issuer("bundle: /b"),
-        &["an issuer has exactly one kind; write one of `exec`, `vault`, `workload_api`"],
+        &[
+            "an issuer has exactly one kind; write one of `exec`, `vault`, `workload_api`, `delegated_identity`",
+        ],
     );
     one(&issuer("exec: { shell: x }, workload_api: { socket: /s }"), &["an issuer has exactly one kind"]);
     one(&inner("workload_api: { socket: §agent.sock }"), &["the path `agent.sock` cannot be"]);
     one(&inner("workload_api: §{}"), &["the key `socket` is missing; add it"]);
+    one(&inner("delegated_identity: { socket: §admin.sock }"), &["the path `admin.sock` cannot be"]);
+    one(&inner("delegated_identity: { socket: /s }, bundle: §/b"), &["`bundle` is for issuers that sign"]);
+    let with = |kind: &str, identity: &str| {
+        let issuers = format!("identity: {{ issuers: [{{ name: y, {kind} }}] }}\n");
+        issuers + &workload(&format!("identity: {{ {identity} }}"))
+    };
+    let delegated = "delegated_identity: { socket: /s }";
+    one(&with(delegated, "issuer: §y"), &["the issuer `y` gives the SVIDs of workloads by their selectors"]);
+    one(&with(delegated, "issuer: y, selectors: §[]"), &["this list is empty; write at least one selector"]);
+    one(
+        &with(delegated, "issuer: y, selectors: [§unix]"),
+        &["the selector `unix` cannot be: it is not TYPE:VALUE"],
+    );
+    one(
+        &with(delegated, "issuer: y, selectors: [¤'a:b', §'a:b']"),
+        &["the selector `a:b` is taken already, at ¤"],
+    );
+    one(
+        &with("workload_api: { socket: /s }", "issuer: y, selectors: §['a:b']"),
+        &["`selectors` are for issuers of the kind `delegated_identity`, and `y` is of another"],
+    );
+    one(
+        "identity: { issuer: §y, issuers: [{ name: y, delegated_identity: { socket: /s } }] }",
+        &["the issuer `y` gives the SVIDs of workloads by their selectors, and there are none here"],
+    );
     one(&inner("workload_api: { socket: /s }, bundle: §/b"), &["`bundle` is for issuers that sign"]);
     one(&inner("workload_api: { socket: /s }, lifetime: §1h"), &["`lifetime` is for issuers that sign"]);
     one("trust: { crls: [§{ trust_domain: b }] }", &["either a `file`, or a `url`"]);

@@ -152,9 +152,12 @@ fn issuer(index: usize) -> impl Strategy<Value = Issuer> {
     let signs = (signs, any::<bool>(), option::of(seconds)).prop_map(move |(kind, bundle, lifetime)| {
         Issuer { name: format!("i{index}"), kind, bundle: bundle.then(|| "/roots".into()), lifetime }
     });
-    let agent = "/[a-z]{1,9}".prop_map(move |socket| Issuer {
+    let agent = ("/[a-z]{1,9}", any::<bool>()).prop_map(move |(socket, delegated)| Issuer {
         name: format!("i{index}"),
-        kind: IssuerKind::WorkloadApi { socket: socket.into() },
+        kind: match delegated {
+            true => IssuerKind::DelegatedIdentity { socket: socket.into() },
+            false => IssuerKind::WorkloadApi { socket: socket.into() },
+        },
         bundle: None,
         lifetime: None,
     });
@@ -202,6 +205,23 @@ fn alarms() -> impl Strategy<Value = Thresholds> {
     prop_oneof![share, time].prop_map(|(warning, critical)| Thresholds { warning, critical })
 }
 
+/// Gives workloads that have files an issuer instead, as far as there are any.
+fn with_issuers(mut workloads: Vec<Workload>, issuers: &[Issuer]) -> Vec<Workload> {
+    let with_files = |w: &&mut Workload| matches!(w.identity, WorkloadIdentity::Files(_));
+    for (workload, issuer) in workloads.iter_mut().filter(with_files).zip(issuers) {
+        let name = issuer.name.clone();
+        workload.identity = match &issuer.kind {
+            IssuerKind::DelegatedIdentity { .. } => {
+                let selectors = ["unix:uid:1", "k8s:ns:x"].iter().take(1 + name.len() % 2);
+                let selectors = selectors.map(|text| text.parse().unwrap()).collect();
+                WorkloadIdentity::Delegated { issuer: name, selectors }
+            }
+            _ => WorkloadIdentity::Issuer(name),
+        };
+    }
+    workloads
+}
+
 fn datapath() -> impl Strategy<Value = DatapathChoice> + Clone {
     select(vec![DatapathChoice::Auto, DatapathChoice::RelayUserspace, DatapathChoice::RelayKtls])
 }
@@ -246,6 +266,7 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
             tls,
         ) = node;
         let (datapath, cipher_suites, records_per_key) = tls;
+        let workloads = with_issuers(workloads, &issuers);
         Config {
             trust_domain: "own".parse().unwrap(),
             paths: Paths { runtime: "/r".into(), state: "/s".into(), bpffs: "/b".into() },
@@ -385,6 +406,7 @@ fn issuer_document(issuer: &Issuer) -> Value {
             ("vault", settings)
         }
         IssuerKind::WorkloadApi { socket } => ("workload_api", json!({ "socket": socket })),
+        IssuerKind::DelegatedIdentity { socket } => ("delegated_identity", json!({ "socket": socket })),
     };
     given(json!({
         "name": issuer.name,
@@ -427,6 +449,9 @@ pub(super) fn document(config: &Config) -> Value {
                 "identity": match &w.identity {
                     WorkloadIdentity::EmbeddedCa => Value::Null,
                     WorkloadIdentity::Issuer(name) => json!({ "issuer": name }),
+                    WorkloadIdentity::Delegated { issuer, selectors } => {
+                        json!({ "issuer": issuer, "selectors": strings(selectors) })
+                    }
                     WorkloadIdentity::Files(files) => given(json!({
                         "certificate": files.certificate, "key": files.key, "bundle": files.bundle,
                     })),

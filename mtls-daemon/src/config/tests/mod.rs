@@ -86,6 +86,16 @@ fn every_key_of_the_example_is_taken() {
         Thresholds { warning: Threshold::Share(25), critical: Threshold::Left(Duration::from_secs(3600)) };
     assert_eq!(config.alarms, alarms);
     assert_eq!(config.issuers[4].kind, IssuerKind::WorkloadApi { socket: "/run/spire/agent.sock".into() });
+    assert_eq!(
+        config.issuers[5].kind,
+        IssuerKind::DelegatedIdentity { socket: "/run/spire/admin.sock".into() }
+    );
+    let WorkloadIdentity::Delegated { issuer, selectors } = &config.workload("jobs").unwrap().identity else {
+        panic!("{:?}", config.workload("jobs"))
+    };
+    let selectors: Vec<_> = selectors.iter().map(|s| (s.kind(), s.value())).collect();
+    assert_eq!(issuer, "node");
+    assert_eq!(selectors, [("systemd", "id:jobs.service"), ("unix", "uid:1000")]);
     assert_eq!(config.workload("shared").unwrap().listen_ports, [5432].into());
     assert_eq!(config.directory[0].addresses.len(), 3);
     assert_eq!(
@@ -189,6 +199,21 @@ fn what_is_probably_not_meant_is_a_warning_with_its_place() {
         "F:2:59: no roots are configured for the trust domain of `spiffe://b/x`, so that no such server can be \
          verified; add them to `trust.bundles`"
     );
+}
+
+#[test]
+fn where_an_agent_brings_roots_their_lack_is_no_warning() {
+    let with = |kind: &str, identity: &str| {
+        let config = parse(&format!(
+            "trust_domain: a\nidentity: {{ issuers: [{{ name: y, {kind} }}] }}\n\
+             workloads: [{{ name: w, select: {{ netns: w }}, identity: {{ issuer: y{identity} }} }}]\n\
+             directory: [{{ name: x, addresses: [10.0.0.1], spiffe_ids: ['spiffe://b/x'] }}]"
+        ));
+        config.unwrap().warnings.len()
+    };
+    assert_eq!(with("exec: { shell: x }", ""), 1);
+    assert_eq!(with("workload_api: { socket: /s }", ""), 0);
+    assert_eq!(with("delegated_identity: { socket: /s }", ", selectors: ['unix:uid:1']"), 0);
 }
 
 #[test]

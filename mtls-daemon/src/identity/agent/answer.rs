@@ -1,5 +1,6 @@
 //! What an answer means: names, SVIDs and roots, each checked, and with the field named if it is not usable.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -9,7 +10,7 @@ use webpki::{EndEntityCert, KeyUsage};
 
 use super::error::{Cause, Fault, Field};
 use crate::identity::leaf::show;
-use crate::identity::{Bundle, SpiffeId, TrustDomain, X509Svid};
+use crate::identity::{Bundle, SpiffeId, TrustBundles, TrustDomain, X509Svid};
 
 /// Most IDs that a message lists.
 const MAX_LISTED: usize = 8;
@@ -87,6 +88,20 @@ pub(super) fn certificates(der: &[u8]) -> Result<Vec<CertificateDer<'static>>, C
 
 pub(super) fn bundle(der: &[u8]) -> Result<Bundle, Cause> {
     Ok(Bundle::from_der(certificates(der)?)?)
+}
+
+/// Bundles by trust domain, from the map `name`.
+pub(super) fn bundles(name: &str, map: &BTreeMap<String, Vec<u8>>) -> Result<TrustBundles, Fault> {
+    let mut bundles = TrustBundles::new();
+    for (key, der) in map {
+        let field = || format!("{name}[{:?}]", show(key));
+        let domain = trust_domain(key).map_err(at(field()))?;
+        if bundles.get(&domain).is_some() {
+            return Err(at(field())(Cause::Twice(domain)));
+        }
+        bundles.add(domain, bundle(der).map_err(at(field()))?);
+    }
+    Ok(bundles)
 }
 
 /// Chain and key of `id`; the key is PKCS#8.

@@ -5,12 +5,14 @@
 //! a socket is hostile until [`answer`] has read it.
 
 mod answer;
+mod delegated;
 mod error;
 mod feed;
 mod messages;
+mod selector;
 mod workload_api;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
@@ -18,9 +20,12 @@ use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 use tonic::Status;
 use tonic::transport::{Channel, Endpoint};
 
+pub use self::delegated::DelegatedSource;
+use self::delegated::{SubscribeToX509Bundles, SubscribeToX509Svids};
 pub use self::error::{AgentError, Cause, Fault, Field};
 use self::feed::{Call, Feed};
 pub use self::feed::{MAX_MESSAGE, Timing};
+pub use self::selector::{SelectorError, SpireSelector};
 use self::workload_api::FetchX509Svid;
 pub use self::workload_api::WorkloadApiSource;
 
@@ -34,6 +39,8 @@ pub struct Agent {
     timing: Timing,
     channel: OnceLock<Channel>,
     workload_api: Mutex<Weak<Feed<FetchX509Svid>>>,
+    bundles: Mutex<Weak<Feed<SubscribeToX509Bundles>>>,
+    svids: Mutex<BTreeMap<BTreeSet<SpireSelector>, Weak<Feed<SubscribeToX509Svids>>>>,
 }
 
 impl Agent {
@@ -56,6 +63,8 @@ impl Agent {
             timing,
             channel: OnceLock::new(),
             workload_api: Mutex::new(Weak::new()),
+            bundles: Mutex::new(Weak::new()),
+            svids: Mutex::default(),
         }
     }
 
@@ -79,6 +88,17 @@ impl Agent {
 
     fn workload_api(self: &Arc<Self>) -> Arc<Feed<FetchX509Svid>> {
         self.feed(&mut lock(&self.workload_api), || FetchX509Svid)
+    }
+
+    fn x509_bundles(self: &Arc<Self>) -> Arc<Feed<SubscribeToX509Bundles>> {
+        self.feed(&mut lock(&self.bundles), || SubscribeToX509Bundles)
+    }
+
+    fn x509_svids(self: &Arc<Self>, selectors: &BTreeSet<SpireSelector>) -> Arc<Feed<SubscribeToX509Svids>> {
+        let mut svids = lock(&self.svids);
+        svids.retain(|_, feed| feed.strong_count() > 0);
+        let slot = svids.entry(selectors.clone()).or_default();
+        self.feed(slot, || SubscribeToX509Svids(selectors.clone()))
     }
 
     /// The feed that there is, or a new one.

@@ -58,15 +58,7 @@ impl Call for FetchX509Svid {
             let svid = read();
             svids.push((Entry { id, svid }, bundle));
         }
-        let mut federated = TrustBundles::new();
-        for (key, der) in &response.federated_bundles {
-            let field = || format!("federated_bundles[{:?}]", crate::identity::leaf::show(key));
-            let domain = answer::trust_domain(key).map_err(at(field()))?;
-            if federated.get(&domain).is_some() {
-                return Err(at(field())(Cause::Twice(domain)));
-            }
-            federated.add(domain, answer::bundle(der).map_err(at(field()))?);
-        }
+        let federated = answer::bundles("federated_bundles", &response.federated_bundles)?;
         Ok(Entitled { svids, federated })
     }
 }

@@ -81,6 +81,7 @@ impl World {
             max_certificates: 10,
             max_bytes: 65_536,
             clock_skew: Duration::ZERO,
+            revocations: Arc::default(),
         };
         let verified = verify_peer(&identity.svid.chain, PeerRole::Client, &trust, None, now);
         assert!(verified.is_ok(), "its own roots vouch for it: {verified:?}");

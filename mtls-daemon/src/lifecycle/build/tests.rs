@@ -93,6 +93,24 @@ fn an_own_identity_that_is_revoked_is_not_used_until_that_is_taken_back() {
 }
 
 #[test]
+fn workloads_of_an_agent_are_asked_for_over_its_socket_with_their_ids_and_selectors() {
+    let text = "identity:\n  issuer: spire\n  issuers:\n  - { name: spire, workload_api: { socket: /a.sock } }\n\
+                \x20 - { name: node, delegated_identity: { socket: /b.sock } }\nworkloads:\n\
+                - { name: web, select: { netns: web } }\n\
+                - { name: db, select: { netns: db }, identity: { issuer: node, selectors: [\"unix:uid:1\"] } }\n";
+    let prepared = prepare(config(text)).unwrap();
+    let of = |name: &str| {
+        let source = &prepared.sources[name];
+        (source.kind(), source.is_told(), source.describe())
+    };
+    let web = prepared.config.workload("web").unwrap().spiffe_id.to_string();
+    assert_eq!(of("web"), ("workload_api", true, format!("/a.sock {web}")));
+    let db = prepared.config.workload("db").unwrap().spiffe_id.to_string();
+    let described = format!("/b.sock {db} {{SpireSelector(unix:uid:1)}}");
+    assert_eq!(of("db"), ("delegated_identity", true, described));
+}
+
+#[test]
 fn without_a_workload_that_needs_it_no_ca_is_made() {
     let directory = tempfile::tempdir().unwrap();
     let text = paths(directory.path())

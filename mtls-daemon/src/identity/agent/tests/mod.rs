@@ -1,6 +1,8 @@
 //! Both APIs against a server that speaks the published protocol.
 
+mod delegated;
 mod protocol;
+mod real;
 mod server;
 mod workload_api;
 
