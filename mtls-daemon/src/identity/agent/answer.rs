@@ -18,7 +18,7 @@ const MAX_LISTED: usize = 8;
 /// Puts the field's name to a cause.
 pub(super) fn at(field: impl Into<String>) -> impl FnOnce(Cause) -> Fault {
     let field = Field(field.into());
-    move |cause| Fault { field, cause }
+    move |cause| Fault { field, cause: Box::new(cause) }
 }
 
 /// One SVID that the agent gives out. One that is not usable is no reason to refuse the others.

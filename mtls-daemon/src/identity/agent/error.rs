@@ -72,7 +72,7 @@ pub struct Fault {
     /// Such as `svids[0].x509_svid_key`.
     pub field: Field,
     /// What is wrong.
-    pub cause: Cause,
+    pub cause: Box<Cause>,
 }
 
 /// The name of a field, safe to show.
