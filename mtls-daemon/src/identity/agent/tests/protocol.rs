@@ -25,7 +25,7 @@ fn as_published(pool: &DescriptorPool, name: &str, message: &impl Message) -> Dy
     read
 }
 
-fn field<'a>(message: &'a DynamicMessage, path: &[&str]) -> Value {
+fn field(message: &DynamicMessage, path: &[&str]) -> Value {
     let (first, rest) = path.split_first().unwrap();
     let value = message.get_field_by_name(first).unwrap().into_owned();
     let value = match &value {
