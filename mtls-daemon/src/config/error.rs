@@ -7,8 +7,8 @@ use crate::identity::agent::SelectorError;
 use crate::identity::{SpiffeIdError, SubjectError};
 
 use super::scalar::{
-    CgroupError, CidrError, DnsNameError, DurationError, NameError, NetnsError, PathError, ThresholdError,
-    VaultAddressError, VaultPathError,
+    CgroupError, CidrError, DnsNameError, DurationError, LabelError, NameError, NetnsError, PathError,
+    ThresholdError, VaultAddressError, VaultPathError,
 };
 use super::types::SpiffeIdPrefixError;
 
@@ -196,6 +196,9 @@ pub enum Fault {
     /// A name that is not well-formed.
     #[error("the name {0} cannot be: {1}")]
     Name(Quoted, NameError),
+    /// A label that no token or key can have.
+    #[error("the label {0} cannot be: {1}")]
+    Label(Quoted, LabelError),
     /// A DNS name that is not well-formed.
     #[error("the DNS name {0} cannot be: {1}")]
     DnsName(Quoted, DnsNameError),
@@ -268,6 +271,16 @@ pub enum Fault {
         "`critical` is not less than `warning`, so that there would be no warning; write a smaller `critical`"
     )]
     AlarmOrder,
+    /// A token that is not there.
+    #[error(
+        "there is no token {text} under `identity.pkcs11` (known: {known}); check the name, or add it there"
+    )]
+    UnknownToken {
+        /// The name.
+        text: Quoted,
+        /// Those that there are.
+        known: String,
+    },
     /// An issuer that is not there.
     #[error(
         "there is no issuer {text} under `identity.issuers` (known: {known}); check the name, or add it there"
@@ -308,7 +321,8 @@ pub enum Fault {
     SelectorsUnused(Quoted),
     /// A workload's identity that is neither.
     #[error(
-        "an identity is either `issuer` with or without `selectors`, or `certificate` and `key` with or without `bundle`; write one of the two"
+        "an identity is either `issuer` with or without `selectors`, or `certificate` and `key` with or without `bundle`; write one of the two, with `pkcs11` \
+         for a key in a token (instead of `key`)"
     )]
     WorkloadIdentity,
     /// A subject for a certificate that others make.

@@ -92,6 +92,8 @@ pub(super) struct Identity {
     pub issuers: Vec<At<Issuer>>,
     /// When an identity or a root that nears its end is an alarm: percent of its life that is left (25%), or a time (6h).
     pub alarms: Alarms,
+    /// PKCS #11 tokens (HSMs) that hold keys, by name.
+    pub pkcs11: Vec<At<Pkcs11>>,
 }
 
 /// When an identity that nears its end is an alarm.
@@ -102,6 +104,31 @@ pub(super) struct Alarms {
     pub warning: Given<String>,
     /// Somebody must act. Default 10%.
     pub critical: Given<String>,
+}
+
+/// A PKCS #11 token that holds keys.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Pkcs11 {
+    /// Unique: a-z, 0-9, '-' and '.', at most 63 characters.
+    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$"))]
+    pub name: At<String>,
+    /// The module: the shared library of the HSM's maker, an absolute path that only root can change. It runs inside mtlsd.
+    pub module: At<String>,
+    /// The token's label, at most 32 bytes.
+    pub token: At<String>,
+    /// Holds the user's PIN, absolute, mode 0600.
+    pub pin_file: At<String>,
+}
+
+/// A key in a token.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct TokenKey {
+    /// One of `identity.pkcs11`.
+    pub token: At<String>,
+    /// The label of the private key (CKA_LABEL), at most 64 bytes.
+    pub label: At<String>,
 }
 
 /// Somebody who issues certificates: exactly one kind.
@@ -413,7 +440,7 @@ pub(super) struct Select {
     pub cgroup: Given<String>,
 }
 
-/// Either an issuer, or files: a certificate, its key and its roots, absolute paths to PEM files.
+/// Either an issuer, or files: a certificate, its key and its roots, absolute paths to PEM files. The key may be in a token.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(super) struct WorkloadIdentity {
@@ -426,6 +453,8 @@ pub(super) struct WorkloadIdentity {
     pub certificate: Given<String>,
     /// The leaf's private key.
     pub key: Given<String>,
+    /// The leaf's private key, in a token. With an issuer it is made there if it is absent.
+    pub pkcs11: Given<TokenKey>,
     /// Roots of its trust domain; without it, those under `trust.bundles` are all.
     pub bundle: Given<String>,
 }

@@ -51,6 +51,35 @@ pub(super) fn name(text: &str) -> Result<String, NameError> {
     Ok(text.to_owned())
 }
 
+/// Why a text is not the label of a token or a key.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    /// Nothing in it.
+    #[error("it is empty; write what pkcs11-tool shows as the label")]
+    Empty,
+    /// Longer than it can be.
+    #[error("it is {0} bytes long; this label has at most {1}")]
+    TooLong(usize, usize),
+    /// A control character, or a space at an end, which nobody sees.
+    #[error("it has a control character, or a space at an end; give the token or key another label")]
+    Invisible,
+}
+
+/// Longest label of a token: the field has so many bytes (PKCS #11 v2.40 section 3.2, CK_TOKEN_INFO).
+pub(super) const MAX_TOKEN_LABEL: usize = 32;
+/// Longest label of a key.
+pub(super) const MAX_KEY_LABEL: usize = 64;
+
+/// The label of a token or a key, as it is.
+pub(super) fn label(text: &str, max: usize) -> Result<String, LabelError> {
+    match text {
+        "" => Err(LabelError::Empty),
+        text if text.len() > max => Err(LabelError::TooLong(text.len(), max)),
+        text if text.trim() != text || text.contains(char::is_control) => Err(LabelError::Invisible),
+        text => Ok(text.to_owned()),
+    }
+}
+
 /// Why a text is not a DNS name.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum DnsNameError {

@@ -16,6 +16,7 @@ use crate::datapath::ktls::Suite;
 use crate::identity::alarm::Thresholds;
 use crate::identity::issuer::exec::Program;
 use crate::identity::issuer::vault::VaultSettings;
+use crate::identity::pkcs11::{TokenIdentity, TokenKeySettings, TokenSettings};
 use crate::identity::{SpiffeId, SpireSelector, Subject, TrustDomain};
 
 use super::error::Problem;
@@ -35,6 +36,8 @@ pub struct Config {
     pub issuers: Vec<Issuer>,
     /// When an identity or a root that nears its end is an alarm.
     pub alarms: Thresholds,
+    /// Tokens that hold keys; names are unique.
+    pub pkcs11: Vec<Pkcs11Token>,
     /// Whom the node believes besides its own CA.
     pub trust: Trust,
     /// What is never captured, for every workload.
@@ -132,6 +135,15 @@ pub enum IssuerKind {
         /// The agent's admin socket, absolute.
         socket: PathBuf,
     },
+}
+
+/// A token that holds keys.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Pkcs11Token {
+    /// Unique.
+    pub name: String,
+    /// Which it is, and how to get in.
+    pub settings: TokenSettings,
 }
 
 /// Whom the node believes besides its own CA.
@@ -486,6 +498,15 @@ pub enum WorkloadIdentity {
         issuer: String,
         /// What SPIRE would attest the workload as; at least one.
         selectors: BTreeSet<SpireSelector>,
+    },
+    /// A certificate in a file that others write, and its key in a token.
+    Token(TokenIdentity),
+    /// One of [`Config::issuers`], for a key in a token.
+    IssuerWithToken {
+        /// The issuer's name.
+        issuer: String,
+        /// The key, which is made if it is absent.
+        key: TokenKeySettings,
     },
 }
 

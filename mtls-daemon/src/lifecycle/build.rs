@@ -16,6 +16,7 @@ use crate::identity::issuer::Request;
 use crate::identity::issuer::exec::ExecIssuer;
 use crate::identity::issuer::vault::VaultIssuer;
 use crate::identity::leaf::Unreadable;
+use crate::identity::pkcs11::TokenKeySettings;
 use crate::identity::verified::Fingerprint;
 use crate::identity::{
     Agent, ChainMarks, DelegatedSource, EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles,
@@ -136,26 +137,38 @@ fn source(
             let (id, selectors) = (workload.spiffe_id.clone(), selectors.clone());
             Some(Arc::new(DelegatedSource::new(Agent::at(socket), id, selectors)))
         }
-        WorkloadIdentity::Issuer(name) => {
-            let issuer = config.issuers.iter().find(|issuer| issuer.name == *name)?;
-            if let IssuerKind::WorkloadApi { socket } = &issuer.kind {
-                let agent = Agent::at(socket);
-                return Some(Arc::new(WorkloadApiSource::new(agent, workload.spiffe_id.clone())));
-            }
-            Some(Arc::new(IssuerSource {
-                name: name.clone(),
-                issuer: Arc::clone(issuers.get(name)?),
-                request: Request {
-                    workload: workload.name.clone(),
-                    id: workload.spiffe_id.clone(),
-                    dns_names: workload.dns_names.clone(),
-                    subject: workload.subject.clone(),
-                    lifetime: issuer.lifetime,
-                },
-                bundle: issuer.bundle.clone(),
-            }))
+        WorkloadIdentity::Issuer(issuer) => from_issuer(config, workload, issuer, None, issuers),
+        WorkloadIdentity::IssuerWithToken { issuer, key } => {
+            from_issuer(config, workload, issuer, Some(key.clone()), issuers)
         }
+        WorkloadIdentity::Token(identity) => Some(Arc::new(identity.clone())),
     }
+}
+
+fn from_issuer(
+    config: &Config,
+    workload: &Workload,
+    name: &str,
+    key: Option<TokenKeySettings>,
+    issuers: &Issuers,
+) -> Option<Arc<dyn IdentitySource>> {
+    let issuer = config.issuers.iter().find(|issuer| issuer.name == name)?;
+    if let IssuerKind::WorkloadApi { socket } = &issuer.kind {
+        return Some(Arc::new(WorkloadApiSource::new(Agent::at(socket), workload.spiffe_id.clone())));
+    }
+    Some(Arc::new(IssuerSource {
+        name: name.to_owned(),
+        issuer: Arc::clone(issuers.get(name)?),
+        request: Request {
+            workload: workload.name.clone(),
+            id: workload.spiffe_id.clone(),
+            dns_names: workload.dns_names.clone(),
+            subject: workload.subject.clone(),
+            lifetime: issuer.lifetime,
+        },
+        key,
+        bundle: issuer.bundle.clone(),
+    }))
 }
 
 /// One of each, whatever the number of its workloads: an issuer may have a token to look after.

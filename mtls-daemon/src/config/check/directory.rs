@@ -154,7 +154,8 @@ fn trust_domains(node: &Node, workloads: &Workloads) -> Option<HashSet<TrustDoma
     let with_roots = |workload: &&Workload| match &workload.identity {
         WorkloadIdentity::EmbeddedCa => true,
         WorkloadIdentity::Files(files) => files.bundle.is_some(),
-        WorkloadIdentity::Issuer(name) => {
+        WorkloadIdentity::Token(identity) => identity.bundle.is_some(),
+        WorkloadIdentity::Issuer(name) | WorkloadIdentity::IssuerWithToken { issuer: name, .. } => {
             node.issuers.iter().any(|issuer| issuer.name == *name && issuer.bundle.is_some())
         }
         WorkloadIdentity::Delegated { .. } => true,

@@ -1,15 +1,17 @@
 //! Issuers, and which of them a workload asks.
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::at::{At, Given, Spot};
 use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
-use crate::config::types::{IdentityFiles, Issuer, IssuerKind, WorkloadIdentity};
+use crate::config::types::{IdentityFiles, Issuer, IssuerKind, Pkcs11Token, WorkloadIdentity};
+use crate::identity::TokenIdentity;
 use crate::identity::issuer::DEFAULT_TIMEOUT;
 use crate::identity::issuer::exec::Program;
 
-use super::{Check, Seen, vault};
+use super::{Check, Seen, pkcs11, vault};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -67,6 +69,18 @@ fn of_issuer(
             None
         }
         (_, None) => Some(WorkloadIdentity::Issuer(name)),
+    }
+}
+
+/// The name of an issuer that signs CSRs.
+fn signs(check: &mut Check, issuers: &[Issuer], at: &At<String>) -> Option<String> {
+    let issuer = known(check, issuers, at)?;
+    match issuer.kind {
+        IssuerKind::Exec { .. } | IssuerKind::Vault(_) => Some(issuer.name.clone()),
+        IssuerKind::WorkloadApi { .. } | IssuerKind::DelegatedIdentity { .. } => {
+            check.fault(at.spot, Fault::NotForAgents("pkcs11"));
+            None
+        }
     }
 }
 
@@ -153,18 +167,33 @@ pub(super) fn timeout(check: &mut Check, raw: &Given<String>) -> Option<Duration
 pub(super) fn of_workload(
     check: &mut Check,
     issuers: &[Issuer],
+    tokens: &[Pkcs11Token],
     at: &At<raw::WorkloadIdentity>,
 ) -> Option<WorkloadIdentity> {
     let raw = &at.value;
-    match (&raw.issuer.0, &raw.certificate.0, &raw.key.0, &raw.bundle.0) {
-        (Some(issuer), None, None, None) => of_issuer(check, issuers, issuer, raw.selectors.0.as_ref()),
-        (None, Some(certificate), Some(key), bundle) if raw.selectors.0.is_none() => {
+    let files_only = raw.selectors.0.is_none();
+    match (&raw.issuer.0, &raw.certificate.0, &raw.key.0, &raw.pkcs11.0, &raw.bundle.0) {
+        (Some(issuer), None, None, None, None) => of_issuer(check, issuers, issuer, raw.selectors.0.as_ref()),
+        (Some(issuer), None, None, Some(key), None) if files_only => {
+            let (issuer, key) = (signs(check, issuers, issuer), pkcs11::key(check, tokens, key));
+            Some(WorkloadIdentity::IssuerWithToken { issuer: issuer?, key: key? })
+        }
+        (None, Some(certificate), Some(key), None, bundle) if files_only => {
             let (certificate, key) = (check.path(certificate), check.path(key));
-            let bundle = bundle.as_ref().map(|at| check.path(at));
+            let bundle = optional(check, bundle.as_ref());
             Some(WorkloadIdentity::Files(IdentityFiles {
                 certificate: certificate?,
                 key: key?,
-                bundle: bundle.map_or(Some(None), |path| path.map(Some))?,
+                bundle: bundle?,
+            }))
+        }
+        (None, Some(certificate), None, Some(key), bundle) => {
+            let (certificate, key) = (check.path(certificate), pkcs11::key(check, tokens, key));
+            let bundle = optional(check, bundle.as_ref());
+            Some(WorkloadIdentity::Token(TokenIdentity {
+                certificate: certificate?,
+                key: key?,
+                bundle: bundle?,
             }))
         }
         _ => {
@@ -172,4 +201,9 @@ pub(super) fn of_workload(
             None
         }
     }
+}
+
+/// `Some(None)`: not given; `None`: refused.
+fn optional(check: &mut Check, at: Option<&At<String>>) -> Option<Option<PathBuf>> {
+    at.map(|at| check.path(at)).map_or(Some(None), |path| path.map(Some))
 }

@@ -3,6 +3,7 @@
 mod directory;
 mod issuer;
 mod node;
+mod pkcs11;
 mod policy;
 mod vault;
 mod workload;
@@ -291,6 +292,7 @@ pub(super) fn check(
         embedded_ca: node.embedded_ca,
         issuers: node.issuers,
         alarms: node.alarms,
+        pkcs11: node.pkcs11,
         trust: node.trust,
         exclude: node.exclude,
         tls: node.tls,

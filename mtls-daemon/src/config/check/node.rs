@@ -9,14 +9,15 @@ use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::types::{
     AccessLog, CrlOrigin, CrlPolicy, CrlSource, DatapathChoice, EmbeddedCa, Exclusions, Issuer, Limits, Log,
-    Paths, PeerNames, Recorder, Timeouts, Tls, TlsVersion, Trust, TrustBundleFile, WorkloadIdentity,
+    Paths, PeerNames, Pkcs11Token, Recorder, Timeouts, Tls, TlsVersion, Trust, TrustBundleFile,
+    WorkloadIdentity,
 };
 use crate::datapath::ktls::Suite;
 use crate::handshake;
 use crate::identity::TrustDomain;
 use crate::identity::alarm::{Threshold, Thresholds};
 
-use super::{Check, Seen, issuer};
+use super::{Check, Seen, issuer, pkcs11};
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -39,6 +40,7 @@ pub(super) struct Node {
     pub embedded_ca: EmbeddedCa,
     pub issuers: Vec<Issuer>,
     pub alarms: Thresholds,
+    pub pkcs11: Vec<Pkcs11Token>,
     /// Of workloads that do not say so themselves.
     pub identity: WorkloadIdentity,
     pub trust: Trust,
@@ -68,6 +70,7 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
     };
     let embedded_ca = embedded_ca(check, &main.identity.embedded_ca, &paths);
     let alarms = alarms(check, &main.identity.alarms);
+    let pkcs11 = pkcs11::check(check, &main.identity.pkcs11);
     let (issuers, identity) = issuer::check(check, main.identity);
     Node {
         trust_domain,
@@ -75,6 +78,7 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
         embedded_ca,
         issuers,
         alarms,
+        pkcs11,
         identity,
         trust: trust(check, main.trust),
         exclude: check.exclusions(&main.exclude),

@@ -63,7 +63,7 @@ fn workload(
     }
     let select = selector(check, node, unique, &raw.select);
     let identity = match &raw.identity.0 {
-        Some(at) => issuer::of_workload(check, &node.issuers, at),
+        Some(at) => issuer::of_workload(check, &node.issuers, &node.pkcs11, at),
         None => Some(node.identity.clone()),
     };
     let spiffe_id = match (&raw.spiffe_id.0, &name, &node.trust_domain) {

@@ -284,6 +284,45 @@ fn a_text_that_cannot_be_is_refused() {
     one(&alarms("critical: §25%"), &["`critical` is not less than `warning`"]);
     one(&alarms("warning: §10%"), &["`critical` is not less than `warning`"]);
     one(&alarms("warning: 1h, critical: §2h"), &["`critical` is not less than `warning`"]);
+    one(
+        &workload("identity: §{ certificate: /c, key: /k, pkcs11: { token: t, label: l } }"),
+        &["for a key in a token"],
+    );
+    one(&workload("identity: §{ pkcs11: { token: t, label: l } }"), &["either `issuer`, or `certificate`"]);
+    one(
+        &workload("identity: { certificate: /c, pkcs11: { token: §t, label: l } }"),
+        &["no token `t` under `identity.pkcs11` (known: there is none)"],
+    );
+    one(&workload("identity: { certificate: /c, pkcs11: { §token: t } }"), &["the key `label` is missing"]);
+    let token = |rest: &str| format!("identity: {{ pkcs11: [{{ name: t, {rest} }}] }}");
+    one(&token("module: §m.so, token: a, pin_file: /p"), &["the path `m.so` cannot be"]);
+    one(&token("module: /m.so, token: a, pin_file: §p"), &["the path `p` cannot be"]);
+    one(&token("module: /m.so, token: §'', pin_file: /p"), &["the label `` cannot be: it is empty"]);
+    one(&token("module: /m.so, token: §' a', pin_file: /p"), &["a space at an end"]);
+    let agent = "identity: { issuers: [{ name: y, workload_api: { socket: /s } }] }\n";
+    let of_agent = workload("identity: { issuer: §y, pkcs11: { token: t, label: l } }");
+    one(
+        &format!("{agent}{of_agent}")
+            .replace("issuers:", "pkcs11: [{ name: t, module: /m, token: a, pin_file: /p }], issuers:"),
+        &["`pkcs11` is for issuers that sign"],
+    );
+    let long = "x".repeat(33);
+    one(
+        &token(&format!("module: /m.so, token: §{long}, pin_file: /p")),
+        &["33 bytes long; this label has at most 32"],
+    );
+    let long = "x".repeat(65);
+    let of_key =
+        workload(&format!("identity: {{ certificate: /c, pkcs11: {{ token: t, label: §{long} }} }}"));
+    let known = token("module: /m, token: a, pin_file: /p");
+    one(&format!("{known}\n{of_key}"), &["65 bytes long; this label has at most 64"]);
+    let twice = |second: &str| {
+        format!(
+            "identity: {{ pkcs11: [{{ name: t, module: /m, token: a, pin_file: /p }}, {{ {second}, module: /m, pin_file: /p }}] }}"
+        )
+    };
+    one(&twice("name: §t, token: b"), &["the token name `t` is taken already"]);
+    one(&twice("name: u, token: §a"), &["the token `a` is taken already", "use one entry for both"]);
     let rule = |from: &str| format!("policy: [{{ name: r, action: allow, from: {{ {from} }} }}]");
     one(
         &rule("spiffe_id_prefixes: [§'spiffe://a/shop']"),

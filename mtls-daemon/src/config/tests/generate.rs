@@ -17,6 +17,7 @@ use crate::identity::Subject;
 use crate::identity::alarm::{Threshold, Thresholds};
 use crate::identity::issuer::exec::Program;
 use crate::identity::issuer::vault::{VaultAuth, VaultSettings};
+use crate::identity::pkcs11::{TokenIdentity, TokenKeySettings, TokenSettings};
 
 fn mode() -> impl Strategy<Value = Mode> + Clone {
     select(vec![Mode::Strict, Mode::Permissive, Mode::Disabled])
@@ -53,7 +54,7 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
             ports(),
             exclusions(),
         ),
-        (0..3_u8, any::<bool>(), 1..10_000_000_u32, 0..=addresses.len()),
+        (0..3_u8, 0..3_u8, 1..10_000_000_u32, 0..=addresses.len()),
         select(vec![ConnectHold::Ready, ConnectHold::Handshake, ConnectHold::Off]),
         select(vec![UnknownDestinations::Passthrough, UnknownDestinations::Deny]),
         datapath(),
@@ -61,7 +62,7 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
         .prop_map(
             move |(
                 (name, mode, ports, listen, exclude),
-                (kind, files, max, count),
+                (kind, identity, max, count),
                 hold,
                 unknown,
                 datapath,
@@ -72,11 +73,11 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                         netns: (kind != 1).then(|| PathBuf::from(format!("/run/netns/n{index}"))),
                         cgroup: (kind != 0).then(|| PathBuf::from(format!("k/c{index}"))),
                     },
-                    spiffe_id: format!("spiffe://{}/w{index}", if files { "other" } else { "own" })
+                    spiffe_id: format!("spiffe://{}/w{index}", if identity < 2 { "other" } else { "own" })
                         .parse()
                         .unwrap(),
                     dns_names: vec![format!("w{index}.example")],
-                    subject: if files { Subject::default() } else { subject(index) },
+                    subject: if identity < 2 { Subject::default() } else { subject(index) },
                     mode,
                     ports,
                     listen_ports: if kind == 1 { listen } else { BTreeSet::new() },
@@ -84,13 +85,18 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                     unknown_destinations: unknown,
                     connect_hold: hold,
                     datapath,
-                    identity: match files {
-                        true => WorkloadIdentity::Files(IdentityFiles {
+                    identity: match identity {
+                        0 => WorkloadIdentity::Files(IdentityFiles {
                             certificate: "/p/c".into(),
                             key: "/p/k".into(),
                             bundle: Some("/p/b".into()),
                         }),
-                        false => WorkloadIdentity::EmbeddedCa,
+                        1 => WorkloadIdentity::Token(TokenIdentity {
+                            certificate: "/p/c".into(),
+                            key: token_key(index),
+                            bundle: Some("/p/b".into()),
+                        }),
+                        _ => WorkloadIdentity::EmbeddedCa,
                     },
                     addresses: addresses.iter().take(count).copied().collect(),
                     max_connections: max,
@@ -137,6 +143,19 @@ fn rule(index: usize) -> impl Strategy<Value = Rule> {
             }),
         },
     )
+}
+
+fn token(index: usize) -> Pkcs11Token {
+    let settings = TokenSettings {
+        module: "/lib/m.so".into(),
+        token: format!("Token {index}"),
+        pin_file: "/p/pin".into(),
+    };
+    Pkcs11Token { name: format!("t{index}"), settings }
+}
+
+fn token_key(index: usize) -> TokenKeySettings {
+    TokenKeySettings { token: token(0).settings, label: format!("key of w{index}") }
 }
 
 fn issuer(index: usize) -> impl Strategy<Value = Issuer> {
@@ -277,6 +296,7 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
             },
             issuers,
             alarms,
+            pkcs11: vec![token(0), token(1)],
             trust: Trust {
                 bundles: vec![TrustBundleFile { trust_domain: "other".parse().unwrap(), file: "/o".into() }],
                 crls: vec![
@@ -423,6 +443,18 @@ fn threshold(threshold: Threshold) -> Value {
     }
 }
 
+fn key_document(config: &Config, key: &TokenKeySettings) -> Value {
+    let token = config.pkcs11.iter().find(|token| token.settings == key.token).unwrap();
+    json!({ "token": token.name, "label": key.label })
+}
+
+fn token_document(token: &Pkcs11Token) -> Value {
+    let settings = &token.settings;
+    json!({
+        "name": token.name, "module": settings.module, "token": settings.token, "pin_file": settings.pin_file,
+    })
+}
+
 pub(super) fn document(config: &Config) -> Value {
     let time = |duration: Duration| json!(super::super::scalar::show(duration));
     let workloads: Vec<Value> = config
@@ -452,6 +484,13 @@ pub(super) fn document(config: &Config) -> Value {
                     WorkloadIdentity::Delegated { issuer, selectors } => {
                         json!({ "issuer": issuer, "selectors": strings(selectors) })
                     }
+                    WorkloadIdentity::IssuerWithToken { issuer, key } => json!({
+                        "issuer": issuer, "pkcs11": key_document(config, key),
+                    }),
+                    WorkloadIdentity::Token(identity) => given(json!({
+                        "certificate": identity.certificate, "bundle": identity.bundle,
+                        "pkcs11": key_document(config, &identity.key),
+                    })),
                     WorkloadIdentity::Files(files) => given(json!({
                         "certificate": files.certificate, "key": files.key, "bundle": files.bundle,
                     })),
@@ -501,6 +540,7 @@ pub(super) fn document(config: &Config) -> Value {
             },
             "issuers": config.issuers.iter().map(issuer_document).collect::<Value>(),
             "alarms": { "warning": threshold(config.alarms.warning), "critical": threshold(config.alarms.critical) },
+            "pkcs11": config.pkcs11.iter().map(token_document).collect::<Value>(),
         },
         "trust": {
             "bundles": config.trust.bundles.iter()

@@ -12,6 +12,7 @@ use crate::datapath::ktls::Suite;
 use crate::identity::alarm::{Threshold, Thresholds};
 use crate::identity::issuer::exec::Program;
 use crate::identity::issuer::vault::{VaultAuth, VaultSettings};
+use crate::identity::pkcs11::{TokenKeySettings, TokenSettings};
 
 const EVERYTHING: &str = include_str!("../testdata/everything.yaml");
 
@@ -47,12 +48,23 @@ fn every_key_of_the_example_is_taken() {
     assert_eq!(web.max_connections, 1000);
     let WorkloadIdentity::Files(files) = &web.identity else { panic!("{:?}", web.identity) };
     assert_eq!(files.key, PathBuf::from("/p/tls.key"));
-    assert_eq!(config.workload("shared").unwrap().identity, WorkloadIdentity::Issuer("script".into()));
     let subject = &config.workload("shared").unwrap().subject;
     let attribute = |text: &str| Some(text.parse().unwrap());
     assert_eq!(subject.organization, attribute("Shop"));
     assert_eq!(subject.organizational_unit, attribute("Databases"));
     assert_eq!(subject.common_name, attribute("postgresql"));
+    let token = TokenSettings {
+        module: "/usr/lib/softhsm/libsofthsm2.so".into(),
+        token: "mesh".into(),
+        pin_file: "/etc/mtlsd/hsm.pin".into(),
+    };
+    assert_eq!(config.pkcs11, [Pkcs11Token { name: "hsm".into(), settings: token.clone() }]);
+    let key = TokenKeySettings { token, label: "shared-key".into() };
+    let of_shared = WorkloadIdentity::IssuerWithToken { issuer: "script".into(), key };
+    assert_eq!(config.workload("shared").unwrap().identity, of_shared);
+    let default = EVERYTHING.replace("identity: { issuer: script, pkcs11", "# identity: {");
+    let of_shared = parse(&default).unwrap().workload("shared").unwrap().identity.clone();
+    assert_eq!(of_shared, WorkloadIdentity::Issuer("script".into()));
     let issuer = &config.issuers[0];
     assert_eq!(
         (&issuer.bundle, issuer.lifetime),

@@ -1,4 +1,4 @@
-//! Issuers that sign what mtlsd asks for: the key is made here, in memory, and only a CSR (RFC 2986) leaves.
+//! Issuers that sign what mtlsd asks for: the key is made here, in memory or in a token, and only a CSR (RFC 2986) leaves.
 
 pub mod answer;
 pub mod exec;
@@ -15,8 +15,9 @@ use rustls::pki_types::CertificateDer;
 use self::exec::ExecError;
 pub use self::request::{Csr, Request};
 use self::vault::VaultError;
-use super::key::SecretKey;
-use super::{FilesError, Identity, IdentityError, IdentitySource, SpiffeId, SvidError, X509Svid, files};
+use super::key::{OwnKey, SecretKey};
+use super::pkcs11::{Curve, Token, TokenKey, TokenKeySettings};
+use super::{FilesError, Identity, IdentityError, IdentitySource, Pkcs11Error, SpiffeId, SvidError, files};
 
 /// Why an issuer gave no identity.
 #[derive(Debug, thiserror::Error)]
@@ -45,6 +46,9 @@ pub enum IssuerError {
         /// What the library said.
         reason: String,
     },
+    /// The key in the token cannot be made or used.
+    #[error(transparent)]
+    Pkcs11(#[from] Pkcs11Error),
     /// A text that is no DNS name.
     #[error("{0:?} is not a DNS name; give dns_names as host names such as web.example.org")]
     DnsName(String),
@@ -117,20 +121,35 @@ pub struct IssuerSource {
     pub issuer: Arc<dyn Issuer>,
     /// What is asked for.
     pub request: Request,
+    /// The key in a token, made there if it is absent; `None`: a new one in memory for each certificate.
+    pub key: Option<TokenKeySettings>,
     /// Roots of the workload's trust domain, as a PEM file; `None`: those of the configuration are all.
     pub bundle: Option<PathBuf>,
 }
 
+impl IssuerSource {
+    fn own_key(&self) -> Result<OwnKey, IssuerError> {
+        match &self.key {
+            None => SecretKey::generate().map(OwnKey::Memory).map_err(crypto("generate a key")),
+            Some(key) => {
+                let token = Token::new(key.token.clone());
+                Ok(OwnKey::Token(Arc::new(TokenKey::find_or_make(&token, &key.label, Curve::P256)?)))
+            }
+        }
+    }
+}
+
 impl IdentitySource for IssuerSource {
     fn fetch(&self, now: SystemTime) -> Result<Identity, IdentityError> {
-        let key = SecretKey::generate().map_err(crypto("generate a key"))?;
+        let key = self.own_key()?;
         let csr = self.request.csr(&key)?;
         let began = Instant::now();
         let issued = self.issuer.sign(&csr, now)?;
         // Signing takes its time, and not every CA dates back: a certificate may be younger than the question.
         let now = now.checked_add(began.elapsed()).unwrap_or(now);
         let issuer = || self.name.clone();
-        let svid = X509Svid::from_der(without_roots(issued.chain), &key.der(), now)
+        let svid = key
+            .svid(without_roots(issued.chain), now)
             .map_err(|source| IssuerError::Svid { issuer: issuer(), source: Box::new(source) })?;
         if svid.id != self.request.id {
             let (found, wanted) = (svid.id, self.request.id.clone());
@@ -143,9 +162,10 @@ impl IdentitySource for IssuerSource {
         Ok(Identity { svid: Arc::new(svid), bundles })
     }
 
-    // A changed bundle file means a new certificate as well, which costs little and keeps one way of doing it.
+    // A changed bundle file means a new certificate as well, which costs little and keeps one way of doing it. So does a
+    // changed PIN, which otherwise would wait for the next try.
     fn watch_paths(&self) -> Vec<PathBuf> {
-        self.bundle.iter().cloned().collect()
+        self.bundle.iter().chain(self.key.as_ref().map(|key| &key.token.pin_file)).cloned().collect()
     }
 
     fn is_local(&self) -> bool {
@@ -169,7 +189,8 @@ impl IdentitySource for IssuerSource {
     }
 
     fn describe(&self) -> String {
-        format!("{} {} {:?} {:?}", self.name, self.issuer.describe(), self.request, self.bundle)
+        let Self { name, issuer, request, key, bundle } = self;
+        format!("{name} {} {request:?} {key:?} {bundle:?}", issuer.describe())
     }
 }
 

@@ -7,7 +7,7 @@ use rcgen::string::Ia5String;
 use rcgen::{CertificateParams, ExtendedKeyUsagePurpose, KeyUsagePurpose, SanType};
 
 use super::{IssuerError, crypto};
-use crate::identity::key::SecretKey;
+use crate::identity::key::OwnKey;
 use crate::identity::leaf::show;
 use crate::identity::{SpiffeId, Subject};
 
@@ -37,7 +37,7 @@ pub struct Csr {
 
 impl Request {
     /// Signs the request.
-    pub(super) fn csr(&self, key: &SecretKey) -> Result<Csr, IssuerError> {
+    pub(super) fn csr(&self, key: &OwnKey) -> Result<Csr, IssuerError> {
         let mut params = CertificateParams::default();
         params.distinguished_name = self.subject.distinguished_name(self.id.trust_domain());
         params.subject_alt_names = vec![SanType::URI(ascii(self.id.as_str())?)];
@@ -50,7 +50,10 @@ impl Request {
         params.key_usages = vec![KeyUsagePurpose::DigitalSignature];
         params.extended_key_usages =
             vec![ExtendedKeyUsagePurpose::ServerAuth, ExtendedKeyUsagePurpose::ClientAuth];
-        let request = params.serialize_request(key.pair()).map_err(crypto("sign a certificate request"))?;
+        let request = params.serialize_request(key).map_err(|error| match key.failure(&error) {
+            Some(failure) => IssuerError::Pkcs11(failure),
+            None => crypto("sign a certificate request")(error),
+        })?;
         let config = EncodeConfig::new().set_line_ending(LineEnding::LF);
         let pem = Pem::new("CERTIFICATE REQUEST", request.der().as_ref());
         Ok(Csr { pem: pem::encode_config(&pem, config), request: self.clone() })

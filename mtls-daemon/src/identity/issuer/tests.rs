@@ -28,6 +28,7 @@ fn source(program: Program, timeout: Duration) -> IssuerSource {
         name: "script".into(),
         issuer: Arc::new(ExecIssuer { name: "script".into(), program, timeout }),
         request: request(),
+        key: None,
         bundle: None,
     }
 }

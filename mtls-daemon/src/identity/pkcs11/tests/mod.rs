@@ -1,6 +1,8 @@
 //! Keys in SoftHSM.
 
+mod docs;
 mod faults;
+mod issuer;
 mod sessions;
 mod tls;
 

@@ -85,6 +85,7 @@ fn source(issuer: &Arc<VaultIssuer>, workload: &str) -> IssuerSource {
             subject: crate::identity::Subject::default(),
             lifetime: Some(Duration::from_secs(600)),
         },
+        key: None,
         bundle: None,
     }
 }
