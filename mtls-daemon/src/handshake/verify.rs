@@ -76,7 +76,7 @@ pub struct Trust {
 
 impl Trust {
     /// The default of [`Trust::clock_skew`]: what issuers commonly allow for by dating `notBefore` back.
-    pub const CLOCK_SKEW: Duration = Duration::from_secs(60);
+    pub const CLOCK_SKEW: Duration = when::CLOCK_SKEW;
 }
 
 /// What the directory says a server must be; one match is enough, and an empty value matches nothing.

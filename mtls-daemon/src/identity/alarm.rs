@@ -148,9 +148,12 @@ pub fn of_workload(status: &IdentityStatus, thresholds: Thresholds, now: SystemT
         return Standing { level, until: None, detail: with_error("there is no certificate", status) };
     };
     // A part of the validity counts as the life; all of it decides whether the certificate is valid.
-    let level = if status.valid { thresholds.level(Validity { from, until }, now) } else { Level::Expired };
+    let level = match status.valid {
+        true => thresholds.level(Validity { from, until }, now.max(from)),
+        false => Level::Expired,
+    };
     let what = match status.not_before {
-        Some(not_before) if now < not_before => {
+        Some(not_before) if now < not_before && !status.valid => {
             format!("the certificate is {}; check this node's clock", when::not_yet(not_before, now))
         }
         _ if now > until => format!("the certificate {}", when::expired(until, now)),

@@ -196,13 +196,14 @@ impl X509Svid {
         Ok(svid)
     }
 
-    /// Is `now` within the validity of the leaf? The error says by how much it is not.
+    /// Is `now` within the validity of the leaf, or at most 60 s before it? The error says by how much it is not. Without
+    /// the tolerance no certificate of an issuer whose clock is ahead would be taken: each is as fresh as the one before.
     pub fn check_validity(&self, now: SystemTime) -> Result<(), SvidError> {
         let (serial, id) = (self.serial.clone(), self.id.clone());
         if now > self.not_after {
             return Err(SvidError::Expired { serial, id, when: when::expired(self.not_after, now) });
         }
-        if now < self.not_before {
+        if when::between(now, self.not_before) > when::CLOCK_SKEW {
             return Err(SvidError::NotYetValid { serial, id, when: when::not_yet(self.not_before, now) });
         }
         Ok(())

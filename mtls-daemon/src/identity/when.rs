@@ -6,6 +6,9 @@ use rustls::pki_types::UnixTime;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+/// How much too early a certificate may be used: its issuer's clock may be ahead of ours.
+pub(crate) const CLOCK_SKEW: Duration = Duration::from_secs(60);
+
 /// Seconds since 1970 (negative before) as a `SystemTime`; the epoch if it cannot be represented.
 pub(crate) fn from_unix(seconds: i64) -> SystemTime {
     let span = Duration::from_secs(seconds.unsigned_abs());

@@ -244,7 +244,7 @@ fn an_expired_or_future_intermediate_is_named_as_such() {
     refused(
         verify(&new.leaf(&LeafSpec::default()), &trust),
         Reason::CertificateNotYetValid,
-        &["an intermediate of its chain is not valid"],
+        &["an intermediate of its chain is not yet valid"],
     );
 }
 

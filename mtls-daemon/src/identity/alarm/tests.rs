@@ -92,6 +92,9 @@ fn a_clock_that_is_behind_is_told_as_such() {
     let standing = of_workload(&status, Thresholds::default(), now - HOUR - MINUTE);
     assert_eq!(standing.level, Level::Expired);
     assert!(standing.detail.contains("check"), "{}", standing.detail);
+    // A little too early is valid, and not an alarm.
+    let status = IdentityStatus { valid: true, ..status };
+    assert_eq!(of_workload(&status, Thresholds::default(), now - HOUR - MINUTE / 2).level, Level::Ok);
 }
 
 #[test]

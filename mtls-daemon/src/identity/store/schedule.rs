@@ -83,7 +83,7 @@ impl Schedule {
             now.monotonic >= renewal.monotonic
                 || now.system >= renewal.system
                 // The clock was set back beyond our certificate: one of today's time is wanted.
-                || now.system < renewal.not_before
+                || when::between(now.system, renewal.not_before) > when::CLOCK_SKEW
         })
     }
 

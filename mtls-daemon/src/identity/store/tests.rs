@@ -105,6 +105,8 @@ fn renewal_is_due_at_half_of_the_life_by_either_clock() {
     assert!(schedule.is_due(later(now, Duration::ZERO, most + bit)), "the machine slept");
     let back = Clock { system: now.system - HOUR, ..now };
     assert!(schedule.is_due(back), "the wall clock was set back before notBefore");
+    let bit = Clock { system: now.system - Duration::from_secs(30), ..now };
+    assert!(!schedule.is_due(bit), "another one would be as early");
 }
 
 #[test]
@@ -231,7 +233,8 @@ fn an_identity_that_could_not_be_renewed_serves_until_it_expires() {
     source.fail.store(true, Ordering::SeqCst);
     let entry = lock(&store.entries).get("web").cloned().unwrap();
     let now = Clock::now();
-    let half = later(now, HOUR / 2, HOUR / 2);
+    // Half of the life, and a tenth of the wait later at the most.
+    let half = later(now, HOUR * 3 / 5, HOUR * 3 / 5);
     assert!(!entry.refresh(half, false), "it failed");
     assert_eq!(serial(&store), first);
     assert!(store.usable("web", half.system).is_ok());
