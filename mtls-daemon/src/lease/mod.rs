@@ -153,23 +153,14 @@ impl Leases {
         let found = groups.by_mark.range((hash, GroupId::MIN)..=(hash, GroupId::MAX));
         let found: Vec<GroupId> = found.map(|(_, id)| *id).collect();
         let mut outcome = Ended { connections: 0, looked_at: found.len() };
-        let mut ending = Vec::new();
         for id in found {
             let Some(refusal) = groups.by_id.get(&id).and_then(|group| judge(&group.parties)) else {
                 continue;
             };
             if let Some(group) = self.remove(&mut groups, id) {
                 outcome.connections += group.members;
-                group.end.send_if_modified(|end| {
-                    *end = Some(Arc::new(refusal));
-                    false
-                });
-                ending.push(group.end);
+                group.end.send_replace(Some(Arc::new(refusal)));
             }
-        }
-        // Only now that all of them know: the RST of one may be what another hears first, if both are of this node.
-        for end in ending {
-            end.send_modify(|_| {});
         }
         outcome
     }
@@ -217,9 +208,11 @@ impl Lease {
         self.ended = ended(refusal);
     }
 
-    /// Why the connection may not go on; `None`: it may.
+    /// Why the connection may not go on; `None`: it may. Whoever was reset by another that was just ended hears the
+    /// same reason: while [`Leases::end`] is at work, this waits for it.
     #[must_use]
     pub fn refusal(&self) -> Option<Arc<Refusal>> {
+        let _nobody_is_ending = self.leases.lock();
         self.ended.borrow().clone()
     }
 

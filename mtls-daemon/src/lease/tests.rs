@@ -157,7 +157,7 @@ async fn one_connection_can_be_ended_without_its_neighbours() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn all_that_are_ended_know_why_before_the_first_of_them_hears_of_it() {
+async fn who_is_reset_by_another_that_was_ended_with_it_hears_the_same_reason() {
     let leases = Arc::new(Leases::default());
     let all: Vec<_> = (0..100).map(|number| leases.join(parties("db", Some(chain(number))))).collect();
     let mut first = leases.join(parties("db", Some(chain(0))));
