@@ -123,7 +123,7 @@ fn subject(
     identity: Option<&WorkloadIdentity>,
 ) -> Subject {
     let Some(at) = &raw.0 else { return Subject::default() };
-    if let Some(WorkloadIdentity::Files(_)) = identity {
+    if let Some(WorkloadIdentity::Files(_) | WorkloadIdentity::Token(_)) = identity {
         check.fault(at.spot, Fault::SubjectWithFiles);
     }
     let subject = &at.value.subject;

@@ -168,7 +168,7 @@ fn what_cannot_be_used_is_refused_with_its_field_and_the_last_good_one_stays() {
         (altered, "signature"),
         (stranger.crl(&[], now - HOUR, now + HOUR), "no root of its trust domain"),
         (unlisted.crl(&[], now - HOUR, now + HOUR), "issuer_file"),
-        (w.intermediate.crl(&[], now + HOUR, now + 2 * HOUR), "thisUpdate: the CRL is not valid for"),
+        (w.intermediate.crl(&[], now + HOUR, now + 2 * HOUR), "thisUpdate: the CRL is not yet valid by"),
         (w.intermediate.crl(&[], now - 2 * HOUR, now + HOUR), "older"),
         (vec![0; MAX_CRL_BYTES + 1], "at most"),
         (delta(&w.intermediate, now), "delta CRL"),
