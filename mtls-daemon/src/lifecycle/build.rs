@@ -80,10 +80,6 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
     let needs_ca = config.workloads.iter().any(|workload| workload.identity == WorkloadIdentity::EmbeddedCa);
     let ca = if needs_ca { Some(Arc::new(open_ca(&config)?)) } else { None };
     let issuers = issuers(&config);
-    if let Some(ca) = &ca {
-        // A workload with files of its own believes its neighbours on the node as well.
-        bundles.add(config.trust_domain.clone(), ca.bundle().clone());
-    }
     for (root, one, other) in bundles.shared_roots() {
         let root = root.subject();
         tracing::warn!(root, %one, %other, "this root vouches for two trust domains, whose IDs it may both issue; give each its own");

@@ -288,7 +288,10 @@ fn a_text_that_cannot_be_is_refused() {
         &workload("identity: §{ certificate: /c, key: /k, pkcs11: { token: t, label: l } }"),
         &["for a key in a token"],
     );
-    one(&workload("identity: §{ pkcs11: { token: t, label: l } }"), &["either `issuer`, or `certificate`"]);
+    one(
+        &workload("identity: §{ pkcs11: { token: t, label: l } }"),
+        &["either `issuer` with or without `selectors`, or `certificate`"],
+    );
     one(
         &workload("identity: { certificate: /c, pkcs11: { token: §t, label: l } }"),
         &["no token `t` under `identity.pkcs11` (known: there is none)"],
