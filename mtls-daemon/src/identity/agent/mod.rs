@@ -2,7 +2,7 @@
 //! Delegated Identity API those of the workloads that it hosts.
 //!
 //! Each stream has one task, shared by all workloads that use it; it ends with the last of them. What comes over
-//! a socket is hostile until [`answer`] has read it.
+//! a socket is hostile until `answer` has read it.
 
 mod answer;
 mod delegated;
