@@ -90,23 +90,18 @@ mod tests {
         panic!("{address:x} is not mapped")
     }
 
-    /// In a process of its own: locking is for the whole process and for good.
+    /// In a process of its own, this test run again: locking is for the whole process and for good.
     #[test]
     fn a_key_that_is_made_later_is_in_locked_memory_and_in_no_core_dump() {
-        let name = "lifecycle::secrets::tests::in_a_process_of_its_own";
-        let output = Command::new(std::env::current_exe().unwrap())
-            .args(["--exact", name, "--nocapture", "--ignored"])
-            .env(CHILD, "1")
-            .output()
-            .unwrap();
-        let text = String::from_utf8_lossy(&output.stdout);
-        assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
-    }
-
-    #[test]
-    #[ignore = "the test above runs it"]
-    fn in_a_process_of_its_own() {
-        assert!(std::env::var_os(CHILD).is_some(), "not by itself: it locks this process");
+        if std::env::var_os(CHILD).is_none() {
+            let name =
+                "lifecycle::secrets::tests::a_key_that_is_made_later_is_in_locked_memory_and_in_no_core_dump";
+            let mut child = Command::new(std::env::current_exe().unwrap());
+            let output = child.args(["--exact", name, "--nocapture"]).env(CHILD, "1").output().unwrap();
+            let text = String::from_utf8_lossy(&output.stdout);
+            assert!(output.status.success() && text.contains("1 passed"), "{output:?}");
+            return;
+        }
         let before = mapping(key_address(&crate::identity::testing::secret_key()));
         assert!(!before.0.contains(" lo"), "{before:?}");
         let secrets = protect();

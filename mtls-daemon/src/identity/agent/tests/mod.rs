@@ -2,7 +2,6 @@
 
 mod delegated;
 mod protocol;
-mod real;
 mod server;
 mod workload_api;
 
