@@ -1,6 +1,5 @@
 //! Issuers, and which of them a workload asks.
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use crate::config::at::{At, Given, Spot};
@@ -11,7 +10,7 @@ use crate::identity::TokenIdentity;
 use crate::identity::issuer::DEFAULT_TIMEOUT;
 use crate::identity::issuer::exec::Program;
 
-use super::{Check, Seen, pkcs11, vault};
+use super::{Check, Seen, pkcs11, unless_refused, vault};
 
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
@@ -116,15 +115,9 @@ fn issuer(check: &mut Check, names: &mut Seen<String>, at: &At<raw::Issuer>) -> 
             check.fault(at.spot, Fault::NotForAgents(key));
         }
     }
-    let bundle = raw.bundle.0.as_ref().map(|at| check.path(at));
+    let bundle = check.optional_path(raw.bundle.0.as_ref());
     let lifetime = raw.lifetime.0.as_ref().map(|_| check.duration(&raw.lifetime, SECOND, YEAR));
-    Some(Issuer {
-        name: name?,
-        kind: kind?,
-        // What was refused is `Some(None)`: the load fails.
-        bundle: bundle.map_or(Some(None), |path| path.map(Some))?,
-        lifetime: lifetime.map_or(Some(None), |lifetime| lifetime.map(Some))?,
-    })
+    Some(Issuer { name: name?, kind: kind?, bundle: bundle?, lifetime: unless_refused(lifetime)? })
 }
 
 fn exec(check: &mut Check, raw: &raw::Exec, spot: Spot) -> Option<IssuerKind> {
@@ -180,7 +173,7 @@ pub(super) fn of_workload(
         }
         (None, Some(certificate), Some(key), None, bundle) if files_only => {
             let (certificate, key) = (check.path(certificate), check.path(key));
-            let bundle = optional(check, bundle.as_ref());
+            let bundle = check.optional_path(bundle.as_ref());
             Some(WorkloadIdentity::Files(IdentityFiles {
                 certificate: certificate?,
                 key: key?,
@@ -189,7 +182,7 @@ pub(super) fn of_workload(
         }
         (None, Some(certificate), None, Some(key), bundle) => {
             let (certificate, key) = (check.path(certificate), pkcs11::key(check, tokens, key));
-            let bundle = optional(check, bundle.as_ref());
+            let bundle = check.optional_path(bundle.as_ref());
             Some(WorkloadIdentity::Token(TokenIdentity {
                 certificate: certificate?,
                 key: key?,
@@ -201,9 +194,4 @@ pub(super) fn of_workload(
             None
         }
     }
-}
-
-/// `Some(None)`: not given; `None`: refused.
-fn optional(check: &mut Check, at: Option<&At<String>>) -> Option<Option<PathBuf>> {
-    at.map(|at| check.path(at)).map_or(Some(None), |path| path.map(Some))
 }

@@ -139,6 +139,11 @@ impl Check {
         self.text(at, scalar::absolute_path, Fault::Path)
     }
 
+    /// `Some(None)`: it was not given; `None`: it was refused.
+    pub fn optional_path(&mut self, at: Option<&At<String>>) -> Option<Option<PathBuf>> {
+        unless_refused(at.map(|at| self.path(at)))
+    }
+
     pub fn path_or(&mut self, given: &Given<String>, default: &str) -> PathBuf {
         given.0.as_ref().and_then(|at| self.path(at)).unwrap_or_else(|| PathBuf::from(default))
     }
@@ -228,6 +233,11 @@ impl Check {
         }
         values
     }
+}
+
+/// Of what was given, `None` if that was refused, so that the load fails; `Some(None)` if nothing was given.
+pub(super) fn unless_refused<T>(given: Option<Option<T>>) -> Option<Option<T>> {
+    given.map_or(Some(None), |checked| checked.map(Some))
 }
 
 /// What has been seen of one kind, to point from the second to the first.

@@ -170,30 +170,22 @@ fn crl_source(
     let origin = match (&raw.file.0, &raw.url.0, &raw.ca_file.0) {
         (Some(file), None, None) => check.path(file).map(CrlOrigin::File),
         (None, Some(url), ca_file) => {
-            let ca_file = ca_file.as_ref().map(|at| check.path(at));
-            crl_url(check, url)
-                .zip(ca_file.map_or(Some(None), |path| path.map(Some)))
-                .map(|(url, ca_file)| CrlOrigin::Url { url, ca_file })
+            let ca_file = check.optional_path(ca_file.as_ref());
+            crl_url(check, url).zip(ca_file).map(|(url, ca_file)| CrlOrigin::Url { url, ca_file })
         }
         _ => {
             check.fault(at.spot, Fault::CrlOrigin);
             None
         }
     };
-    let issuer_file = raw.issuer_file.0.as_ref().map(|at| check.path(at));
+    let issuer_file = check.optional_path(raw.issuer_file.0.as_ref());
     let refresh = match raw.refresh.0 {
         None => Some(HOUR),
         Some(_) => check.duration(&raw.refresh, SECOND, YEAR),
     };
     let (trust_domain, origin) = (trust_domain?, origin?);
     seen.note(check, &(trust_domain.clone(), origin.clone()), &origin.to_string(), at.spot);
-    Some(CrlSource {
-        trust_domain,
-        origin,
-        // What was refused is `Some(None)`: the load fails.
-        issuer_file: issuer_file.map_or(Some(None), |path| path.map(Some))?,
-        refresh: refresh?,
-    })
+    Some(CrlSource { trust_domain, origin, issuer_file: issuer_file?, refresh: refresh? })
 }
 
 /// Longer than any that is meant.

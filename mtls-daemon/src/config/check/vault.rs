@@ -6,23 +6,22 @@ use crate::config::raw;
 use crate::config::scalar;
 use crate::identity::issuer::vault::{DEFAULT_JWT_FILE, VaultAuth, VaultSettings};
 
-use super::{Check, issuer};
+use super::{Check, issuer, unless_refused};
 
 pub(super) fn check(check: &mut Check, raw: &raw::Vault) -> Option<VaultSettings> {
     let address = check.text(&raw.address, scalar::vault_address, Fault::VaultAddress);
     let mount = path_or(check, &raw.mount, "pki");
     let role = check.text(&raw.role, scalar::vault_name, Fault::VaultPath);
     let namespace = raw.namespace.0.as_ref().map(|at| check.text(at, scalar::vault_path, Fault::VaultPath));
-    let ca_file = raw.ca_file.0.as_ref().map(|at| check.path(at));
+    let ca_file = check.optional_path(raw.ca_file.0.as_ref());
     let timeout = issuer::timeout(check, &raw.timeout);
     let auth = auth(check, &raw.auth);
     Some(VaultSettings {
         address: address?,
         mount: mount?,
         role: role?,
-        // What was refused is `Some(None)`: the load fails.
-        namespace: namespace.map_or(Some(None), |path| path.map(Some))?,
-        ca_file: ca_file.map_or(Some(None), |path| path.map(Some))?,
+        namespace: unless_refused(namespace)?,
+        ca_file: ca_file?,
         timeout: timeout?,
         auth: auth?,
     })
