@@ -1,7 +1,6 @@
 //! From a configuration to identity sources, trust, and the snapshot that connections are decided on.
 
 use std::collections::{BTreeMap, HashMap};
-use std::os::unix::fs::MetadataExt;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -17,6 +16,7 @@ use crate::identity::issuer::exec::ExecIssuer;
 use crate::identity::issuer::vault::VaultIssuer;
 use crate::identity::leaf::Unreadable;
 use crate::identity::pkcs11::TokenKeySettings;
+use crate::identity::store::watch::Stamp;
 use crate::identity::verified::Fingerprint;
 use crate::identity::{
     Agent, ChainMarks, DelegatedSource, EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles,
@@ -45,18 +45,15 @@ pub struct Prepared {
 }
 
 /// Enough of every bundle file to notice that one was replaced.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct BundleFiles(Vec<Option<(u64, u64, i64, i64)>>);
+#[derive(Debug, PartialEq, Eq)]
+pub struct BundleFiles(Stamp);
 
 impl BundleFiles {
     /// As they are now.
     #[must_use]
     pub fn of(config: &Config) -> Self {
-        let stamp = |path: &std::path::Path| {
-            let file = std::fs::metadata(path).ok()?;
-            Some((file.ino(), file.len(), file.mtime(), file.mtime_nsec()))
-        };
-        Self(config.trust.bundles.iter().map(|bundle| stamp(&bundle.file)).collect())
+        let paths: Vec<_> = config.trust.bundles.iter().map(|bundle| bundle.file.clone()).collect();
+        Self(Stamp::of(&paths))
     }
 }
 

@@ -4,7 +4,6 @@
 use std::collections::BTreeSet;
 use std::fs;
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -18,6 +17,7 @@ use crate::config::{Config, CrlOrigin, CrlPolicy, CrlSource};
 use crate::fetch::{Fetch, FetchError, FetchSettings};
 use crate::identity::revocation::crl::{Crl, CrlError, MAX_CRL_BYTES, issuers};
 use crate::identity::revocation::{Crls, Sha256, write_beside};
+use crate::identity::store::watch::Stamp;
 use crate::identity::{Revocations, TrustBundles, TrustDomain, when};
 use crate::lease::{Leases, Mark};
 use crate::observe::Reason;
@@ -51,15 +51,12 @@ enum SourceError {
     Older { new: String, old: String },
 }
 
-/// Enough of a file to notice that it was replaced.
-type Stamp = (u64, u64, i64, i64);
-
 #[derive(Debug)]
 struct State {
     settings: CrlSource,
     crl: Option<Arc<Crl>>,
     due: Instant,
-    stamp: Option<Stamp>,
+    stamp: Stamp,
     failure: Option<String>,
     was_stale: bool,
 }
@@ -201,13 +198,13 @@ impl CrlStore {
 impl State {
     fn new(settings: CrlSource) -> Self {
         let due = Instant::now();
-        Self { settings, crl: None, due, stamp: None, failure: None, was_stale: false }
+        Self { settings, crl: None, due, stamp: Stamp::default(), failure: None, was_stale: false }
     }
 
     /// By its time, or because the file is another.
     fn is_due(&mut self) -> bool {
         if let CrlOrigin::File(path) = &self.settings.origin {
-            let stamp = fs::metadata(path).ok().map(|f| (f.ino(), f.len(), f.mtime(), f.mtime_nsec()));
+            let stamp = Stamp::of(std::slice::from_ref(path));
             if stamp != self.stamp {
                 self.stamp = stamp;
                 return true;
