@@ -10,6 +10,7 @@ use socket2::SockRef;
 use tokio::io::{Interest, Ready};
 use tokio::net::TcpStream;
 
+use super::PumpError;
 use super::buffer::Buffer;
 use crate::observe::observer::Observed;
 
@@ -32,19 +33,39 @@ pub fn error_of(socket: &TcpStream) -> io::Error {
     socket.take_error().ok().flatten().unwrap_or_else(|| io::ErrorKind::ConnectionReset.into())
 }
 
-/// Looks for the error of a socket whose direction has ended, and which is therefore not read any more.
+/// Looks for the errors of sockets whose direction has ended, and which are therefore not read any more.
 #[derive(Default)]
-pub struct Failure<'s> {
-    /// Boxed, and only once it is asked for: most connections wait with both directions open.
-    reported: Option<Pin<Box<dyn Future<Output = io::Result<Ready>> + Send + 's>>>,
+pub struct Failures<'s> {
+    application: Reported<'s>,
+    peer: Reported<'s>,
 }
 
-impl<'s> Failure<'s> {
-    /// Ready with the error as soon as there is one.
-    pub fn poll(&mut self, socket: &'s TcpStream, cx: &mut Context<'_>) -> Poll<io::Error> {
-        let reported = self.reported.get_or_insert_with(|| Box::pin(socket.ready(Interest::ERROR)));
-        reported.as_mut().poll(cx).map(|_| error_of(socket))
+/// Boxed, and only once it is asked for: most connections wait with both directions open.
+type Reported<'s> = Option<Pin<Box<dyn Future<Output = io::Result<Ready>> + Send + 's>>>;
+
+impl<'s> Failures<'s> {
+    /// Ready with the error of an end that is given as soon as it has one.
+    pub fn poll(
+        &mut self,
+        application: Option<&'s TcpStream>,
+        peer: Option<&'s TcpStream>,
+        cx: &mut Context<'_>,
+    ) -> Poll<PumpError> {
+        if let Poll::Ready(error) = poll_error(&mut self.application, application, cx) {
+            return Poll::Ready(PumpError::Application(error));
+        }
+        poll_error(&mut self.peer, peer, cx).map(PumpError::Peer)
     }
+}
+
+fn poll_error<'s>(
+    reported: &mut Reported<'s>,
+    socket: Option<&'s TcpStream>,
+    cx: &mut Context<'_>,
+) -> Poll<io::Error> {
+    let Some(socket) = socket else { return Poll::Pending };
+    let reported = reported.get_or_insert_with(|| Box::pin(socket.ready(Interest::ERROR)));
+    reported.as_mut().poll(cx).map(|_| error_of(socket))
 }
 
 /// Writes some of what waits in `buffer`.

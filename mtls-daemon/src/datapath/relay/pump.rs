@@ -17,7 +17,7 @@ use tokio::net::tcp::ReadHalf;
 use super::session::end_politely;
 use crate::datapath::PumpError;
 use crate::datapath::buffer::{Buffer, READ_SIZE, with_scratch};
-use crate::datapath::ends::{Failure, close_politely, count, end, reset_unless_ended, write};
+use crate::datapath::ends::{Failures, close_politely, count, end, reset_unless_ended, write};
 use crate::handshake::{Progress, Records};
 use crate::observe::observer::Observed;
 
@@ -139,22 +139,13 @@ async fn move_bytes(
     let (from_peer, peer) = peer.split();
     let (application, peer) = (application.as_ref(), peer.as_ref());
     let mut ends = Ends { from_application, application, from_peer, peer };
-    let (mut application_failed, mut peer_failed) = (Failure::default(), Failure::default());
+    let mut failures = Failures::default();
     poll_fn(|cx| {
         if let Poll::Ready(result) = flow.poll(&mut ends, cx) {
             return Poll::Ready(result);
         }
-        if flow.told_peer
-            && let Poll::Ready(error) = application_failed.poll(application, cx)
-        {
-            return Poll::Ready(Err(PumpError::Application(error)));
-        }
-        if flow.told_application
-            && let Poll::Ready(error) = peer_failed.poll(peer, cx)
-        {
-            return Poll::Ready(Err(PumpError::Peer(error)));
-        }
-        Poll::Pending
+        let ended = (flow.told_peer.then_some(application), flow.told_application.then_some(peer));
+        failures.poll(ended.0, ended.1, cx).map(Err)
     })
     .await
 }

@@ -23,7 +23,7 @@ use super::error::ChannelError;
 use super::seal::MAX_SEALED;
 use crate::datapath::PumpError;
 use crate::datapath::buffer::Buffer;
-use crate::datapath::ends::{Failure, close_politely, reset_unless_ended};
+use crate::datapath::ends::{Failures, close_politely, reset_unless_ended};
 use crate::datapath::relay::session::end_politely;
 use crate::observe::observer::Observed;
 
@@ -129,23 +129,15 @@ impl<'a> UserPump<'a> {
     /// Why the connection was cut.
     pub async fn run(&mut self) -> Result<Moved, PumpError> {
         let Self { application, peer, flow } = self;
-        let (mut application_failed, mut peer_failed) = (Failure::default(), Failure::default());
+        let (application, peer) = (&*application, &*peer);
+        let mut failures = Failures::default();
         poll_fn(|cx| {
             if let Poll::Ready(result) = flow.poll(application, peer, cx) {
                 return Poll::Ready(result);
             }
             flow.rest.poll(&mut flow.channel, cx);
-            if flow.told_peer
-                && let Poll::Ready(error) = application_failed.poll(application, cx)
-            {
-                return Poll::Ready(Err(PumpError::Application(error)));
-            }
-            if flow.told_application
-                && let Poll::Ready(error) = peer_failed.poll(peer, cx)
-            {
-                return Poll::Ready(Err(PumpError::Peer(error)));
-            }
-            Poll::Pending
+            let ended = (flow.told_peer.then_some(application), flow.told_application.then_some(peer));
+            failures.poll(ended.0, ended.1, cx).map(Err)
         })
         .await
     }
