@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use crate::certs::Authority;
-use crate::lab::{Daemon, Lab, Output, Pod, Process, Record, eventually};
+use crate::lab::{Daemon, Lab, NODE, Output, Pod, Process, Record, eventually};
 use crate::programs::{self, Identity};
 use crate::slow;
 
@@ -161,4 +161,33 @@ fn is_refusal(record: &Record, to: SocketAddr) -> bool {
         && record.inbound()
         && record.workload() == "db"
         && record.destination() == to.to_string()
+}
+
+/// Two nodes of one site, with one CA: `web` on the first may talk to nginx in `far` on the second. What is bound in this
+/// order ends in the other one: the daemons before their namespaces.
+#[must_use]
+pub fn two_nodes() -> (Lab, Process, Daemon, Daemon) {
+    let mut lab = Lab::new(&["web"]);
+    lab.add_node("n2");
+    lab.add_pod("n2", "far");
+    let nginx = programs::nginx(lab.pod("far"), HTTP);
+    let mut here = lab.prepare(
+        NODE,
+        r#"
+workloads: [ { name: web, select: { netns: $web.netns } } ]
+directory: [ { name: far, addresses: ["$far.v4", "$far.v6"], ports: [80], spiffe_ids: ["spiffe://example.org/far"] } ]
+"#,
+    );
+    here.ca_init();
+    let mut there = lab.prepare(
+        "n2",
+        r#"
+workloads: [ { name: far, select: { netns: $far.netns } } ]
+policy: [ { name: web-only, action: allow, from: { spiffe_ids: ["spiffe://example.org/web"] } } ]
+"#,
+    );
+    there.share_ca(&here);
+    here.start();
+    there.start();
+    (lab, nginx, here, there)
 }

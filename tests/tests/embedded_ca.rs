@@ -1,7 +1,7 @@
 //! The embedded CA while daemons run with it.
 
-use mtls_tests::lab::NODE;
-use mtls_tests::{Daemon, Lab, Pair, eventually, programs, slow};
+use mtls_tests::scenario::two_nodes;
+use mtls_tests::{Daemon, Pair, eventually, slow};
 
 fn ca(daemon: &Daemon) -> serde_json::Value {
     daemon.ask(&["status"])["embedded_ca"].clone()
@@ -31,28 +31,7 @@ fn serial(daemon: &Daemon) -> String {
 
 #[test]
 fn the_root_of_two_nodes_changes_step_by_step_without_a_restart_or_a_refusal() {
-    let mut lab = Lab::new(&["web"]);
-    lab.add_node("n2");
-    lab.add_pod("n2", "far");
-    let _nginx = programs::nginx(lab.pod("far"), 80);
-    let mut here = lab.prepare(
-        NODE,
-        r#"
-workloads: [ { name: web, select: { netns: $web.netns } } ]
-directory: [ { name: far, addresses: ["$far.v4", "$far.v6"], ports: [80], spiffe_ids: ["spiffe://example.org/far"] } ]
-"#,
-    );
-    here.ca_init();
-    let mut there = lab.prepare(
-        "n2",
-        r#"
-workloads: [ { name: far, select: { netns: $far.netns } } ]
-policy: [ { name: web-only, action: allow, from: { spiffe_ids: ["spiffe://example.org/web"] } } ]
-"#,
-    );
-    there.share_ca(&here);
-    here.start();
-    there.start();
+    let (lab, _nginx, here, there) = two_nodes();
     let pids = || [&here, &there].map(|daemon| daemon.ask(&["status"])["pid"].clone());
     let works = || {
         let to = lab.pod("far").at(80);

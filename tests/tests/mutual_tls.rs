@@ -1,7 +1,7 @@
 //! Unmodified programs talk mutual TLS and do not notice.
 
-use mtls_tests::lab::NODE;
-use mtls_tests::{Lab, Pair, eventually, programs, slow};
+use mtls_tests::scenario::two_nodes;
+use mtls_tests::{Pair, eventually, programs, slow};
 
 #[test]
 fn curl_and_nginx_talk_tls_1_3_that_neither_knows_of() {
@@ -182,28 +182,7 @@ fn ten_thousand_short_connections_all_succeed() {
 
 #[test]
 fn two_nodes_of_one_site_trust_each_other() {
-    let mut lab = Lab::new(&["web"]);
-    lab.add_node("n2");
-    lab.add_pod("n2", "far");
-    let _nginx = programs::nginx(lab.pod("far"), 80);
-    let mut here = lab.prepare(
-        NODE,
-        r#"
-workloads: [ { name: web, select: { netns: $web.netns } } ]
-directory: [ { name: far, addresses: ["$far.v4", "$far.v6"], ports: [80], spiffe_ids: ["spiffe://example.org/far"] } ]
-"#,
-    );
-    here.ca_init();
-    let mut there = lab.prepare(
-        "n2",
-        r#"
-workloads: [ { name: far, select: { netns: $far.netns } } ]
-policy: [ { name: web-only, action: allow, from: { spiffe_ids: ["spiffe://example.org/web"] } } ]
-"#,
-    );
-    there.share_ca(&here);
-    here.start();
-    there.start();
+    let (lab, _nginx, _here, there) = two_nodes();
     let capture = lab.capture();
     for to in [lab.pod("far").at(80), lab.pod("far").at6(80)] {
         let answer = lab.pod("web").run(&["curl", "-sS", &format!("http://{to}/")]).ok();

@@ -284,20 +284,23 @@ fn changed_within(store: &Arc<IdentityStore>, limit: Duration, act: impl FnOnce(
     })
 }
 
-#[test]
-fn a_short_lived_certificate_is_renewed_while_it_is_still_valid() {
-    let directory = tempfile::tempdir().unwrap();
-    let settings = EmbeddedCaSettings {
-        directory: directory.path().join("ca"),
-        lifetime: Duration::from_secs(6),
-        trust_domain: "example.org".parse().unwrap(),
-    };
+/// A store with the workload `web`, which has its identity from an embedded CA in this directory.
+fn store_of_ca(directory: PathBuf, lifetime: Duration) -> Arc<IdentityStore> {
+    let trust_domain = "example.org".parse().unwrap();
+    let settings = EmbeddedCaSettings { directory, lifetime, trust_domain };
     let ca = Arc::new(EmbeddedCa::open(settings, SystemTime::now()).unwrap());
     let id = "spiffe://example.org/web".parse().unwrap();
     let store = Arc::new(IdentityStore::new());
     let (subject, workload) = (Subject::default(), "web".to_owned());
     let source = EmbeddedSource { ca, id, dns_names: vec![], subject, workload };
     assert!(store.apply(wanted(Arc::new(source))).is_empty());
+    store
+}
+
+#[test]
+fn a_short_lived_certificate_is_renewed_while_it_is_still_valid() {
+    let directory = tempfile::tempdir().unwrap();
+    let store = store_of_ca(directory.path().join("ca"), Duration::from_secs(6));
     let old = store.get("web").unwrap();
     assert!(changed_within(&store, Duration::from_secs(10), || ()));
     assert!(SystemTime::now() < old.svid.not_after, "before the old one expired");
@@ -308,17 +311,7 @@ fn a_short_lived_certificate_is_renewed_while_it_is_still_valid() {
 fn a_change_of_roots_reaches_the_workloads_of_a_running_store() {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("ca");
-    let settings = EmbeddedCaSettings {
-        directory: path.clone(),
-        lifetime: Duration::from_secs(3600),
-        trust_domain: "example.org".parse().unwrap(),
-    };
-    let ca = Arc::new(EmbeddedCa::open(settings, SystemTime::now()).unwrap());
-    let id = "spiffe://example.org/web".parse().unwrap();
-    let store = Arc::new(IdentityStore::new());
-    let (subject, workload) = (Subject::default(), "web".to_owned());
-    let source = EmbeddedSource { ca, id, dns_names: vec![], subject, workload };
-    assert!(store.apply(wanted(Arc::new(source))).is_empty());
+    let store = store_of_ca(path.clone(), Duration::from_secs(3600));
     let admin = crate::identity::ca::admin::CaDirectory::open(&path).unwrap();
     let roots = || {
         let identity = store.get("web").unwrap();

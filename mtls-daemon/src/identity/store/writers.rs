@@ -36,6 +36,11 @@ impl Generation {
             serial: leaf.svid().serial,
         }
     }
+
+    /// Which file has what, in the order of [`World::serve`].
+    fn of<'n>(&self, names: [&'n str; 3]) -> impl Iterator<Item = (&'n str, &String)> {
+        names.into_iter().zip([&self.certificate, &self.key, &self.bundle])
+    }
 }
 
 struct World {
@@ -56,6 +61,13 @@ impl World {
 
     fn generation(&self) -> Generation {
         Generation::new(&self.ca, &[&self.ca])
+    }
+
+    /// Writes all files, in place.
+    fn write(&self, names: [&str; 3], generation: &Generation) {
+        for (file, text) in generation.of(names) {
+            fs::write(self.path(file), text).unwrap();
+        }
     }
 
     /// The workload `web` with these files, which are there already.
@@ -135,9 +147,7 @@ fn replace(path: &Path, text: &str) {
 fn swap_data(world: &World, name: &str, generation: &Generation) {
     let old = fs::read_link(world.path("..data")).ok();
     fs::create_dir(world.path(name)).unwrap();
-    for (file, text) in
-        [("tls.crt", &generation.certificate), ("tls.key", &generation.key), ("ca.crt", &generation.bundle)]
-    {
+    for (file, text) in generation.of(SECRET) {
         fs::write(world.path(name).join(file), text).unwrap();
     }
     symlink(name, world.path("..data_tmp")).unwrap();
@@ -195,9 +205,7 @@ fn roots_that_are_added_before_the_leaf_changes_and_removed_after_it_are_followe
 fn vault_agent(first: &'static str) {
     let world = World::new();
     let (old, new) = (world.generation(), world.generation());
-    for (file, text) in SECRET.into_iter().zip([&old.certificate, &old.key, &old.bundle]) {
-        fs::write(world.path(file), text).unwrap();
-    }
+    world.write(SECRET, &old);
     world.serve(SECRET);
     world.follows(&new, || {
         let mut templates = [("tls.crt", &new.certificate), ("tls.key", &new.key)];
@@ -224,12 +232,10 @@ fn spiffe_helper_files_that_are_written_in_place_are_taken_when_they_fit() {
     let world = World::new();
     let names = ["svid.pem", "svid_key.pem", "svid_bundle.pem"];
     let (old, new) = (world.generation(), world.generation());
-    for (file, text) in names.into_iter().zip([&old.certificate, &old.key, &old.bundle]) {
-        fs::write(world.path(file), text).unwrap();
-    }
+    world.write(names, &old);
     world.serve(names);
     world.follows(&new, || {
-        for (file, text) in names.into_iter().zip([&new.certificate, &new.key, &new.bundle]) {
+        for (file, text) in new.of(names) {
             // Truncated first, as os.WriteFile does.
             fs::write(world.path(file), text).unwrap();
             std::thread::sleep(APART);
@@ -241,12 +247,10 @@ fn spiffe_helper_files_that_are_written_in_place_are_taken_when_they_fit() {
 fn files_that_stay_half_written_for_seconds_are_not_taken() {
     let world = World::new();
     let (old, new) = (world.generation(), world.generation());
-    for (file, text) in SECRET.into_iter().zip([&old.certificate, &old.key, &old.bundle]) {
-        fs::write(world.path(file), text).unwrap();
-    }
+    world.write(SECRET, &old);
     world.serve(SECRET);
     world.follows(&new, || {
-        for (file, text) in SECRET.into_iter().zip([&new.certificate, &new.key, &new.bundle]) {
+        for (file, text) in new.of(SECRET) {
             for part in [0, text.len() / 3, text.len() * 2 / 3] {
                 fs::write(world.path(file), &text.as_bytes()[..part]).unwrap();
                 std::thread::sleep(APART / 2);
@@ -260,16 +264,14 @@ fn files_that_stay_half_written_for_seconds_are_not_taken() {
 fn a_file_that_is_removed_and_written_again_is_no_outage() {
     let world = World::new();
     let (old, new) = (world.generation(), world.generation());
-    for (file, text) in SECRET.into_iter().zip([&old.certificate, &old.key, &old.bundle]) {
-        fs::write(world.path(file), text).unwrap();
-    }
+    world.write(SECRET, &old);
     world.serve(SECRET);
     world.follows(&new, || {
         for file in SECRET {
             fs::remove_file(world.path(file)).unwrap();
         }
         std::thread::sleep(APART);
-        for (file, text) in SECRET.into_iter().zip([&new.certificate, &new.key, &new.bundle]) {
+        for (file, text) in new.of(SECRET) {
             fs::write(world.path(file), text).unwrap();
         }
     });
@@ -313,9 +315,7 @@ impl IdentitySource for Overtaken {
 fn what_was_read_while_it_was_written_is_not_taken_but_read_again() {
     let world = World::new();
     let old = world.generation();
-    for (file, text) in SECRET.into_iter().zip([&old.certificate, &old.key, &old.bundle]) {
-        fs::write(world.path(file), text).unwrap();
-    }
+    world.write(SECRET, &old);
     let [certificate, key, bundle] = SECRET.map(|file| world.path(file));
     let files = IdentityFiles { certificate, key, bundle: Some(bundle) };
     let both = Generation::new(&world.ca, &[&world.ca, &TestCa::root("next root")]);
