@@ -169,6 +169,13 @@ impl OpenBao {
         if output.text().trim().is_empty() { Value::Null } else { output.json() }
     }
 
+    /// What it gives to everybody, without a token.
+    #[track_caller]
+    pub fn public(&self, lab: &Lab, path: &str) -> Vec<u8> {
+        let curl = lab.tool("curl").args(["-sS", "--fail", "--cacert"]).arg(&self.ca_file);
+        curl.arg(format!("{}/v1/{path}", self.url())).run().ok().stdout
+    }
+
     #[track_caller]
     fn put(&self, lab: &Lab, path: &str, body: Value) -> Value {
         self.ask(lab, path, Some(body))

@@ -150,14 +150,6 @@ pub enum VaultError {
         /// Why.
         source: AnswerError,
     },
-    /// A CRL that is none.
-    #[error("{url}: the answer is not a CRL ({reason}); check `mount` and `address`")]
-    Crl {
-        /// What was asked.
-        url: String,
-        /// What the parser said.
-        reason: String,
-    },
 }
 
 impl VaultError {

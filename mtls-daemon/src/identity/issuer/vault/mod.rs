@@ -12,7 +12,7 @@ mod tokens;
 use std::path::PathBuf;
 use std::time::{Duration, Instant, SystemTime};
 
-use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
+use rustls::pki_types::CertificateDer;
 use serde::Serialize;
 
 use self::api::{Api, Data};
@@ -23,13 +23,10 @@ use self::tokens::Tokens;
 use super::answer::{self, AnswerError};
 use super::{Csr, Issued, Issuer, IssuerError};
 use crate::fetch::{Fetch, FetchSettings};
-use crate::identity::leaf::show;
 use crate::identity::svid::{MAX_OWN_CHAIN, MAX_OWN_CHAIN_BYTES};
 
 /// Largest answer that is read, in bytes: a chain in base64, the issuing CA once more, and what is around them.
 const MAX_REPLY: usize = 4 * MAX_OWN_CHAIN_BYTES;
-/// Largest CRL that is read, in bytes: half a million revoked certificates.
-pub const MAX_CRL_BYTES: u64 = 20 << 20;
 
 /// Where Vault is, and as what mtlsd comes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,37 +48,10 @@ pub struct VaultSettings {
 }
 
 impl VaultSettings {
-    /// Where the CRL of the mount's default issuer is, as DER, for everybody. Vault serves it without a token.
-    #[must_use]
-    pub fn crl_url(&self) -> String {
-        self.api(0).url(&self.crl_path())
-    }
-
-    fn crl_path(&self) -> String {
-        format!("{}/crl", self.mount)
-    }
-
-    fn api(&self, max_bytes: u64) -> Api {
+    fn api(&self) -> Api {
+        let max_bytes = MAX_REPLY.try_into().unwrap_or(u64::MAX);
         let settings = FetchSettings { ca_file: self.ca_file.clone(), timeout: self.timeout, max_bytes };
         Api { address: self.address.clone(), namespace: self.namespace.clone(), fetch: Fetch::new(settings) }
-    }
-
-    /// The CRL of the mount's default issuer. Read, not verified: its signature counts, not where it is from.
-    ///
-    /// # Errors
-    /// Without an answer, or if the answer is no CRL.
-    pub fn fetch_crl(&self) -> Result<CertificateRevocationListDer<'static>, VaultError> {
-        let reply = match self.api(MAX_CRL_BYTES).get(&self.crl_path(), None) {
-            // So Vault answers, without a token, for a mount that is not there.
-            Err(VaultError::Denied { url, said, .. }) => return Err(VaultError::NotFound { url, said }),
-            reply => reply?,
-        };
-        let refused = |reason: String| VaultError::Crl { url: reply.url.clone(), reason: show(&reason) };
-        match x509_parser::parse_x509_crl(&reply.body) {
-            Ok(([], _)) => Ok(CertificateRevocationListDer::from(reply.body.to_vec())),
-            Ok((rest, _)) => Err(refused(format!("{} bytes follow it", rest.len()))),
-            Err(error) => Err(refused(error.to_string())),
-        }
     }
 }
 
@@ -111,7 +81,7 @@ impl VaultIssuer {
     /// Asks nobody yet.
     #[must_use]
     pub fn new(name: String, settings: VaultSettings) -> Self {
-        let api = settings.api(MAX_REPLY.try_into().unwrap_or(u64::MAX));
+        let api = settings.api();
         let tokens = Tokens::new(settings.auth.clone());
         Self { name, settings, api, tokens }
     }

@@ -124,11 +124,10 @@ fn one_login_serves_all_workloads_and_only_a_csr_leaves() {
 fn a_namespace_goes_with_every_request() {
     let scene = Scene::new();
     let settings = VaultSettings { namespace: Some("team/a".into()), ..scene.settings(scene.kubernetes()) };
-    let issuer = Arc::new(VaultIssuer::new("corp".into(), settings.clone()));
+    let issuer = Arc::new(VaultIssuer::new("corp".into(), settings));
     fetched(&issuer).unwrap();
-    settings.fetch_crl().unwrap();
     let state = scene.server.state();
-    assert_eq!(state.asked.len(), 3);
+    assert_eq!(state.asked.len(), 2);
     assert!(
         state.asked.iter().all(|asked| asked.namespace.as_deref() == Some("team/a")),
         "{:?}",
@@ -338,29 +337,6 @@ fn a_sealed_vault_is_said_and_asked_again_with_the_same_token_once_it_is_unseale
     scene.server.state().sealed = false;
     fetched(&issuer).unwrap();
     assert_eq!(scene.server.count(LOGIN), 2);
-}
-
-#[test]
-fn the_crl_of_the_mount_is_fetched_without_a_token() {
-    let scene = Scene::new();
-    let settings = scene.settings(scene.app_role());
-    let der = settings.fetch_crl().unwrap();
-    let (_, crl) = x509_parser::parse_x509_crl(&der).unwrap();
-    assert_eq!(crl.iter_revoked_certificates().count(), 1);
-    assert_eq!(settings.crl_url(), format!("http://{}/v1/pki_int/crl", scene.server.address));
-    assert!(scene.server.state().asked.iter().all(|asked| asked.token.is_none()));
-    for (body, part) in [("<html>", "is not a CRL"), ("", "is not a CRL")] {
-        scene.server.state().instead = Some(("crl", 200, "text/html", body.into()));
-        let refused = settings.fetch_crl().unwrap_err().to_string();
-        assert!(refused.contains(part) && refused.contains("/pki_int/crl: "), "{refused}");
-    }
-    let denied = serde_json::json!({ "errors": ["permission denied"] }).to_string();
-    scene.server.state().instead = Some(("crl", 403, "application/json", denied));
-    let refused = settings.fetch_crl().unwrap_err().to_string();
-    assert!(refused.contains("/pki_int/crl: there is nothing; check `mount`"), "{refused}");
-    scene.server.state().instead = None;
-    scene.server.state().sealed = true;
-    assert!(settings.fetch_crl().unwrap_err().to_string().contains("sealed"));
 }
 
 #[test]

@@ -247,8 +247,4 @@ fn answers_beyond_the_limits_are_not_read() {
     scene.server.state().instead = Some((SIGN, 200, "application/json", "x".repeat(MAX_REPLY + 1)));
     let refused = fetched(&issuer).unwrap_err();
     assert!(refused.contains(&format!("answered more than {MAX_REPLY} bytes")), "{refused}");
-    let long = "x".repeat(usize::try_from(MAX_CRL_BYTES).unwrap() + 1);
-    scene.server.state().instead = Some(("crl", 200, "application/pkix-crl", long));
-    let refused = scene.settings(scene.app_role()).fetch_crl().unwrap_err().to_string();
-    assert!(refused.contains(&format!("answered more than {MAX_CRL_BYTES} bytes")), "{refused}");
 }

@@ -158,7 +158,6 @@ impl State {
                 true => self.login(),
                 false => no(403, "permission denied"),
             },
-            "pki_int/crl" => (200, "application/pkix-crl", crl(&self.ca)),
             path => {
                 let denied = "1 error occurred:\n\t* permission denied\n\n";
                 let Some((name, token)) =
@@ -209,25 +208,4 @@ pub(super) fn pem(der: &[u8]) -> String {
 
 fn granted(name: &str, ttl: u64, renewable: bool) -> Reply {
     said(200, &json!({ "auth": { "client_token": name, "lease_duration": ttl, "renewable": renewable } }))
-}
-
-fn crl(ca: &TestCa) -> Vec<u8> {
-    let now = std::time::SystemTime::now();
-    let revoked = rcgen::RevokedCertParams {
-        serial_number: 7_u64.into(),
-        revocation_time: now.into(),
-        reason_code: None,
-        invalidity_date: None,
-    };
-    let params = rcgen::CertificateRevocationListParams {
-        this_update: now.into(),
-        next_update: (now + HOUR).into(),
-        crl_number: 1_u64.into(),
-        issuing_distribution_point: None,
-        revoked_certs: vec![revoked],
-        key_identifier_method: rcgen::KeyIdMethod::Sha256,
-    };
-    let mut issuer = ca.params.clone();
-    issuer.key_usages.push(rcgen::KeyUsagePurpose::CrlSign);
-    params.signed_by(&rcgen::Issuer::from_params(&issuer, &ca.key)).unwrap().der().to_vec()
 }
