@@ -59,6 +59,8 @@ impl Relay {
             lease.end(Reason::ShuttingDown.into());
         } else if let Some(refusal) =
             identity.and_then(|identity| parties.revoked(&identity.revocations, SystemTime::now()))
+            // The handshake has just found enough to be known; a list that becomes stale meanwhile cuts nobody.
+            && refusal.reason == Reason::Revoked
         {
             lease.end(refusal);
         }
