@@ -41,6 +41,11 @@ pub enum CrlError {
     /// Neither PEM nor DER.
     #[error("the CRL cannot be parsed: {0}; look at it with `openssl crl -text` and fetch it again")]
     Malformed(String),
+    /// PEM with more than one list, of which only one would be in force.
+    #[error(
+        "the file has more than one CRL; give each a file and an entry of its own (`csplit`, docs/revocation.md)"
+    )]
+    Several,
     /// It only says what has changed since another one.
     #[error(
         "deltaCRLIndicator: this is a delta CRL, which says only what has changed; give the complete one"
@@ -107,7 +112,9 @@ impl Crl {
         if bytes.len() > MAX_CRL_BYTES {
             return Err(CrlError::TooLarge(bytes.len()));
         }
-        let der = match CertificateRevocationListDer::pem_slice_iter(bytes).next() {
+        let mut blocks = CertificateRevocationListDer::pem_slice_iter(bytes);
+        let der = match blocks.next() {
+            Some(Ok(_)) if blocks.next().is_some() => return Err(CrlError::Several),
             Some(Ok(der)) => der,
             Some(Err(error)) => return Err(CrlError::Malformed(show(&error.to_string()))),
             None => CertificateRevocationListDer::from(bytes),
@@ -269,3 +276,6 @@ fn is_signed_by(certificate: &X509Certificate<'_>, issuer: &CertificateDer<'_>) 
     };
     parsed.subject().as_raw() == certificate.issuer().as_raw() && signed.is_by(issuer)
 }
+
+#[cfg(test)]
+mod tests;

@@ -106,3 +106,44 @@ pub(crate) fn write_beside(directory: &Path, name: &str, bytes: &[u8]) -> Result
     fs::rename(&temporary, &path).map_err(failed("replace", &path))?;
     File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("sync", directory))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_may_have_as_many_bytes_as_is_said_and_not_one_more() {
+        let directory = tempfile::tempdir().unwrap();
+        let list = ListFile::of(directory.path());
+        let mut text = br#"{"version":1,"entries":[]}"#.to_vec();
+        text.resize(usize::try_from(MAX_BYTES).unwrap(), b' ');
+        fs::write(list.path(), &text).unwrap();
+        assert!(list.read().unwrap().is_empty());
+        text.push(b' ');
+        fs::write(list.path(), &text).unwrap();
+        let error = list.read().unwrap_err().to_string();
+        assert!(
+            error.contains("it has more than 67108864 bytes") && error.contains("revoked.json"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn a_file_with_more_entries_than_can_be_made_is_refused() {
+        let directory = tempfile::tempdir().unwrap();
+        let list = ListFile::of(directory.path());
+        let entry = |number: usize| {
+            format!(
+                r#"{{"target":{{"kind":"serial","serial":"{number:08x}"}},"reason":"","by":"","at":"2026-11-27T00:00:00Z","until":null}}"#
+            )
+        };
+        let file = |entries: usize| {
+            let entries: Vec<_> = (0..entries).map(entry).collect();
+            fs::write(list.path(), format!(r#"{{"version":1,"entries":[{}]}}"#, entries.join(","))).unwrap();
+            list.read()
+        };
+        assert_eq!(file(super::super::MAX_ENTRIES).unwrap().len(), super::super::MAX_ENTRIES);
+        let error = file(super::super::MAX_ENTRIES + 1).unwrap_err().to_string();
+        assert!(error.contains("more than 100000 entries"), "{error}");
+    }
+}
