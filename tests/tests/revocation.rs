@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use mtls_tests::certs::{Authority, Leaf};
 use mtls_tests::lab::{Process, Record};
 use mtls_tests::programs::{self, Identity, s_client};
+use mtls_tests::volume::Volume;
 use mtls_tests::{Pair, STRICT_PAIR, eventually, slow};
 use serde_json::Value;
 
@@ -43,13 +44,13 @@ fn targets(pair: &Pair) -> Vec<Vec<String>> {
     vec![
         vec!["--serial".to_owned(), serial],
         vec!["--spiffe-id".to_owned(), WEB.to_owned()],
-        vec!["--key".to_owned(), key_of_intermediate(pair, &intermediate)],
+        vec!["--key".to_owned(), key_of(pair, &intermediate)],
         vec!["--certificate".to_owned(), intermediate],
     ]
 }
 
 /// As docs/revocation.md says to find it.
-fn key_of_intermediate(pair: &Pair, file: &str) -> String {
+fn key_of(pair: &Pair, file: &str) -> String {
     let line = format!(
         "openssl x509 -in {file} -noout -pubkey | openssl pkey -pubin -outform DER | sha256sum | cut -d' ' -f1"
     );
@@ -92,6 +93,8 @@ fn a_live_stream_is_cut_on_both_sides_by_each_kind_of_target_and_a_new_one_is_re
             let record =
                 eventually(slow::limit(15), "the record of the cut", || new().find(|r| is_cut(r, inbound)));
             assert!(record.detail().contains("stolen"), "{record:?}");
+            // Where the kernel has TLS, what is cut is in it.
+            assert_eq!(record.datapath(), pair.daemon.best_relay(), "{record:?}");
         }
         drop(server);
 
@@ -131,6 +134,52 @@ fn a_revoked_client_that_is_not_mtlsd_hears_it_by_the_alert_and_after_a_restart_
     assert_eq!(list.as_array().map(Vec::len), Some(1), "{list}");
     pair.daemon.ask(&["unrevoke", "--spiffe-id", guest]);
     s_client(pair.out(), pair.db().at(80), &pair.root(), Some(&identity)).run().ok();
+}
+
+#[test]
+fn a_leaked_key_is_closed_at_once_and_its_workload_goes_on_with_a_new_one() {
+    let lab = Pair::lab();
+    let site = Authority::new(lab.dir(), "site");
+    let volume = Volume::new(lab.dir(), "web", &site, &Leaf::good(WEB));
+    let stolen = lab.dir().join("stolen");
+    std::fs::create_dir(&stolen).expect("lab directory is writable");
+    let copy = |name: &str| {
+        std::fs::copy(lab.dir().join("volume-web").join(name), stolen.join(name)).expect("it is there");
+        stolen.join(name)
+    };
+    let thief = Identity::from((copy("tls.crt"), copy("tls.key")));
+    let yaml = STRICT_PAIR.replacen("{ name: web,", &format!("{{ name: web, {},", volume.identity()), 1);
+    let bundle = format!("{{ trust_domain: example.org, file: {} }}", site.root.display());
+    let pair = Pair::configured(lab, &format!("{yaml}trust: {{ bundles: [ {bundle} ] }}\n"));
+    pair.works();
+    let to = pair.db().at(80);
+    let as_thief = || s_client(pair.out(), to, &pair.root(), Some(&thief));
+    assert!(as_thief().run().text().contains("hello from db"), "whoever has the key is web");
+    let _live = as_thief().piped().spawn();
+    eventually(slow::limit(15), "the thief's connection", || {
+        (live(&pair, |c| c["peer_identity"] == WEB && c["direction"] == "inbound") == 1).then_some(())
+    });
+
+    // As the page says: by the key, so that a certificate that somebody has renewed with it is closed too.
+    let key = key_of(&pair, &thief.chain.display().to_string());
+    let report = pair.daemon.ask(&["revoke", "--key", &key, "--reason", "leaked"]);
+    assert_eq!(report["connections_cut"], 1, "{report}");
+    pair.daemon.wait_for_log("the cut of the thief", |r| is_cut(r, true) && r.detail().contains("leaked"));
+    assert!(!as_thief().run().text().contains("hello from db"));
+    // The workload itself is closed as well, and its own page of status says why.
+    pair.curl(to).fails();
+    let closed = |r: &Record| r.refused() && r.workload() == "web" && r.reason() == "revoked";
+    pair.daemon.wait_for_log("web's own refusal", closed);
+
+    volume.renew(&site, &Leaf::good(WEB));
+    eventually(slow::limit(30), "web to work with its new key", || {
+        (pair.curl(to).code == Some(0)).then_some(())
+    });
+    pair.refuses("revoked", |to| {
+        let output = s_client(pair.out(), to, &pair.root(), Some(&thief)).run().fails();
+        assert!(output.stderr.contains("certificate revoked"), "{output}");
+        output
+    });
 }
 
 #[test]

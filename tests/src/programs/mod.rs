@@ -8,6 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::lab::{Cmd, Pod, Process, eventually};
 use crate::slow;
 
+pub mod agent;
+pub mod lists;
 pub mod openbao;
 mod tls;
 
