@@ -27,6 +27,7 @@ impl World {
             directory: directory.path().join("ca"),
             lifetime: Duration::from_secs(86_400),
             trust_domain: DOMAIN.parse().unwrap(),
+            key: None,
         };
         let ca = EmbeddedCa::open(settings, now).unwrap();
         let issue = |id: &str| {

@@ -188,6 +188,8 @@ pub(super) struct EmbeddedCa {
     pub directory: Given<String>,
     /// Lifetime of an issued certificate. Default 1h.
     pub lifetime: Given<String>,
+    /// The key that signs them (the intermediate's), in a token; made there when the CA is made. Default: a file.
+    pub key: Given<TokenKey>,
 }
 
 /// Whom the node believes besides its own CA.

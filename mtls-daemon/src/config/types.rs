@@ -98,6 +98,8 @@ pub struct EmbeddedCa {
     pub directory: PathBuf,
     /// Lifetime of an issued certificate. Default 1 h.
     pub lifetime: Duration,
+    /// The intermediate's key in a token; `None`: in a file.
+    pub key: Option<TokenKeySettings>,
 }
 
 /// Somebody who issues certificates.

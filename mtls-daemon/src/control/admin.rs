@@ -246,6 +246,7 @@ pub(crate) mod tests {
     use crate::identity::Revocations;
     use crate::identity::alarm::Level;
     use crate::identity::ca::Phase;
+    use crate::identity::ca::{CaCertificate, CertificateKind};
     use crate::identity::revocation::{Entry, RevocationError};
     use crate::observe::connection::{Ending, LiveConnection, Opening};
     use crate::observe::{Direction, Reason, Recorder, Refusal};
@@ -336,6 +337,14 @@ pub(crate) mod tests {
                     root_offline: true,
                     intermediate: "an intermediate".into(),
                     intermediate_not_after: OffsetDateTime::UNIX_EPOCH,
+                    signed_elsewhere: false,
+                    key_in_token: Some("ca-key of token mesh".into()),
+                    certificates: vec![CaCertificate {
+                        kind: CertificateKind::Intermediate,
+                        name: "an intermediate".into(),
+                        not_before: OffsetDateTime::UNIX_EPOCH,
+                        not_after: OffsetDateTime::UNIX_EPOCH,
+                    }],
                     alarms: if self.healthy { vec![] } else { vec!["renew the intermediate".into()] },
                 }),
             }

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Subcommand};
 
 use super::cli::Output;
+use super::token_args::{NewKeyArgs, TokenArgs};
 use crate::identity::ca::revoke::RevocationReason;
 use crate::identity::{SpiffeId, SubjectAttribute, TrustDomain};
 
@@ -31,6 +32,46 @@ pub enum CaCommand {
         /// Write the root's key to this directory and not to the CA's; take it off the node afterwards
         #[arg(long, value_name = "DIRECTORY")]
         offline_root: Option<PathBuf>,
+        /// Where the intermediate's key is.
+        #[command(flatten)]
+        token: TokenArgs,
+        /// How to answer.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Make a key and a request (CSR) for an intermediate that your own PKI signs
+    Csr {
+        /// Which.
+        #[command(flatten)]
+        ca: CaAt,
+        /// The trust domain that it shall vouch for, if there is no CA yet
+        #[arg(long, value_name = "NAME", conflicts_with = "renew")]
+        trust_domain: Option<TrustDomain>,
+        /// Ask for a new certificate of the key in force, which your PKI has signed before
+        #[arg(long, conflicts_with_all = ["pkcs11_module", "key_in_file"])]
+        renew: bool,
+        /// Where the key is.
+        #[command(flatten)]
+        key: NewKeyArgs,
+        /// The file to write to; without it, standard output
+        #[arg(long, value_name = "FILE")]
+        out: Option<PathBuf>,
+        /// How to answer.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Check the intermediate that your PKI has signed and put it in force: as the CA, as the second one of a rotation, or
+    /// as a renewal, whichever key it is for
+    Import {
+        /// Which.
+        #[command(flatten)]
+        ca: CaAt,
+        /// PEM: the intermediate, then the certificates above it
+        #[arg(value_name = "CHAIN")]
+        chain: PathBuf,
+        /// PEM: the root that peers shall believe; may be left out for a renewal
+        #[arg(long, value_name = "FILE")]
+        root: Option<PathBuf>,
         /// How to answer.
         #[command(flatten)]
         output: Output,
@@ -108,6 +149,9 @@ pub enum CaCommand {
         /// With --begin: write the new root's key to this directory and not to the CA's
         #[arg(long, value_name = "DIRECTORY", conflicts_with_all = ["switch", "finish"])]
         offline_root: Option<PathBuf>,
+        /// With --begin: where the new key is; without, where the one in force is.
+        #[command(flatten)]
+        key: NewKeyArgs,
         /// With --finish: although certificates of the old root are still valid
         #[arg(long, conflicts_with_all = ["begin", "switch"])]
         force: bool,
@@ -157,10 +201,10 @@ pub struct StepArgs {
     #[arg(long)]
     begin: bool,
     /// Issue from the second one: both are believed
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["pkcs11_module", "key_in_file"])]
     switch: bool,
     /// Forget the old root, when nothing that it vouches for is in use
-    #[arg(long)]
+    #[arg(long, conflicts_with_all = ["pkcs11_module", "key_in_file"])]
     finish: bool,
 }
 

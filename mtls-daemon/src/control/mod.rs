@@ -9,6 +9,7 @@ pub mod http;
 pub mod render;
 pub mod revoke;
 pub mod socket;
+pub mod token_args;
 pub mod view;
 
 pub use admin::serve_admin;

@@ -83,13 +83,18 @@ pub fn certificate_authority(ca: &CaStatus) -> String {
     line(
         &mut out,
         format_args!(
-            "Embedded CA: {}, rotation {}, roots {}; the root{} ends {}, the intermediate {} ends {}",
+            "Embedded CA: {}, rotation {}, roots {}; the root{} ends {}, the intermediate {}{} ends {}",
             ca.directory.display(),
             ca.phase,
             ca.roots.join(", "),
-            if ca.root_offline { " (its key is elsewhere)" } else { "" },
+            match (ca.signed_elsewhere, ca.root_offline) {
+                (true, _) => " (of your PKI)",
+                (false, true) => " (its key is elsewhere)",
+                (false, false) => "",
+            },
             date(ca.root_not_after),
             ca.intermediate,
+            ca.key_in_token.as_ref().map(|key| format!(" (key {key})")).unwrap_or_default(),
             date(ca.intermediate_not_after)
         ),
     );

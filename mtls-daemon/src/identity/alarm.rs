@@ -10,6 +10,7 @@ use std::time::{Duration, SystemTime};
 use serde::{Deserialize, Serialize};
 
 use super::bundle::Root;
+use super::ca::{CaCertificate, CertificateKind};
 use super::store::IdentityStatus;
 use super::verified::Validity;
 use super::{Bundle, TrustBundles, TrustDomain, when};
@@ -105,8 +106,8 @@ impl Thresholds {
         }
     }
 
-    fn level_of_root(self, root: &Root, now: SystemTime) -> Level {
-        self.level(root.validity(), now).min(Self::OF_ROOTS.level(root.validity(), now))
+    fn level_of_root(self, life: Validity, now: SystemTime) -> Level {
+        self.level(life, now).min(Self::OF_ROOTS.level(life, now))
     }
 }
 
@@ -117,6 +118,8 @@ pub enum Subject {
     Workload(String),
     /// The roots of a trust domain.
     TrustDomain(TrustDomain),
+    /// A certificate of the embedded CA, with its name.
+    CaCertificate(CertificateKind, String),
 }
 
 impl fmt::Display for Subject {
@@ -124,6 +127,7 @@ impl fmt::Display for Subject {
         match self {
             Self::Workload(name) => write!(f, "workload {name}"),
             Self::TrustDomain(domain) => write!(f, "trust domain {domain}"),
+            Self::CaCertificate(kind, name) => write!(f, "embedded CA: {} {name}", kind.as_str()),
         }
     }
 }
@@ -142,7 +146,7 @@ pub struct Standing {
 /// How a workload's identity stands.
 #[must_use]
 pub fn of_workload(status: &IdentityStatus, thresholds: Thresholds, now: SystemTime) -> Standing {
-    let Some((until, from)) = status.not_after.zip(status.life_from) else {
+    let Some((until, from)) = status.chain_not_after.zip(status.life_from) else {
         // Somebody who was only just asked for the first time has not failed.
         let level = if status.failures > 0 { Level::Expired } else { Level::Ok };
         return Standing { level, until: None, detail: with_error("there is no certificate", status) };
@@ -152,13 +156,17 @@ pub fn of_workload(status: &IdentityStatus, thresholds: Thresholds, now: SystemT
         true => thresholds.level(Validity { from, until }, now.max(from)),
         false => Level::Expired,
     };
+    let subject = match &status.ends_first {
+        Some(intermediate) => format!("the intermediate {intermediate} of its chain"),
+        None => "the certificate".to_owned(),
+    };
     let what = match status.not_before {
         Some(not_before) if now < not_before && !status.valid => {
             format!("the certificate is {}; check this node's clock", when::not_yet(not_before, now))
         }
-        _ if now > until => format!("the certificate {}", when::expired(until, now)),
+        _ if now > until => format!("{subject} {}", when::expired(until, now)),
         _ => format!(
-            "the certificate expires in {} ({})",
+            "{subject} expires in {} ({})",
             when::span(when::between(now, until)),
             when::rfc3339(until)
         ),
@@ -188,7 +196,11 @@ pub fn of_roots<'a>(
 ) -> BTreeMap<TrustDomain, Standing> {
     let longest = |bundle: &Bundle| {
         let of = |root: &Root| {
-            (thresholds.level_of_root(root, now), Reverse(root.not_after()), root.subject().to_owned())
+            (
+                thresholds.level_of_root(root.validity(), now),
+                Reverse(root.not_after()),
+                root.subject().to_owned(),
+            )
         };
         bundle.roots().iter().map(of).min()
     };
@@ -223,6 +235,34 @@ fn of_longest((level, Reverse(until), subject): Longest, now: SystemTime) -> Sta
         ),
     };
     Standing { level, until: Some(until), detail }
+}
+
+/// How the roots and intermediates of the embedded CA stand. One that is renewed in time gives no alarm; a root has the
+/// times of roots.
+#[must_use]
+pub fn of_ca(
+    certificates: &[CaCertificate],
+    thresholds: Thresholds,
+    now: SystemTime,
+) -> BTreeMap<Subject, Standing> {
+    let of = |certificate: &CaCertificate| {
+        let until = SystemTime::from(certificate.not_after);
+        let life = Validity { from: certificate.not_before.into(), until };
+        let level = match certificate.kind {
+            CertificateKind::Root => thresholds.level_of_root(life, now),
+            CertificateKind::Intermediate => thresholds.level(life, now),
+        };
+        let detail = match now > until {
+            true => format!("it {}", when::expired(until, now)),
+            false => {
+                let left = when::span(when::between(now, until));
+                format!("it expires in {left} ({})", when::rfc3339(until))
+            }
+        };
+        let subject = Subject::CaCertificate(certificate.kind, certificate.name.clone());
+        (subject, Standing { level, until: Some(until), detail })
+    };
+    certificates.iter().map(of).collect()
 }
 
 /// The levels that were last spoken of, so that each change is told once.

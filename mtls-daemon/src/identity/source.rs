@@ -170,7 +170,7 @@ impl IdentitySource for EmbeddedSource {
     }
 
     fn is_local(&self) -> bool {
-        true
+        !self.ca.signs_in_token()
     }
 
     fn renews(&self) -> bool {

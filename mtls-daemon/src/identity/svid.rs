@@ -127,6 +127,15 @@ pub enum SvidError {
     },
 }
 
+/// What ends first of a chain: from then on peers refuse it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct FirstEnd {
+    /// The earliest `notAfter` of the leaf and its intermediates.
+    pub not_after: SystemTime,
+    /// CN or serial of the intermediate whose it is; `None`: the leaf's.
+    pub intermediate: Option<String>,
+}
+
 /// A workload's own identity, ready for a handshake.
 #[derive(Clone)]
 pub struct X509Svid {
@@ -142,6 +151,8 @@ pub struct X509Svid {
     pub not_before: SystemTime,
     /// The leaf's `notAfter`.
     pub not_after: SystemTime,
+    /// The end of the chain, which may be before that of the leaf.
+    pub first_end: FirstEnd,
 }
 
 impl X509Svid {
@@ -178,8 +189,13 @@ impl X509Svid {
         let first = chain.first().ok_or(SvidError::NoCertificate)?;
         let unreadable = |number| move |Unreadable(reason)| SvidError::Unreadable { number, reason };
         let leaf = Leaf::read(first).map_err(unreadable(1))?;
+        let mut first_end = FirstEnd { not_after: leaf.not_after, intermediate: None };
         for (der, number) in chain.iter().zip(1..).skip(1) {
-            Leaf::read(der).map_err(unreadable(number))?;
+            let above = Leaf::read(der).map_err(unreadable(number))?;
+            if above.not_after < first_end.not_after {
+                let name = above.common_name.map_or(above.serial, |name| show(&name));
+                first_end = FirstEnd { not_after: above.not_after, intermediate: Some(name) };
+            }
         }
         let key = matching(&chain, key()?, &leaf)?;
         let id = own_id(&leaf)?;
@@ -191,6 +207,7 @@ impl X509Svid {
             serial: leaf.serial,
             not_before: leaf.not_before,
             not_after: leaf.not_after,
+            first_end,
         };
         svid.check_validity(now)?;
         Ok(svid)

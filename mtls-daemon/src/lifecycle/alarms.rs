@@ -6,7 +6,8 @@ use std::time::{Duration, SystemTime};
 
 use super::daemon::{Daemon, lock};
 use crate::identity::alarm::{self, Level, Standing, Subject};
-use crate::observe::metrics::RootsSample;
+use crate::identity::ca::CertificateKind;
+use crate::observe::metrics::{CaSample, RootsSample};
 
 /// How often.
 pub(super) const LOOK: Duration = Duration::from_secs(1);
@@ -14,9 +15,10 @@ pub(super) const LOOK: Duration = Duration::from_secs(1);
 impl Daemon {
     /// How every identity and every trust domain's roots stand.
     pub(super) fn standings(&self, now: SystemTime) -> BTreeMap<Subject, Standing> {
-        let (config, configured) = {
+        let (config, configured, ca) = {
             let changing = lock(&self.changing);
-            (Arc::clone(&changing.prepared.config), Arc::clone(&changing.prepared.bundles))
+            let prepared = &changing.prepared;
+            (Arc::clone(&prepared.config), Arc::clone(&prepared.bundles), prepared.ca.clone())
         };
         let identities = self.store.status(now);
         let of_workloads = identities.iter().map(|status| {
@@ -26,10 +28,12 @@ impl Daemon {
         let brought: Vec<_> = config.workloads.iter().filter_map(|w| self.store.get(&w.name)).collect();
         let brought = brought.iter().map(|identity| &identity.bundles);
         let of_roots = alarm::of_roots(&configured, brought, config.alarms, now);
+        let certificates = ca.map(|ca| ca.status(now).certificates).unwrap_or_default();
         of_roots
             .into_iter()
             .map(|(domain, roots)| (Subject::TrustDomain(domain), roots))
             .chain(of_workloads)
+            .chain(alarm::of_ca(&certificates, config.alarms, now))
             .collect()
     }
 
@@ -52,9 +56,19 @@ impl Daemon {
                 level: standing.level,
                 not_after: standing.until.and_then(crate::identity::when::to_unix),
             }),
-            Subject::Workload(_) => None,
+            _ => None,
         });
         metrics.set_roots(roots.collect());
+        let of_ca = standings.iter().filter_map(|(subject, standing)| match subject {
+            Subject::CaCertificate(kind, name) => Some(CaSample {
+                certificate: kind.as_str(),
+                name: name.clone(),
+                level: standing.level,
+                not_after: standing.until.and_then(crate::identity::when::to_unix),
+            }),
+            _ => None,
+        });
+        metrics.set_ca(of_ca.collect());
     }
 }
 
@@ -74,6 +88,7 @@ fn closed(subject: &Subject) -> &'static str {
     match subject {
         Subject::Workload(_) => "its connections are refused:",
         Subject::TrustDomain(_) => "whoever is of it is refused:",
+        Subject::CaCertificate(..) => "what it vouches for is refused:",
     }
 }
 
@@ -81,5 +96,9 @@ fn mend(subject: &Subject) -> &'static str {
     match subject {
         Subject::Workload(_) => "mend its issuer (docs/runbooks/issuer-down.md)",
         Subject::TrustDomain(_) => "add the new root to its bundle (docs/runbooks/bundle-rotation.md)",
+        Subject::CaCertificate(CertificateKind::Root, _) => "change it (docs/runbooks/root-rotation.md)",
+        Subject::CaCertificate(CertificateKind::Intermediate, _) => {
+            "renew it (docs/runbooks/intermediate-rotation.md)"
+        }
     }
 }

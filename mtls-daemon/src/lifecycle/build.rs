@@ -99,6 +99,7 @@ fn open_ca(config: &Config) -> Result<EmbeddedCa, PrepareError> {
         directory: config.embedded_ca.directory.clone(),
         lifetime: config.embedded_ca.lifetime,
         trust_domain: config.trust_domain.clone(),
+        key: config.embedded_ca.key.clone(),
     };
     Ok(EmbeddedCa::open(settings, SystemTime::now())?)
 }

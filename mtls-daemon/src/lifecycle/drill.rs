@@ -310,6 +310,7 @@ mod tests {
             directory: directory.join("ca"),
             lifetime: Duration::from_secs(3600),
             trust_domain: "example.org".parse().unwrap(),
+            key: None,
         };
         let metrics = Metrics::new("0");
         let log = AccessLog::start(LogTarget::Off, metrics.access_log_lost()).unwrap();

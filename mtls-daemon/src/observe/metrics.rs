@@ -297,6 +297,19 @@ pub struct RootsSample {
     pub not_after: Option<i64>,
 }
 
+/// A certificate of the embedded CA, for the metrics.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct CaSample {
+    /// `root` or `intermediate`.
+    pub certificate: &'static str,
+    /// CN of its subject.
+    pub name: String,
+    /// How near its end is.
+    pub level: Level,
+    /// Its end, in seconds since 1970.
+    pub not_after: Option<i64>,
+}
+
 type Labels<const N: usize> = [(&'static str, &'static str); N];
 
 /// All metrics of the daemon.
@@ -313,6 +326,7 @@ struct Shared {
     workloads: RwLock<BTreeMap<Arc<str>, Arc<WorkloadMetrics>>>,
     ebpf: Mutex<BTreeMap<&'static str, u64>>,
     roots: Mutex<Vec<RootsSample>>,
+    ca: Mutex<Vec<CaSample>>,
     crls: Mutex<Vec<CrlHealth>>,
 }
 
@@ -397,6 +411,11 @@ impl Metrics {
         *lock(&self.shared.roots) = roots;
     }
 
+    /// How every certificate of the embedded CA stands; those that are not in it are forgotten.
+    pub fn set_ca(&self, certificates: Vec<CaSample>) {
+        *lock(&self.shared.ca) = certificates;
+    }
+
     /// The sources of CRLs now.
     pub fn set_crls(&self, crls: Vec<CrlHealth>) {
         *lock(&self.shared.crls) = crls;
@@ -430,6 +449,7 @@ impl Collector for Shared {
         encode_verdicts(&mut encoder, &workloads)?;
         encode_identities(&mut encoder, &workloads)?;
         encode_roots(&mut encoder, &lock(&self.roots))?;
+        encode_ca(&mut encoder, &lock(&self.ca))?;
 
         encode_crls(&mut encoder, &lock(&self.crls))?;
 
@@ -619,6 +639,26 @@ fn encode_roots(encoder: &mut DescriptorEncoder<'_>, roots: &[RootsSample]) -> f
     Ok(())
 }
 
+fn encode_ca(encoder: &mut DescriptorEncoder<'_>, certificates: &[CaSample]) -> fmt::Result {
+    fn labels(sample: &CaSample) -> [(&str, &str); 2] {
+        [("certificate", sample.certificate), ("name", &sample.name)]
+    }
+    let help = "How near its end a certificate of the embedded CA is: 0 ok, 1 warning, 2 critical, 3 expired";
+    let mut metric = encoder.encode_descriptor("embedded_ca_alarm", help, None, MetricType::Gauge)?;
+    for sample in certificates {
+        ConstGauge::new(sample.level as u64).encode(metric.encode_family(&labels(sample))?)?;
+    }
+
+    let help = "End of validity of a certificate of the embedded CA, in seconds since 1970";
+    let unit = Some(&Unit::Seconds);
+    let mut metric =
+        encoder.encode_descriptor("embedded_ca_expiry_timestamp", help, unit, MetricType::Gauge)?;
+    for (sample, not_after) in certificates.iter().filter_map(|sample| Some((sample, sample.not_after?))) {
+        ConstGauge::new(not_after).encode(metric.encode_family(&labels(sample))?)?;
+    }
+    Ok(())
+}
+
 #[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
@@ -653,6 +693,12 @@ mod tests {
         web.plaintext_accepted();
         web.set_certificate_expiry(Some(1_800_000_000));
         web.set_identity(Level::Critical, 4);
+        metrics.set_ca(vec![CaSample {
+            certificate: "intermediate",
+            name: "mtlsd intermediate CA 0a1b2c3d".into(),
+            level: Level::Critical,
+            not_after: Some(1_850_000_000),
+        }]);
         metrics.set_roots(vec![RootsSample {
             trust_domain: "example.org".into(),
             level: Level::Warning,
@@ -727,6 +773,8 @@ mod tests {
             r#"mtlsd_certificate_expiry_timestamp_seconds{workload="web"} 1800000000"#,
             r#"mtlsd_identity_alarm{workload="web"} 2"#,
             r#"mtlsd_identity_failures{workload="web"} 4"#,
+            r#"mtlsd_embedded_ca_alarm{certificate="intermediate",name="mtlsd intermediate CA 0a1b2c3d"} 2"#,
+            r#"mtlsd_embedded_ca_expiry_timestamp_seconds{certificate="intermediate",name="mtlsd intermediate CA 0a1b2c3d"} 1850000000"#,
             r#"mtlsd_trust_roots_alarm{trust_domain="example.org"} 1"#,
             r#"mtlsd_trust_roots_expiry_timestamp_seconds{trust_domain="example.org"} 1900000000"#,
         ] {

@@ -40,6 +40,7 @@ pub struct Daemon {
     node: Node,
     binary: PathBuf,
     metrics: SocketAddr,
+    env: Vec<(String, String)>,
     process: Option<Process>,
 }
 
@@ -49,7 +50,7 @@ impl Daemon {
             fs::create_dir_all(node.files.join(dir)).expect("lab directory is writable");
         }
         let metrics = SocketAddr::new(Ipv4Addr::LOCALHOST.into(), free_port());
-        let daemon = Self { node, binary: binary(), metrics, process: None };
+        let daemon = Self { node, binary: binary(), metrics, env: Vec::new(), process: None };
         daemon.configure(yaml);
         daemon
     }
@@ -101,6 +102,11 @@ impl Daemon {
     /// From the next start on it is another build of mtlsd.
     pub fn use_binary(&mut self, binary: &Path) {
         binary.clone_into(&mut self.binary);
+    }
+
+    /// From the next start on it has this environment variable.
+    pub fn set_env(&mut self, name: &str, value: &str) {
+        self.env.push((name.to_owned(), value.to_owned()));
     }
 
     /// The configuration file.
@@ -184,9 +190,7 @@ impl Daemon {
 
     /// Starts it without waiting.
     pub fn launch(&mut self) {
-        let command =
-            Cmd::new(self.node.place.clone(), &self.binary).args(["run", "--config"]).arg(self.config());
-        self.process = Some(command.spawn());
+        self.process = Some(self.run_command().spawn());
     }
 
     /// Runs it to its end, for starts that must fail; gives what it said.
@@ -200,7 +204,9 @@ impl Daemon {
 
     /// The command that starts the daemon.
     pub fn run_command(&self) -> Cmd {
-        Cmd::new(self.node.place.clone(), &self.binary).args(["run", "--config"]).arg(self.config())
+        let command = Cmd::new(self.node.place.clone(), &self.binary);
+        let command = self.env.iter().fold(command, |command, (name, value)| command.env(name, value));
+        command.args(["run", "--config"]).arg(self.config())
     }
 
     /// Whether /readyz says 200.

@@ -11,6 +11,7 @@ use crate::slow;
 pub mod agent;
 pub mod lists;
 pub mod openbao;
+pub mod softhsm;
 mod tls;
 
 pub use tls::{Identity, raw, s_client, s_client_commands, s_server, s_server_commands};

@@ -68,9 +68,9 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
         state: check.path_or(&main.paths.state, "/var/lib/mtlsd"),
         bpffs: check.path_or(&main.paths.bpffs, "/sys/fs/bpf/mtlsd"),
     };
-    let embedded_ca = embedded_ca(check, &main.identity.embedded_ca, &paths);
     let alarms = alarms(check, &main.identity.alarms);
     let pkcs11 = pkcs11::check(check, &main.identity.pkcs11);
+    let embedded_ca = embedded_ca(check, &main.identity.embedded_ca, &paths, &pkcs11);
     let (issuers, identity) = issuer::check(check, main.identity);
     Node {
         trust_domain,
@@ -97,11 +97,18 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
     }
 }
 
-fn embedded_ca(check: &mut Check, raw: &raw::EmbeddedCa, paths: &Paths) -> EmbeddedCa {
+fn embedded_ca(
+    check: &mut Check,
+    raw: &raw::EmbeddedCa,
+    paths: &Paths,
+    tokens: &[Pkcs11Token],
+) -> EmbeddedCa {
     let directory = raw.directory.0.as_ref().and_then(|at| check.path(at));
     EmbeddedCa {
         directory: directory.unwrap_or_else(|| paths.state.join("ca")),
         lifetime: check.duration(&raw.lifetime, SECOND, YEAR).unwrap_or(HOUR),
+        // What was refused fails the load.
+        key: raw.key.0.as_ref().and_then(|at| pkcs11::key(check, tokens, at)),
     }
 }
 

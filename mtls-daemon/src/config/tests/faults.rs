@@ -314,6 +314,11 @@ fn a_text_that_cannot_be_is_refused() {
         &token(&format!("module: /m.so, token: §{long}, pin_file: /p")),
         &["33 bytes long; this label has at most 32"],
     );
+    one(
+        "identity: { embedded_ca: { key: { token: §t, label: l } } }",
+        &["no token `t` under `identity.pkcs11`"],
+    );
+    one("identity: { embedded_ca: { key: { §token: t } } }", &["the key `label` is missing"]);
     let long = "x".repeat(65);
     let of_key =
         workload(&format!("identity: {{ certificate: /c, pkcs11: {{ token: t, label: §{long} }} }}"));

@@ -293,6 +293,7 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
             embedded_ca: EmbeddedCa {
                 directory: "/ca".into(),
                 lifetime: timeouts.3 + Duration::from_secs(1),
+                key: old.then(|| TokenKeySettings { token: token(1).settings, label: "ca".into() }),
             },
             issuers,
             alarms,
@@ -534,10 +535,11 @@ pub(super) fn document(config: &Config) -> Value {
         "paths": { "runtime": config.paths.runtime, "state": config.paths.state, "bpffs": config.paths.bpffs },
         "cgroup_root": config.cgroup_root,
         "identity": {
-            "embedded_ca": {
+            "embedded_ca": given(json!({
                 "directory": config.embedded_ca.directory,
                 "lifetime": time(config.embedded_ca.lifetime),
-            },
+                "key": config.embedded_ca.key.as_ref().map(|key| key_document(config, key)),
+            })),
             "issuers": config.issuers.iter().map(issuer_document).collect::<Value>(),
             "alarms": { "warning": threshold(config.alarms.warning), "critical": threshold(config.alarms.critical) },
             "pkcs11": config.pkcs11.iter().map(token_document).collect::<Value>(),

@@ -59,6 +59,8 @@ fn every_key_of_the_example_is_taken() {
         pin_file: "/etc/mtlsd/hsm.pin".into(),
     };
     assert_eq!(config.pkcs11, [Pkcs11Token { name: "hsm".into(), settings: token.clone() }]);
+    let of_ca = TokenKeySettings { token: token.clone(), label: "ca-key".into() };
+    assert_eq!(config.embedded_ca.key, Some(of_ca));
     let key = TokenKeySettings { token, label: "shared-key".into() };
     let of_shared = WorkloadIdentity::IssuerWithToken { issuer: "script".into(), key };
     assert_eq!(config.workload("shared").unwrap().identity, of_shared);
@@ -128,6 +130,7 @@ fn what_is_left_out_has_its_stated_default() {
     assert_eq!(config.paths.bpffs, PathBuf::from("/sys/fs/bpf/mtlsd"));
     assert_eq!(config.embedded_ca.directory, PathBuf::from("/var/lib/mtlsd/ca"));
     assert_eq!(config.embedded_ca.lifetime, Duration::from_secs(3600));
+    assert_eq!(config.embedded_ca.key, None);
     assert_eq!(config.cgroup_root, None);
     assert_eq!(config.trust.clock_skew, Duration::from_secs(60));
     let alarms = Thresholds { warning: Threshold::Share(25), critical: Threshold::Share(10) };

@@ -18,6 +18,8 @@ fn status(now: SystemTime, before: Duration, after: Duration) -> IdentityStatus 
         serial: Some("01".into()),
         not_before: Some(now - before),
         not_after: Some(now + after),
+        chain_not_after: Some(now + after),
+        ends_first: None,
         life_from: Some(now - before),
         valid: true,
         next_renewal: None,
@@ -103,6 +105,7 @@ fn no_certificate_is_an_alarm_once_an_attempt_has_failed() {
     let none = IdentityStatus {
         not_before: None,
         not_after: None,
+        chain_not_after: None,
         life_from: None,
         valid: false,
         ..status(now, HOUR, HOUR)
@@ -199,4 +202,54 @@ fn each_change_of_a_level_is_told_once() {
     // What is gone and comes back is new.
     assert_eq!(at(Level::Critical), [(Level::Ok, Level::Critical)]);
     assert!(told.changes(&BTreeMap::new()).is_empty());
+}
+
+#[test]
+fn the_end_of_an_intermediate_before_that_of_the_certificate_counts_and_is_named() {
+    let now = SystemTime::now();
+    let early = IdentityStatus {
+        chain_not_after: Some(now + 5 * MINUTE),
+        ends_first: Some("Site issuing".into()),
+        ..status(now, HOUR, HOUR)
+    };
+    let standing = of_workload(&early, Thresholds::default(), now);
+    assert_eq!((standing.level, standing.until), (Level::Critical, Some(now + 5 * MINUTE)));
+    assert!(
+        standing.detail.starts_with("the intermediate Site issuing of its chain expires in"),
+        "{}",
+        standing.detail
+    );
+    let standing = of_workload(&early, Thresholds::default(), now + 6 * MINUTE);
+    assert_eq!(standing.level, Level::Expired, "peers refuse it");
+    assert!(standing.detail.contains("Site issuing of its chain expired"), "{}", standing.detail);
+}
+
+#[test]
+fn the_certificates_of_the_embedded_ca_are_alarms_by_their_share_and_roots_late_in_their_life() {
+    let (now, day) = (SystemTime::now(), Duration::from_secs(86_400));
+    let of = |kind, before: u32, after: u32| CaCertificate {
+        kind,
+        name: "one".into(),
+        not_before: (now - day * before).into(),
+        not_after: (now + day * after).into(),
+    };
+    let level = |certificate: CaCertificate, at: SystemTime| {
+        let standings = of_ca(&[certificate], Thresholds::default(), at);
+        let (subject, standing) = standings.into_iter().next().unwrap();
+        (subject.to_string(), standing)
+    };
+    let intermediate = |after| level(of(CertificateKind::Intermediate, 365 - after, after), now);
+    assert_eq!(intermediate(183).1.level, Level::Ok, "it is renewed at half");
+    assert_eq!(intermediate(90).1.level, Level::Warning);
+    let (subject, standing) = intermediate(36);
+    assert_eq!((subject.as_str(), standing.level), ("embedded CA: intermediate one", Level::Critical));
+    assert!(standing.detail.starts_with("it expires in "), "{}", standing.detail);
+    let root = |after| level(of(CertificateKind::Root, 3650 - after, after), now).1.level;
+    assert_eq!(
+        [root(365), root(31), root(29), root(6)],
+        [Level::Ok, Level::Ok, Level::Warning, Level::Critical]
+    );
+    let (_, late) = level(of(CertificateKind::Root, 10, 1), now + 2 * day);
+    assert_eq!(late.level, Level::Expired);
+    assert!(late.detail.contains("expired"), "{}", late.detail);
 }

@@ -12,7 +12,7 @@ use super::authority::{self, Authority};
 use super::directory::Directory;
 use super::log::{Entry, IssuanceLog, Kind};
 use super::revoke::{self, RevocationReason, Revocations};
-use super::{CaError, CaStatus, Phase, State};
+use super::{CaError, CaStatus, NewKey, Phase, State, key};
 use crate::identity::{TrustDomain, when};
 
 /// Which certificates are meant.
@@ -63,9 +63,9 @@ pub struct Crls {
 /// A CA in its directory, as its administrator sees it.
 #[derive(Debug)]
 pub struct CaDirectory {
-    path: PathBuf,
-    trust_domain: TrustDomain,
-    log: IssuanceLog,
+    pub(super) path: PathBuf,
+    pub(super) trust_domain: TrustDomain,
+    pub(super) log: IssuanceLog,
 }
 
 impl CaDirectory {
@@ -83,6 +83,12 @@ impl CaDirectory {
         let trust_domain = authority::trust_domain_of(&directory)?;
         drop(lock);
         Ok(Self { path: path.to_owned(), trust_domain, log: IssuanceLog::new(path) })
+    }
+
+    /// Its directory.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// The trust domain that it issues for.
@@ -127,15 +133,20 @@ impl CaDirectory {
         Err(CaError::OtherRoot { root: home.root().to_owned(), directory: self.path.clone() })
     }
 
-    /// Makes a second root and intermediate. From now on both roots are in the bundle, and the old one issues.
+    /// Makes a second root and intermediate, with a key where `new` says. From now on both roots are in the bundle, and the old one issues.
     ///
     /// # Errors
-    /// When a rotation is under way, or the directory cannot be written.
-    pub fn begin(&self, offline_root: Option<&Path>, now: SystemTime) -> Result<(), CaError> {
+    /// When a rotation is under way, the directory cannot be written, or a token does not sign.
+    pub fn begin(&self, offline_root: Option<&Path>, new: &NewKey, now: SystemTime) -> Result<(), CaError> {
         let (directory, _lock) = self.lock()?;
         self.require(&directory, Phase::Steady)?;
+        let token = key::resolve(new, &directory)?;
         let home = offline_root.map(|root| empty_home(root, &self.path)).transpose()?;
-        directory.add_next(|next| authority::create(next, home.as_ref(), &self.trust_domain, &self.log, now))
+        let (domain, log) = (&self.trust_domain, &self.log);
+        directory.add_next(|next| {
+            authority::create(next, home.as_ref(), token.as_ref(), domain, log, now)?;
+            Authority::load(next, domain, log, now)?.prove(next, domain, now)
+        })
     }
 
     /// The second CA issues, and both roots stay in the bundle.
@@ -145,7 +156,9 @@ impl CaDirectory {
     pub fn switch(&self, now: SystemTime) -> Result<(), CaError> {
         let (directory, _lock) = self.lock()?;
         self.require(&directory, Phase::Begun)?;
-        Authority::load(&directory.next(), &self.trust_domain, &self.log, now)?;
+        let next = directory.next();
+        let authority = Authority::load(&next, &self.trust_domain, &self.log, now)?;
+        authority.prove(&next, &self.trust_domain, now)?;
         directory.switch()
     }
 
@@ -157,7 +170,7 @@ impl CaDirectory {
         let (directory, _lock) = self.lock()?;
         self.require(&directory, Phase::Switched)?;
         Authority::load(&directory.next(), &self.trust_domain, &self.log, now)?;
-        let old = directory.certificate(super::directory::INTERMEDIATE_CRT)?;
+        let (old, _) = directory.intermediate()?;
         let old = authority::read(&directory, super::directory::INTERMEDIATE_CRT, &old)?.common_name;
         if !force {
             self.nobody_uses(old.as_deref().unwrap_or_default(), now)?;
@@ -193,7 +206,7 @@ impl CaDirectory {
                 entry,
             })
             .collect();
-        let ca = state.status(&self.path, None, now);
+        let ca = state.status(&self.path, None, None, now);
         Ok(Listing { ca, certificates, unreadable_lines: lines.unreadable })
     }
 
@@ -251,7 +264,7 @@ impl CaDirectory {
         revoke::sign_all(&self.path, &sets, root, &revocations, number, lifetime, now)
     }
 
-    fn lock(&self) -> Result<(Directory, nix::fcntl::Flock<std::fs::File>), CaError> {
+    pub(super) fn lock(&self) -> Result<(Directory, nix::fcntl::Flock<std::fs::File>), CaError> {
         let directory = Directory::open(&self.path)?;
         let lock = directory.lock()?;
         directory.complete_rotation()?;
@@ -259,10 +272,7 @@ impl CaDirectory {
     }
 
     fn issuing(&self, directory: &Directory) -> Result<Directory, CaError> {
-        Ok(match directory.phase()? {
-            Phase::Switched => directory.next(),
-            Phase::Steady | Phase::Begun => Directory::at(&self.path),
-        })
+        Ok(directory.issuing(directory.phase()?))
     }
 
     fn require(&self, directory: &Directory, wanted: Phase) -> Result<(), CaError> {

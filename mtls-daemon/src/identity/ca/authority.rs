@@ -1,7 +1,7 @@
 //! One root and its intermediate: how they are made, read and renewed.
 
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, SystemTime};
 
 use rcgen::Issuer;
@@ -9,23 +9,33 @@ use rustls::pki_types::CertificateDer;
 
 use super::directory::{self, Directory};
 use super::log::{Entry, IssuanceLog, Kind};
-use super::sign::{self, Signer};
-use super::{CaError, INTERMEDIATE_LIFETIME, crypto};
-use crate::identity::key::SecretKey;
+use super::sign::{self, ProbeRefused, Signer};
+use super::{CaError, INTERMEDIATE_LIFETIME, key};
+use crate::identity::key::OwnKey;
 use crate::identity::leaf::{Leaf, Unreadable};
+use crate::identity::pkcs11::TokenKeySettings;
 use crate::identity::{Bundle, SpiffeId, TrustDomain, when};
 
 /// The certificate that signs leaves, with what signs for it.
 pub(super) struct Intermediate {
     pub(super) der: CertificateDer<'static>,
-    pub(super) key: Box<Signer>,
+    /// Those between it and the root, from the bottom up: a PKI elsewhere may have some.
+    pub(super) above: Vec<CertificateDer<'static>>,
+    pub(super) key: OwnKey,
     /// Its subject's CN, which renewal keeps: it names the issuer in the log and in CRLs.
     pub(super) name: String,
     pub(super) not_before: SystemTime,
     pub(super) not_after: SystemTime,
+    /// Set when a leaf that its key signed was found good.
+    proved: OnceLock<()>,
 }
 
 impl Intermediate {
+    /// It and those above it, as peers are sent them.
+    pub(super) fn chain(&self) -> impl Iterator<Item = &CertificateDer<'static>> {
+        std::iter::once(&self.der).chain(&self.above)
+    }
+
     /// When half of its life is over.
     pub(super) fn renew_at(&self) -> SystemTime {
         self.not_before
@@ -34,27 +44,46 @@ impl Intermediate {
     }
 
     pub(super) fn issuer(&self) -> Result<Issuer<'static, &Signer>, CaError> {
-        sign::issuer(&self.der, self.key.as_ref())
+        sign::issuer(&self.der, &self.key)
     }
+}
+
+/// The end of a certificate.
+#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct End {
+    pub(super) not_after: SystemTime,
+    /// Whose: CN of its subject.
+    pub(super) name: String,
 }
 
 /// A root and its intermediate.
 pub(super) struct Authority {
     pub(super) root: CertificateDer<'static>,
+    pub(super) root_not_before: SystemTime,
     pub(super) root_not_after: SystemTime,
     /// The root's key is not in the directory.
     pub(super) offline: bool,
+    /// A PKI elsewhere has signed the intermediate.
+    pub(super) of_site: bool,
+    /// Where the intermediate's key is, if it is in a token.
+    pub(super) token: Option<TokenKeySettings>,
     pub(super) intermediate: Arc<Intermediate>,
+    /// What ends first of the intermediate, those above it and the root. No leaf outlives it.
+    pub(super) first_end: End,
 }
 
-/// Makes a root and an intermediate; the root's key goes to `root_home` if there is one.
+/// Makes a root and an intermediate; the root's key goes to `root_home` if there is one, and the intermediate's to a
+/// token if one is named.
 pub(super) fn create(
     directory: &Directory,
     root_home: Option<&Directory>,
+    token: Option<&TokenKeySettings>,
     domain: &TrustDomain,
     log: &IssuanceLog,
     now: SystemTime,
 ) -> Result<(), CaError> {
+    // First: what a token refuses leaves nothing else behind.
+    let key = key::make(directory, token)?;
     let (root_key, root) = sign::root(domain, now)?;
     match root_home {
         Some(home) => {
@@ -65,9 +94,8 @@ pub(super) fn create(
         None => directory.write_key(directory::ROOT_KEY, root_key.pair())?,
     }
     directory.write_certificate(directory::ROOT_CRT, &root)?;
-    let key = SecretKey::generate().map_err(crypto("generate a key"))?;
-    directory.write_key(directory::INTERMEDIATE_KEY, key.pair())?;
-    let certificate = sign::intermediate(&sign::issuer(&root, &root_key)?, &key, domain, None, now)?;
+    let until = read(directory, directory::ROOT_CRT, &root)?.not_after;
+    let certificate = sign::intermediate(&sign::issuer(&root, &root_key)?, &key, domain, None, until, now)?;
     note(&certificate, domain, log, "the making of the CA", now)?;
     directory.write_certificate(directory::INTERMEDIATE_CRT, &certificate)
 }
@@ -96,23 +124,74 @@ impl Authority {
             );
         }
         // One that has expired is told as such when it is to sign, not as a broken chain.
-        let last = intermediate.not_after.checked_sub(Duration::from_secs(1)).unwrap_or(now);
-        let bundle = Bundle::from_der(vec![root.clone()])?;
-        sign::check_chain(&intermediate.der, intermediate.key.as_ref(), &bundle, domain, now.min(last))
-            .map_err(|_| CaError::BrokenChain {
+        let first_end = first_end(directory, &intermediate, &claims)?;
+        let authority = Self {
+            root,
+            root_not_before: claims.not_before,
+            root_not_after: claims.not_after,
+            offline,
+            of_site: directory.is_of_site()?,
+            token: key::in_token(directory)?,
+            intermediate: Arc::new(intermediate),
+            first_end,
+        };
+        if authority.token.is_none() {
+            authority.prove(directory, domain, now)?;
+        }
+        Ok(authority)
+    }
+
+    /// Does the key sign, and would a leaf of it be accepted by who trusts the root? A token is asked once.
+    pub(super) fn prove(
+        &self,
+        directory: &Directory,
+        domain: &TrustDomain,
+        now: SystemTime,
+    ) -> Result<(), CaError> {
+        let Intermediate { key, proved, .. } = &*self.intermediate;
+        if proved.get().is_some() {
+            return Ok(());
+        }
+        if let OwnKey::Token(key) = key {
+            key.prove()?;
+        }
+        let last = self.first_end.not_after.checked_sub(Duration::from_secs(1)).unwrap_or(now);
+        let bundle = Bundle::from_der(vec![self.root.clone()])?;
+        let chain: Vec<_> = self.intermediate.chain().cloned().collect();
+        sign::check_chain(&chain, key, &bundle, domain, now.min(last)).map_err(|refused| match refused {
+            ProbeRefused::Unsigned(error) => key::explained(key, error),
+            ProbeRefused::Refused(_) => CaError::BrokenChain {
                 intermediate: directory.path(directory::INTERMEDIATE_CRT),
                 root: directory.path(directory::ROOT_CRT),
-            })?;
-        Ok(Self { root, root_not_after: claims.not_after, offline, intermediate: Arc::new(intermediate) })
+            },
+        })?;
+        let _ = proved.set(());
+        Ok(())
     }
 }
 
+fn first_end(directory: &Directory, intermediate: &Intermediate, root: &Leaf) -> Result<End, CaError> {
+    let mut first = End { not_after: intermediate.not_after, name: intermediate.name.clone() };
+    let mut note = |claims: &Leaf| {
+        if claims.not_after < first.not_after {
+            let name = claims.common_name.clone().unwrap_or_default();
+            first = End { not_after: claims.not_after, name };
+        }
+    };
+    for der in &intermediate.above {
+        note(&read(directory, directory::INTERMEDIATE_CRT, der)?);
+    }
+    note(root);
+    Ok(first)
+}
+
 fn read_intermediate(directory: &Directory) -> Result<Intermediate, CaError> {
-    let der = directory.certificate(directory::INTERMEDIATE_CRT)?;
-    let key = directory.key(directory::INTERMEDIATE_KEY, directory::INTERMEDIATE_CRT, &der)?;
+    let (der, above) = directory.intermediate()?;
+    let key = key::of(directory, &der)?;
     let leaf = read(directory, directory::INTERMEDIATE_CRT, &der)?;
     let name = leaf.common_name.clone().unwrap_or_default();
-    Ok(Intermediate { der, key: Box::new(key), name, not_before: leaf.not_before, not_after: leaf.not_after })
+    let (not_before, not_after) = (leaf.not_before, leaf.not_after);
+    Ok(Intermediate { der, above, key, name, not_before, not_after, proved: OnceLock::new() })
 }
 
 /// Signs the intermediate's key again, under its old name, with the root's key in `root_home`, and replaces its
@@ -125,18 +204,23 @@ pub(super) fn renew(
     why: &str,
     now: SystemTime,
 ) -> Result<(), CaError> {
-    let old = directory.certificate(directory::INTERMEDIATE_CRT)?;
-    let key = directory.key(directory::INTERMEDIATE_KEY, directory::INTERMEDIATE_CRT, &old)?;
+    if directory.is_of_site()? {
+        return Err(CaError::SignedElsewhere(directory.root().to_owned()));
+    }
+    let (old, _) = directory.intermediate()?;
+    // Only its public half is needed, which a token is not asked for.
+    let key = key::of(directory, &old)?;
     let root = root_home.root_certificate()?;
     let root_key = root_home.key(directory::ROOT_KEY, directory::ROOT_CRT, &root)?;
     let issuer = sign::issuer(&root, &root_key)?;
     let name = read(directory, directory::INTERMEDIATE_CRT, &old)?.common_name;
-    let certificate = sign::intermediate(&issuer, &key, domain, name.as_deref(), now)?;
+    let until = read(root_home, directory::ROOT_CRT, &root)?.not_after;
+    let certificate = sign::intermediate(&issuer, &key, domain, name.as_deref(), until, now)?;
     note(&certificate, domain, log, why, now)?;
     directory.write_certificate(directory::INTERMEDIATE_CRT, &certificate)
 }
 
-fn note(
+pub(super) fn note(
     intermediate: &CertificateDer<'_>,
     domain: &TrustDomain,
     log: &IssuanceLog,
@@ -158,6 +242,9 @@ pub(super) fn trust_domain_of(directory: &Directory) -> Result<TrustDomain, CaEr
 }
 
 fn named_domain(directory: &Directory, claims: &Leaf) -> Result<TrustDomain, CaError> {
+    if let Some(domain) = directory.site_domain()? {
+        return Ok(domain);
+    }
     let found = match claims.uris.as_slice() {
         [Some(uri)] => uri.parse::<SpiffeId>().ok().filter(|id| id.path().is_empty()),
         _ => None,

@@ -1,25 +1,28 @@
-//! The CA's directory: permissions, the lock, atomic writes, and reading back.
+//! The CA's directory: the lock, what makes it whole, and the steps from one CA to the next.
+
+mod files;
 
 use std::fs::{self, DirBuilder, File, OpenOptions};
-use std::io::{Read, Write};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use nix::fcntl::{Flock, FlockArg};
-use rcgen::{KeyPair, PublicKeyData};
-use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
-use zeroize::{Zeroize, Zeroizing};
 
+use self::files::{exists, io, read, remove, remove_directory};
+pub(super) use self::files::{pem, pem_block};
+use super::key::TOKEN;
 use super::{CaError, Phase};
-use crate::identity::key::SecretKey;
-use crate::identity::leaf::show;
+use crate::identity::TrustDomain;
 
 pub(super) const ROOT_CRT: &str = "root.crt";
 pub(super) const ROOT_KEY: &str = "root.key";
 pub(super) const INTERMEDIATE_CRT: &str = "intermediate.crt";
 pub(super) const INTERMEDIATE_KEY: &str = "intermediate.key";
+/// There when a PKI elsewhere has signed the intermediate: the trust domain, which its root need not name.
+pub(super) const TRUST_DOMAIN: &str = "trust-domain";
 const FILES: [&str; 4] = [ROOT_CRT, ROOT_KEY, INTERMEDIATE_CRT, INTERMEDIATE_KEY];
+/// What one CA has and another has not.
+const OPTIONAL: [&str; 5] = [ROOT_KEY, OFFLINE, INTERMEDIATE_KEY, TOKEN, TRUST_DOMAIN];
 /// There while a CA is being made; one that is found later tells of a crash in between.
 const MARKER: &str = "creating";
 const LOCK: &str = "lock";
@@ -35,7 +38,11 @@ const NEXT: &str = "next";
 const MAKING_NEXT: &str = "next.new";
 /// There when the second CA issues.
 const ISSUING: &str = "issuing";
-/// There while the second CA moves to the place of the first; says whether its root is offline.
+/// A key whose certificate a PKI elsewhere is asked for.
+pub(super) const REQUESTED: &str = "requested";
+/// The same while it is being made.
+const MAKING_REQUEST: &str = "requested.new";
+/// There while the second CA moves to the place of the first; says which of the optional files it has.
 const FINISHING: &str = "finishing";
 
 const DIRECTORY_MODE: u32 = 0o700;
@@ -101,21 +108,35 @@ impl Directory {
                 remove(&self.path(file))?;
             }
         } else {
+            let files = self.files()?;
             let mut missing = Vec::new();
-            for file in FILES {
-                if !exists(&self.path(file))? && (file != ROOT_KEY || !self.is_offline()?) {
-                    missing.push(file);
+            for file in &files {
+                if !exists(&self.path(file))? {
+                    missing.push(*file);
                 }
             }
             match missing.first() {
                 None => return Ok(false),
-                Some(file) if missing.len() < FILES.len() => return Err(CaError::Missing(self.path(file))),
+                Some(file) if missing.len() < files.len() => return Err(CaError::Missing(self.path(file))),
+                Some(_) if exists(&self.path(REQUESTED))? => {
+                    return Err(CaError::AwaitsImport(self.0.clone()));
+                }
                 Some(_) => {}
             }
         }
         let marker = if offline { MAKING_OFFLINE } else { "" };
         self.write(MARKER, marker.as_bytes(), KEY_MODE)?;
         Ok(true)
+    }
+
+    /// What a whole CA of this kind has.
+    fn files(&self) -> Result<Vec<&'static str>, CaError> {
+        let mut files = vec![ROOT_CRT, INTERMEDIATE_CRT];
+        if !self.is_offline()? {
+            files.push(ROOT_KEY);
+        }
+        files.push(if exists(&self.path(TOKEN))? { TOKEN } else { INTERMEDIATE_KEY });
+        Ok(files)
     }
 
     /// The CA is complete.
@@ -125,12 +146,63 @@ impl Directory {
     }
 
     pub(super) fn is_offline(&self) -> Result<bool, CaError> {
-        exists(&self.path(OFFLINE))
+        Ok(exists(&self.path(OFFLINE))? || self.is_of_site()?)
+    }
+
+    /// Has a PKI elsewhere signed the intermediate?
+    pub(super) fn is_of_site(&self) -> Result<bool, CaError> {
+        exists(&self.path(TRUST_DOMAIN))
+    }
+
+    /// The trust domain of a CA whose intermediate a PKI elsewhere has signed.
+    pub(super) fn site_domain(&self) -> Result<Option<TrustDomain>, CaError> {
+        let Some(content) = self.read_unshared(TRUST_DOMAIN)? else { return Ok(None) };
+        let domain = std::str::from_utf8(&content).ok().and_then(|text| text.trim().parse().ok());
+        domain.map(Some).ok_or_else(|| CaError::Unreadable {
+            path: self.path(TRUST_DOMAIN),
+            reason: "it is no name of a trust domain".to_owned(),
+        })
+    }
+
+    pub(super) fn set_site_domain(&self, domain: &TrustDomain) -> Result<(), CaError> {
+        self.write(TRUST_DOMAIN, format!("{domain}\n").as_bytes(), CERTIFICATE_MODE)
+    }
+
+    /// Where a key waits for its certificate; `None`: none does.
+    pub(super) fn requested(&self) -> Result<Option<Self>, CaError> {
+        let path = self.path(REQUESTED);
+        Ok(exists(&path)?.then_some(Self(path)))
+    }
+
+    /// Makes a request aside and gives it its name when it is whole. The caller holds the lock.
+    pub(super) fn add_request<T>(
+        &self,
+        make: impl FnOnce(&Self) -> Result<T, CaError>,
+    ) -> Result<T, CaError> {
+        self.add(MAKING_REQUEST, REQUESTED, make)
+    }
+
+    /// What was asked for is whole now: it becomes the second CA, or the first if there is none. The caller holds the
+    /// lock.
+    pub(super) fn take_request(&self) -> Result<(), CaError> {
+        let (from, to) = (self.path(REQUESTED), self.path(NEXT));
+        let first = !exists(&self.path(ROOT_CRT))?;
+        if first {
+            // Before the rename: a crash in between leaves the request, and nothing else.
+            self.write(FINISHING, Self(from.clone()).optional()?.as_bytes(), KEY_MODE)?;
+        }
+        fs::rename(&from, &to).map_err(io("rename to", &to))?;
+        self.sync()?;
+        if first { self.complete_rotation() } else { Ok(()) }
     }
 
     /// The root's key is not here.
     pub(super) fn mark_offline(&self) -> Result<(), CaError> {
         self.write(OFFLINE, OFFLINE_TEXT.as_bytes(), CERTIFICATE_MODE)
+    }
+
+    pub(super) fn has_certificate(&self) -> Result<bool, CaError> {
+        exists(&self.path(ROOT_CRT))
     }
 
     pub(super) fn has_root(&self) -> Result<bool, CaError> {
@@ -151,16 +223,34 @@ impl Directory {
         })
     }
 
+    /// Where the CA is that issues in this phase.
+    pub(super) fn issuing(&self, phase: Phase) -> Self {
+        match phase {
+            Phase::Switched => self.next(),
+            Phase::Steady | Phase::Begun => Self(self.0.clone()),
+        }
+    }
+
     /// Makes the second CA aside and gives it its name when it is whole. The caller holds the lock.
     pub(super) fn add_next(&self, make: impl FnOnce(&Self) -> Result<(), CaError>) -> Result<(), CaError> {
-        let aside = self.path(MAKING_NEXT);
+        self.add(MAKING_NEXT, NEXT, make)
+    }
+
+    fn add<T>(
+        &self,
+        making: &str,
+        name: &str,
+        make: impl FnOnce(&Self) -> Result<T, CaError>,
+    ) -> Result<T, CaError> {
+        let aside = self.path(making);
         remove_directory(&aside)?;
         let directory = Self::open(&aside)?;
-        make(&directory)?;
+        let made = make(&directory)?;
         directory.sync()?;
-        let next = self.path(NEXT);
-        fs::rename(&aside, &next).map_err(io("rename to", &next))?;
-        self.sync()
+        let path = self.path(name);
+        fs::rename(&aside, &path).map_err(io("rename to", &path))?;
+        self.sync()?;
+        Ok(made)
     }
 
     /// From now on the second CA issues. The caller holds the lock.
@@ -170,9 +260,20 @@ impl Directory {
 
     /// The second CA takes the place of the first, whose files go. The caller holds the lock.
     pub(super) fn finish_rotation(&self) -> Result<(), CaError> {
-        let offline = if self.next().is_offline()? { MAKING_OFFLINE } else { "" };
-        self.write(FINISHING, offline.as_bytes(), KEY_MODE)?;
+        self.write(FINISHING, self.next().optional()?.as_bytes(), KEY_MODE)?;
         self.complete_rotation()
+    }
+
+    /// Which of the optional files are here, one a line.
+    fn optional(&self) -> Result<String, CaError> {
+        let mut text = String::new();
+        for file in OPTIONAL {
+            if exists(&self.path(file))? {
+                text.push_str(file);
+                text.push('\n');
+            }
+        }
+        Ok(text)
     }
 
     /// Goes on with [`Self::finish_rotation`] if a crash has cut it short. The caller holds the lock.
@@ -181,16 +282,20 @@ impl Directory {
         if !exists(&marker)? {
             return Ok(());
         }
-        let offline = read(&marker)?.0.as_slice() == MAKING_OFFLINE.as_bytes();
+        let kept = read(&marker)?.0;
+        let kept: Vec<_> = kept.split(|byte| *byte == b'\n').collect();
         let next = self.next();
-        for file in FILES.into_iter().chain([OFFLINE]) {
+        for file in [ROOT_CRT, INTERMEDIATE_CRT].into_iter().chain(OPTIONAL) {
             let (from, to) = (next.path(file), self.path(file));
             // What is not there was moved before the crash, or there is none.
             if exists(&from)? {
                 fs::rename(&from, &to).map_err(io("rename to", &to))?;
             }
         }
-        remove(&self.path(if offline { ROOT_KEY } else { OFFLINE }))?;
+        // The first CA's, which the second has none of.
+        for file in OPTIONAL.into_iter().filter(|file| !kept.contains(&file.as_bytes())) {
+            remove(&self.path(file))?;
+        }
         self.sync()?;
         remove_directory(&self.path(NEXT))?;
         self.sync()?;
@@ -201,148 +306,8 @@ impl Directory {
     /// Files whose change means another CA, another phase, or that a certificate of the daemon may be revoked.
     pub(super) fn watched(&self) -> Vec<PathBuf> {
         let next = self.next();
-        let own = [ROOT_CRT, INTERMEDIATE_CRT, NEXT, super::revoke::FILE].map(|file| self.path(file));
-        let second = [ROOT_CRT, INTERMEDIATE_CRT, ISSUING].map(|file| next.path(file));
+        let own = [ROOT_CRT, INTERMEDIATE_CRT, TOKEN, NEXT, super::revoke::FILE].map(|file| self.path(file));
+        let second = [ROOT_CRT, INTERMEDIATE_CRT, TOKEN, ISSUING].map(|file| next.path(file));
         own.into_iter().chain(second).collect()
     }
-
-    /// Reads a small file of the CA's; `None` if there is none.
-    pub(super) fn read(&self, file: &str) -> Result<Option<Zeroizing<Vec<u8>>>, CaError> {
-        match read(&self.path(file)) {
-            Ok((content, _)) => Ok(Some(content)),
-            Err(CaError::Missing(_)) => Ok(None),
-            Err(error) => Err(error),
-        }
-    }
-
-    pub(super) fn write_private(&self, file: &str, content: &[u8]) -> Result<(), CaError> {
-        self.write(file, content, KEY_MODE)
-    }
-
-    pub(super) fn write_certificate(&self, file: &str, der: &CertificateDer<'_>) -> Result<(), CaError> {
-        self.write(file, pem(der).as_bytes(), CERTIFICATE_MODE)
-    }
-
-    pub(super) fn write_key(&self, file: &str, key: &KeyPair) -> Result<(), CaError> {
-        let pem = Zeroizing::new(key.serialize_pem());
-        self.write(file, pem.as_bytes(), KEY_MODE)
-    }
-
-    /// Writes beside the file and renames, so that a reader sees the old content or the new.
-    fn write(&self, file: &str, content: &[u8], mode: u32) -> Result<(), CaError> {
-        let (path, temporary) = (self.path(file), self.path(&format!("{file}.new")));
-        remove(&temporary)?;
-        let mut output = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(mode)
-            .open(&temporary)
-            .map_err(io("create", &temporary))?;
-        output.write_all(content).map_err(io("write", &temporary))?;
-        output.sync_all().map_err(io("sync", &temporary))?;
-        fs::rename(&temporary, &path).map_err(io("rename to", &path))?;
-        self.sync()
-    }
-
-    fn sync(&self) -> Result<(), CaError> {
-        File::open(&self.0).and_then(|directory| directory.sync_all()).map_err(io("sync", &self.0))
-    }
-
-    pub(super) fn root_certificate(&self) -> Result<CertificateDer<'static>, CaError> {
-        self.certificate(ROOT_CRT)
-    }
-
-    pub(super) fn certificate(&self, file: &str) -> Result<CertificateDer<'static>, CaError> {
-        let path = self.path(file);
-        let (content, _) = read(&path)?;
-        let unreadable = |reason: String| CaError::Unreadable { path: path.clone(), reason };
-        let certificates: Result<Vec<_>, _> = CertificateDer::pem_slice_iter(&content).collect();
-        match certificates.map_err(|error| unreadable(show(&error.to_string())))?.as_slice() {
-            [one] => Ok(one.clone()),
-            other => Err(unreadable(format!("it holds {} certificates instead of one", other.len()))),
-        }
-    }
-
-    /// The key in `file`, if it is that of the certificate and nobody else may read it.
-    pub(super) fn key(
-        &self,
-        file: &str,
-        certificate_file: &str,
-        certificate: &CertificateDer<'_>,
-    ) -> Result<SecretKey, CaError> {
-        let path = self.path(file);
-        let (content, mode) = read(&path)?;
-        if mode & 0o077 != 0 {
-            return Err(CaError::TooOpen { path, mode, want: KEY_MODE });
-        }
-        let unreadable = |reason: String| CaError::Unreadable { path: path.clone(), reason };
-        let mut der = PrivateKeyDer::from_pem_slice(&content)
-            .map_err(|error| unreadable(format!("it holds no private key ({})", show(&error.to_string()))))?;
-        let pair = KeyPair::try_from(der.secret_der());
-        der.zeroize();
-        let key = SecretKey::new(pair.map_err(|error| unreadable(error.to_string()))?);
-        let parsed = webpki::EndEntityCert::try_from(certificate).map_err(|error| CaError::Unreadable {
-            path: self.path(certificate_file),
-            reason: format!("{error:?}"),
-        })?;
-        if parsed.subject_public_key_info().as_ref() != key.pair().subject_public_key_info() {
-            return Err(CaError::KeyMismatch { key: path, certificate: self.path(certificate_file) });
-        }
-        Ok(key)
-    }
-}
-
-/// A certificate as a PEM block.
-pub(super) fn pem(der: &CertificateDer<'_>) -> String {
-    pem_block("CERTIFICATE", der)
-}
-
-/// A PEM block.
-pub(super) fn pem_block(tag: &str, der: &[u8]) -> String {
-    let config = pem::EncodeConfig::new().set_line_ending(pem::LineEnding::LF);
-    pem::encode_config(&pem::Pem::new(tag, der), config)
-}
-
-fn read(path: &Path) -> Result<(Zeroizing<Vec<u8>>, u32), CaError> {
-    let file = match File::open(path) {
-        Ok(file) => file,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
-            return Err(CaError::Missing(path.to_owned()));
-        }
-        Err(error) => return Err(io("open", path)(error)),
-    };
-    let mode = file.metadata().map_err(io("look at", path))?.mode() & 0o7777;
-    // The whole limit at once: growing would leave unwiped copies of a key behind.
-    let mut content = Zeroizing::new(Vec::with_capacity(usize::try_from(MAX_FILE).unwrap_or(0) + 1));
-    file.take(MAX_FILE + 1).read_to_end(&mut content).map_err(io("read", path))?;
-    if u64::try_from(content.len()).unwrap_or(u64::MAX) > MAX_FILE {
-        return Err(CaError::Unreadable {
-            path: path.to_owned(),
-            reason: format!("it is larger than {MAX_FILE} bytes"),
-        });
-    }
-    Ok((content, mode))
-}
-
-fn exists(path: &Path) -> Result<bool, CaError> {
-    path.try_exists().map_err(io("look at", path))
-}
-
-fn remove(path: &Path) -> Result<(), CaError> {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", path)(error)),
-        _ => Ok(()),
-    }
-}
-
-fn remove_directory(path: &Path) -> Result<(), CaError> {
-    match fs::remove_dir_all(path) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => Err(io("remove", path)(error)),
-        _ => Ok(()),
-    }
-}
-
-fn io(action: &'static str, path: &Path) -> impl Fn(std::io::Error) -> CaError {
-    let path = path.to_owned();
-    move |source| CaError::Io { action, path: path.clone(), source }
 }

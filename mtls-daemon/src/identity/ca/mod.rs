@@ -8,9 +8,11 @@ pub mod admin;
 mod authority;
 mod directory;
 mod error;
+mod key;
 pub mod log;
 pub mod revoke;
 mod sign;
+pub mod site;
 mod state;
 
 use std::fmt;
@@ -23,14 +25,16 @@ use rustls::pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 pub use self::authority::INTERMEDIATE_WARNING;
-use self::authority::Intermediate;
+use self::authority::{Authority, Intermediate};
 use self::directory::Directory;
-pub use self::error::CaError;
+pub use self::error::{CaError, ImportError};
+pub use self::key::NewKey;
 use self::log::{Entry, IssuanceLog, Kind};
 pub use self::sign::Order;
 use self::state::State;
-pub use self::state::{CaStatus, Phase, ROOT_WARNING};
+pub use self::state::{CaCertificate, CaStatus, CertificateKind, Phase, ROOT_WARNING};
 use super::key::SecretKey;
+use super::pkcs11::TokenKeySettings;
 use super::{Bundle, TrustDomain, X509Svid, when};
 
 /// Life of the root.
@@ -51,6 +55,9 @@ pub struct EmbeddedCaSettings {
     pub lifetime: Duration,
     /// The trust domain that it issues for.
     pub trust_domain: TrustDomain,
+    /// Where the intermediate's key is made if there is no CA yet; `None`: in a file. What the directory says of a CA that
+    /// is there counts more.
+    pub key: Option<TokenKeySettings>,
 }
 
 /// A certificate chain and its key as files hold them.
@@ -108,12 +115,20 @@ impl EmbeddedCa {
         root: Option<Directory>,
         now: SystemTime,
     ) -> Result<Self, CaError> {
+        if let Some(key) = &settings.key
+            && !Directory::at(&settings.directory).has_certificate()?
+            && Directory::at(&settings.directory).requested()?.is_none()
+        {
+            // Before anything is written: a token that cannot be used leaves nothing behind.
+            drop(key::find_or_make(key)?);
+        }
         let directory = Directory::open(&settings.directory)?;
         let log = IssuanceLog::new(&settings.directory);
         let lock = directory.lock()?;
         directory.complete_rotation()?;
         if directory.begin(root.is_some())? {
-            authority::create(&directory, root.as_ref(), &settings.trust_domain, &log, now)?;
+            let token = settings.key.as_ref();
+            authority::create(&directory, root.as_ref(), token, &settings.trust_domain, &log, now)?;
             directory.finish()?;
         }
         let state = State::load(&directory, &settings.trust_domain, &log, now)?;
@@ -121,6 +136,12 @@ impl EmbeddedCa {
         let ca = Self { settings, log, state: ArcSwap::from_pointee(state), care: Mutex::default() };
         ca.remind(&ca.state.load(), now);
         Ok(ca)
+    }
+
+    /// Does issuing need a token, which may be far away and may hang?
+    #[must_use]
+    pub fn signs_in_token(&self) -> bool {
+        self.state.load().issuing.token.is_some()
     }
 
     /// The trust domain that it issues for.
@@ -147,10 +168,13 @@ impl EmbeddedCa {
         &self.settings.directory
     }
 
-    /// Files whose change means that it issues otherwise, or that its bundle is another.
+    /// Files whose change means that it issues otherwise, or that its bundle is another. With the PIN's: one that was
+    /// refused is tried again as soon as there is another.
     #[must_use]
     pub fn watch_paths(&self) -> Vec<PathBuf> {
-        Directory::at(&self.settings.directory).watched()
+        let mut paths = Directory::at(&self.settings.directory).watched();
+        paths.extend(self.state.load().issuing.token.as_ref().map(|key| key.token.pin_file.clone()));
+        paths
     }
 
     /// The root certificate under which it issues.
@@ -164,7 +188,7 @@ impl EmbeddedCa {
     pub fn status(&self, now: SystemTime) -> CaStatus {
         let state = self.state(now);
         let problem = lock(&self.care).problem.clone();
-        state.status(&self.settings.directory, problem, now)
+        state.status(&self.settings.directory, self.settings.key.as_ref(), problem, now)
     }
 
     /// Issues a certificate for a fresh key that exists only in memory.
@@ -173,7 +197,8 @@ impl EmbeddedCa {
     /// When it may not be issued, the intermediate has expired, or the issuance log cannot be written.
     pub fn issue(&self, order: &Order<'_>, now: SystemTime) -> Result<X509Svid, CaError> {
         let (leaf, key, intermediate, _) = self.sign(order, false, now)?;
-        Ok(X509Svid::from_der(vec![leaf, intermediate.der.clone()], &key.der(), now)?)
+        let chain = std::iter::once(leaf).chain(intermediate.chain().cloned()).collect();
+        Ok(X509Svid::from_der(chain, &key.der(), now)?)
     }
 
     /// Issues a certificate with its key as PEM, for `mtlsd ca issue`.
@@ -182,7 +207,8 @@ impl EmbeddedCa {
     /// As [`Self::issue`].
     pub fn issue_pem(&self, order: &Order<'_>, now: SystemTime) -> Result<IssuedPem, CaError> {
         let (leaf, key, intermediate, entry) = self.sign(order, true, now)?;
-        let chain = format!("{}{}", directory::pem(&leaf), directory::pem(&intermediate.der));
+        let chain =
+            std::iter::once(&leaf).chain(intermediate.chain()).map(|der| directory::pem(der)).collect();
         Ok(IssuedPem { chain, key: Zeroizing::new(key.pair().serialize_pem()), entry })
     }
 
@@ -197,19 +223,29 @@ impl EmbeddedCa {
             return Err(CaError::ForeignId { id: order.id.clone(), domain: self.trust_domain().clone() });
         }
         let state = self.state(now);
-        let intermediate = Arc::clone(&state.issuing.intermediate);
-        if now > intermediate.not_after {
-            return Err(CaError::IntermediateExpired {
-                path: self.settings.directory.join(directory::INTERMEDIATE_CRT),
-                directory: self.settings.directory.clone(),
-                when: when::expired(intermediate.not_after, now),
-            });
+        let (issuing, last) = (&state.issuing, state.issuing.first_end.not_after);
+        let intermediate = Arc::clone(&issuing.intermediate);
+        if now > last {
+            return Err(self.expired(issuing, now));
         }
-        let end = now.checked_add(self.settings.lifetime).unwrap_or(intermediate.not_after);
-        let (leaf, key) = sign::leaf(&intermediate.issuer()?, order, now, end.min(intermediate.not_after))?;
+        let home = Directory::at(&self.settings.directory).issuing(state.phase);
+        issuing.prove(&home, self.trust_domain(), now)?;
+        let end = now.checked_add(self.settings.lifetime).unwrap_or(last);
+        let (leaf, key) = sign::leaf(&intermediate.issuer()?, order, now, end.min(last))
+            .map_err(|error| key::explained(&intermediate.key, error))?;
         let entry = Entry::of(Kind::Leaf, &leaf, order.id.as_str(), order.requested_by, now)?;
         self.log.append(&entry, durable, now)?;
         Ok((leaf, key, intermediate, entry))
+    }
+
+    fn expired(&self, issuing: &Authority, now: SystemTime) -> CaError {
+        let directory = self.settings.directory.clone();
+        let path = directory.join(directory::INTERMEDIATE_CRT);
+        let when = when::expired(issuing.first_end.not_after, now);
+        match issuing.of_site {
+            true => CaError::SiteExpired { path, name: issuing.first_end.name.clone(), directory, when },
+            false => CaError::IntermediateExpired { path, directory, when },
+        }
     }
 
     /// What is in force, read again if the directory has changed or the intermediate is to be renewed.
@@ -266,7 +302,7 @@ impl EmbeddedCa {
 
     /// Says once a day what must be done.
     fn remind(&self, state: &State, now: SystemTime) {
-        let alarms = state.alarms(&self.settings.directory, now);
+        let alarms = state.alarms(&self.settings.directory, self.settings.key.as_ref(), now);
         if alarms.is_empty() {
             return;
         }

@@ -4,16 +4,18 @@ use std::path::Path;
 use std::str::FromStr;
 use std::time::{Duration, SystemTime};
 
-use rcgen::{CertificateRevocationListParams, Issuer, KeyIdMethod, RevokedCertParams, SerialNumber};
+use rcgen::{CertificateRevocationListParams, Issuer, RevokedCertParams, SerialNumber};
+use rustls::pki_types::CertificateDer;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::admin::Crls;
 use super::authority::read;
-use super::directory::{Directory, INTERMEDIATE_CRT, INTERMEDIATE_KEY, ROOT_CRT, ROOT_KEY};
+use super::directory::{Directory, INTERMEDIATE_CRT, ROOT_CRT, ROOT_KEY};
 use super::log::{Entry, whole};
 use super::sign::{self, Signer, date};
-use super::{CaError, crypto};
+use super::{CaError, crypto, key};
+use crate::identity::key::OwnKey;
 
 /// Apart from the number of CRLs: a daemon takes a change of it for a revocation.
 pub(super) const FILE: &str = "revoked.json";
@@ -183,15 +185,21 @@ pub(super) fn sign_all(
     let elsewhere = root.map(Directory::at);
     let mut used = false;
     for set in sets {
-        sign_one(set, INTERMEDIATE_CRT, INTERMEDIATE_KEY, revocations, lifetime, now, &mut crls)?;
+        let (intermediate, _) = set.intermediate()?;
+        let signing = Signing { directory: set, file: INTERMEDIATE_CRT, key: &key::of(set, &intermediate)? };
+        sign_one(&signing, &intermediate, revocations, lifetime, now, &mut crls)?;
         let certificate = set.root_certificate()?;
         match &elsewhere {
             Some(home) if home.root_certificate()? == certificate => {
                 used = true;
-                sign_one(home, ROOT_CRT, ROOT_KEY, revocations, lifetime, now, &mut crls)?;
+                let key = &home.key(ROOT_KEY, ROOT_CRT, &certificate)?;
+                let signing = Signing { directory: home, file: ROOT_CRT, key };
+                sign_one(&signing, &certificate, revocations, lifetime, now, &mut crls)?;
             }
             _ if !set.is_offline()? => {
-                sign_one(set, ROOT_CRT, ROOT_KEY, revocations, lifetime, now, &mut crls)?;
+                let key = &set.key(ROOT_KEY, ROOT_CRT, &certificate)?;
+                let signing = Signing { directory: set, file: ROOT_CRT, key };
+                sign_one(&signing, &certificate, revocations, lifetime, now, &mut crls)?;
             }
             _ => {}
         }
@@ -202,20 +210,24 @@ pub(super) fn sign_all(
     }
 }
 
+/// Who signs a CRL.
+struct Signing<'a> {
+    directory: &'a Directory,
+    file: &'static str,
+    key: &'a OwnKey,
+}
+
 fn sign_one(
-    directory: &Directory,
-    certificate: &str,
-    key: &str,
+    by: &Signing<'_>,
+    der: &CertificateDer<'_>,
     revocations: &Revocations,
     lifetime: Duration,
     now: SystemTime,
     crls: &mut Crls,
 ) -> Result<(), CaError> {
-    let der = directory.certificate(certificate)?;
-    let key = directory.key(key, certificate, &der)?;
-    let name = read(directory, certificate, &der)?.common_name.unwrap_or_default();
+    let name = read(by.directory, by.file, der)?.common_name.unwrap_or_default();
     let revoked: Vec<_> = revocations.revoked.iter().filter(|revoked| revoked.issuer == name).collect();
-    let issuer: Issuer<'_, &Signer> = sign::issuer(&der, &key)?;
+    let issuer: Issuer<'_, &Signer> = sign::issuer(der, by.key)?;
     let until = now.checked_add(lifetime).unwrap_or(now);
     let params = CertificateRevocationListParams {
         this_update: date(now)?,
@@ -231,9 +243,10 @@ fn sign_one(
                 invalidity_date: None,
             })
             .collect(),
-        key_identifier_method: KeyIdMethod::Sha256,
+        key_identifier_method: sign::key_identifier(der),
     };
-    let crl = params.signed_by(&issuer).map_err(crypto("sign a CRL"))?;
+    let crl = params.signed_by(&issuer).map_err(crypto("sign a CRL"));
+    let crl = crl.map_err(|error| key::explained(by.key, error))?;
     crls.pem.push_str(&super::directory::pem_block("X509 CRL", crl.der()));
     crls.revoked += revoked.len();
     crls.issuers.push(name);

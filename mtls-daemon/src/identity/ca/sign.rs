@@ -5,13 +5,14 @@ use std::time::{Duration, SystemTime};
 use rcgen::string::Ia5String;
 use rcgen::{
     BasicConstraints, CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer,
-    KeyUsagePurpose, SanType, SerialNumber, SigningKey,
+    KeyIdMethod, KeyUsagePurpose, SanType, SerialNumber, SigningKey,
 };
 use rustls::pki_types::{CertificateDer, UnixTime};
 use time::OffsetDateTime;
+use x509_parser::extensions::ParsedExtension;
 
 use super::{CLOCK_SKEW, CaError, INTERMEDIATE_LIFETIME, ROOT_LIFETIME, crypto};
-use crate::identity::key::SecretKey;
+use crate::identity::key::{OwnKey, SecretKey};
 use crate::identity::leaf::show;
 use crate::identity::subject::{MAX_ATTRIBUTE, Subject};
 use crate::identity::{Bundle, SpiffeId, TrustDomain, when};
@@ -44,15 +45,19 @@ pub(super) fn root(
     Ok((key, certificate.into()))
 }
 
-/// An intermediate for a key; one that replaces another has its name, so that one CRL speaks for both.
+/// An intermediate for a key, no longer than `until`; one that replaces another has its name, so that one CRL speaks for
+/// both.
 pub(super) fn intermediate(
     root: &Issuer<'_, &Signer>,
     key: &Signer,
     domain: &TrustDomain,
     name: Option<&str>,
+    until: SystemTime,
     now: SystemTime,
 ) -> Result<CertificateDer<'static>, CaError> {
-    let params = intermediate_params(domain, name, now)?;
+    let mut params = intermediate_params(domain, name, now)?;
+    // It would be good for nothing after its root.
+    params.not_after = params.not_after.min(date(until)?);
     Ok(params.signed_by(&key, root).map_err(crypto("sign the intermediate"))?.into())
 }
 
@@ -70,6 +75,28 @@ pub(super) fn intermediate_params(
     // No name constraint on the trust domain: webpki 0.103 does not implement URI constraints and refuses
     // every chain that has one. The bundle of each trust domain does that work; see docs/embedded-ca.md.
     Ok(params)
+}
+
+/// A request for an intermediate (RFC 2986) as PEM. One that renews another asks for its subject.
+pub(super) fn request(
+    domain: &TrustDomain,
+    renewed: Option<&CertificateDer<'_>>,
+    key: &OwnKey,
+    now: SystemTime,
+) -> Result<String, CaError> {
+    let mut params = intermediate_params(domain, None, now)?;
+    params.serial_number = None;
+    params.use_authority_key_identifier_extension = false;
+    if let Some(renewed) = renewed {
+        let action = "ask for the subject of the intermediate";
+        let (_, old) = x509_parser::parse_x509_certificate(renewed)
+            .map_err(|error| CaError::Crypto { action, reason: show(&error.to_string()) })?;
+        params.distinguished_name = super::site::name::written_again(old.subject())
+            .map_err(|reason| CaError::Crypto { action, reason: reason.to_owned() })?;
+    }
+    let request = params.serialize_request(key).map_err(crypto("sign a certificate request"));
+    let request = request.map_err(|error| super::key::explained(key, error))?;
+    Ok(super::directory::pem_block("CERTIFICATE REQUEST", request.der()))
 }
 
 /// What a leaf shall say, and who asked for it.
@@ -111,35 +138,56 @@ pub(super) fn leaf(
     Ok((certificate.into(), key))
 }
 
-/// Would a leaf signed by this intermediate be accepted by someone who trusts the root?
+/// Would a leaf signed by the first of these intermediates be accepted by someone who trusts the root?
 pub(super) fn check_chain(
-    der: &CertificateDer<'static>,
-    key: &Signer,
+    chain: &[CertificateDer<'static>],
+    key: &OwnKey,
     bundle: &Bundle,
     domain: &TrustDomain,
     now: SystemTime,
 ) -> Result<(), ProbeRefused> {
-    let id: SpiffeId = format!("spiffe://{domain}/mtlsd/self-check").parse().map_err(|_| ProbeRefused)?;
-    let end = now.checked_add(PROBE_LIFETIME).ok_or(ProbeRefused)?;
-    let issuer = issuer(der, key).map_err(|_| ProbeRefused)?;
+    let odd = || ProbeRefused::Refused("it cannot be tried".to_owned());
+    let id: SpiffeId = format!("spiffe://{domain}/mtlsd/self-check").parse().map_err(|_| odd())?;
+    let end = now.checked_add(PROBE_LIFETIME).ok_or_else(odd)?;
+    let der = chain.first().ok_or_else(odd)?;
+    let issuer = issuer(der, key).map_err(|error| ProbeRefused::Refused(error.to_string()))?;
     let order = Order { id: &id, dns_names: &[], subject: &Subject::default(), requested_by: "" };
-    let (probe, _) = leaf(&issuer, &order, now, end).map_err(|_| ProbeRefused)?;
+    let (probe, _) = leaf(&issuer, &order, now, end).map_err(ProbeRefused::Unsigned)?;
     let now = UnixTime::since_unix_epoch(when::between(SystemTime::UNIX_EPOCH, now));
     webpki::EndEntityCert::try_from(&probe)
         .and_then(|probe| {
             let usage = webpki::KeyUsage::server_auth();
-            let intermediates = std::slice::from_ref(der);
             let algorithms = webpki::ALL_VERIFICATION_ALGS;
-            probe
-                .verify_for_usage(algorithms, bundle.anchors(), intermediates, now, usage, None, None)
-                .map(|_| ())
+            probe.verify_for_usage(algorithms, bundle.anchors(), chain, now, usage, None, None).map(|_| ())
         })
-        .map_err(|_| ProbeRefused)
+        .map_err(|error| ProbeRefused::Refused(format!("{error:?}")))
 }
 
-/// A leaf of this CA would be refused.
+/// Why a leaf of this CA would be refused.
 #[derive(Debug)]
-pub(super) struct ProbeRefused;
+pub(super) enum ProbeRefused {
+    /// There is none: it was not signed.
+    Unsigned(CaError),
+    /// What webpki says.
+    Refused(String),
+}
+
+/// Eight hexadecimal digits that nobody else has.
+pub(super) fn tag() -> Result<String, CaError> {
+    Ok(random::<4>()?.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+/// The subject key identifier of a CA certificate, which a PKI elsewhere may have made in its own way.
+pub(super) fn key_identifier(der: &CertificateDer<'_>) -> KeyIdMethod {
+    let parsed = x509_parser::parse_x509_certificate(der).ok();
+    let identifier = parsed.as_ref().and_then(|(_, certificate)| {
+        certificate.extensions().iter().find_map(|extension| match extension.parsed_extension() {
+            ParsedExtension::SubjectKeyIdentifier(identifier) => Some(identifier.0.to_vec()),
+            _ => None,
+        })
+    });
+    identifier.map_or(KeyIdMethod::Sha256, KeyIdMethod::PreSpecified)
+}
 
 fn ca_params(
     kind: &str,
@@ -151,7 +199,7 @@ fn ca_params(
     let mut params = params(now.checked_sub(CLOCK_SKEW).unwrap_or(now), not_after)?;
     // The number tells two CAs of one trust domain apart: equal names would turn "another CA" into
     // "bad signature" when a peer looks for the issuer.
-    let tag: String = random::<4>()?.iter().map(|byte| format!("{byte:02x}")).collect();
+    let tag = tag()?;
     params.distinguished_name.push(DnType::CommonName, format!("mtlsd {kind} CA {tag}"));
     params.distinguished_name.push(DnType::OrganizationName, clip(domain.as_str()));
     params.subject_alt_names = vec![SanType::URI(ascii(&format!("spiffe://{domain}"))?)];

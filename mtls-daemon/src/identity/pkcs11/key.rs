@@ -111,7 +111,7 @@ pub struct TokenKey {
     pub(super) public: PublicKey,
     /// Where the public key is from, for messages.
     origin: &'static str,
-    /// Why it last did not sign: rcgen passes no reason on.
+    /// Why it did not sign, if it did not the last time: rcgen passes no reason on.
     failure: Mutex<Option<Pkcs11Error>>,
 }
 
@@ -137,20 +137,44 @@ impl TokenKey {
         label: &str,
         certificate: &CertificateDer<'_>,
     ) -> Result<Self, Pkcs11Error> {
+        let key = Self::named(token, label, certificate)?;
+        key.prove()?;
+        Ok(key)
+    }
+
+    /// The same without asking the token: what is wrong with the key shows when it is to sign, or by
+    /// [`TokenKey::prove`].
+    ///
+    /// # Errors
+    /// If the certificate's key is of a kind that no token signs with here.
+    pub fn named(
+        token: &Arc<Token>,
+        label: &str,
+        certificate: &CertificateDer<'_>,
+    ) -> Result<Self, Pkcs11Error> {
         let kind =
             |reason: String| Pkcs11Error::KeyKind { token: token.label(), label: label.to_owned(), reason };
         let parsed = webpki::EndEntityCert::try_from(certificate)
             .map_err(|error| kind(format!("its certificate cannot be parsed ({error:?})")))?;
         let public = PublicKey::from_spki(&parsed.subject_public_key_info())
             .ok_or_else(|| kind("its certificate has a public key of another kind".to_owned()))?;
+        Ok(Self::new(token, label, public, "the certificate"))
+    }
+
+    /// Does the token have the private half, on the same curve?
+    ///
+    /// # Errors
+    /// If not, and whatever the token says.
+    pub fn prove(&self) -> Result<(), Pkcs11Error> {
+        let (token, label) = (&self.token, &self.label);
         let curve = token.with("describe a key", |open| {
             let private = open.private_key(token, label)?;
             Ok(describe(&open.session, token, label, private)?.0)
         })?;
-        if curve != public.curve {
-            return Err(Self::new(token, label, public, "the certificate").other_key());
+        if curve != self.public.curve {
+            return Err(self.other_key());
         }
-        Self::proved(token, label, public, "the certificate")
+        self.sign_message(PROBE).map(|_| ())
     }
 
     /// The pair with this label, which is made (on `curve`, never to leave the token) if the token has none.
@@ -201,9 +225,7 @@ impl TokenKey {
     /// Whatever the token says.
     pub fn sign_message(&self, message: &[u8]) -> Result<Vec<u8>, Pkcs11Error> {
         let result = blocking(|| self.sign_here(message));
-        if let Err(error) = &result {
-            *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.clone());
-        }
+        *self.failure.lock().unwrap_or_else(PoisonError::into_inner) = result.as_ref().err().cloned();
         result
     }
 
@@ -230,7 +252,7 @@ impl TokenKey {
         Pkcs11Error::OtherKey { token: self.token.label(), label: self.label.clone(), public: self.origin }
     }
 
-    /// Why it last did not sign.
+    /// Why it did not sign, if it did not the last time.
     pub(crate) fn failure(&self) -> Option<Pkcs11Error> {
         self.failure.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }

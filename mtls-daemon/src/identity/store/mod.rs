@@ -46,6 +46,11 @@ pub struct IdentityStatus {
     /// The certificate's `notAfter`.
     #[serde(serialize_with = "instant")]
     pub not_after: Option<SystemTime>,
+    /// The earliest `notAfter` of the certificate and its intermediates: from then on peers refuse it.
+    #[serde(serialize_with = "instant")]
+    pub chain_not_after: Option<SystemTime>,
+    /// The intermediate whose that is; `None`: the certificate's own.
+    pub ends_first: Option<String>,
     /// From when its life counts for an alarm: its `notBefore`, or when it was fetched if each fetch makes a new one, whose
     /// `notBefore` lies in the past for the sake of other nodes' clocks.
     #[serde(serialize_with = "instant")]
@@ -333,6 +338,8 @@ impl Entry {
             serial: svid.map(|svid| svid.serial.clone()),
             not_before: svid.map(|svid| svid.not_before),
             not_after: svid.map(|svid| svid.not_after),
+            chain_not_after: svid.map(|svid| svid.first_end.not_after),
+            ends_first: svid.and_then(|svid| svid.first_end.intermediate.clone()),
             life_from: svid.map(|svid| match (self.source.renews(), state.fetched_at) {
                 (true, Some(at)) => svid.not_before.max(at),
                 _ => svid.not_before,

@@ -287,7 +287,7 @@ fn changed_within(store: &Arc<IdentityStore>, limit: Duration, act: impl FnOnce(
 /// A store with the workload `web`, which has its identity from an embedded CA in this directory.
 fn store_of_ca(directory: PathBuf, lifetime: Duration) -> Arc<IdentityStore> {
     let trust_domain = "example.org".parse().unwrap();
-    let settings = EmbeddedCaSettings { directory, lifetime, trust_domain };
+    let settings = EmbeddedCaSettings { directory, lifetime, trust_domain, key: None };
     let ca = Arc::new(EmbeddedCa::open(settings, SystemTime::now()).unwrap());
     let id = "spiffe://example.org/web".parse().unwrap();
     let store = Arc::new(IdentityStore::new());
@@ -319,7 +319,9 @@ fn a_change_of_roots_reaches_the_workloads_of_a_running_store() {
     };
     let limit = Duration::from_secs(20);
     let old = store.get("web").unwrap();
-    assert!(changed_within(&store, limit, || admin.begin(None, SystemTime::now()).unwrap()));
+    assert!(changed_within(&store, limit, || admin
+        .begin(None, &crate::identity::ca::NewKey::AsBefore, SystemTime::now())
+        .unwrap()));
     assert_eq!(roots(), 2);
     assert!(changed_within(&store, limit, || admin.switch(SystemTime::now()).unwrap()));
     assert_ne!(store.get("web").unwrap().svid.chain[1], old.svid.chain[1]);

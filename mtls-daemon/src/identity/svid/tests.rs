@@ -99,3 +99,17 @@ fn a_workload_needs_a_certificate_for_both_roles() {
     assert!(usage(LeafSpec { is_ca: ca, ..base() }).contains("CA certificate"));
     assert!(make_spec(&LeafSpec { extended: vec![], usage: vec![], ..base() }).is_ok());
 }
+
+#[test]
+fn the_first_end_of_a_chain_is_that_of_whatever_ends_first() {
+    let now = SystemTime::now();
+    let root = TestCa::root("root");
+    let long = root.intermediate_valid("long", now - HOUR, now + 20 * HOUR);
+    let short = long.intermediate_valid("short", now - HOUR, now + HOUR / 2);
+    let of = |ca: &TestCa| make(&ca.leaf(&LeafSpec::default())).unwrap().first_end;
+    assert_eq!(of(&root).intermediate, None);
+    assert_eq!(of(&long).intermediate, None);
+    let first = of(&short);
+    assert_eq!(first.intermediate.as_deref(), Some("short"));
+    assert!(first.not_after <= now + HOUR / 2 && first.not_after > now);
+}

@@ -127,6 +127,7 @@ fn a_ca_of_another_trust_domain_is_refused() {
         directory: ca.clone(),
         lifetime: std::time::Duration::from_secs(600),
         trust_domain: "other.example".parse().unwrap(),
+        key: None,
     };
     EmbeddedCa::open(settings, SystemTime::now()).unwrap();
     let text = format!(
@@ -215,7 +216,7 @@ fn every_workload_believes_each_root_of_a_rotation_without_a_reload() {
     let admin = crate::identity::ca::admin::CaDirectory::open(&path).unwrap();
     let now = SystemTime::now();
     assert_eq!(roots(), 1);
-    admin.begin(None, now).unwrap();
+    admin.begin(None, &crate::identity::ca::NewKey::AsBefore, now).unwrap();
     assert_eq!(roots(), 2);
     admin.switch(now).unwrap();
     assert_eq!(roots(), 2);

@@ -11,8 +11,9 @@ use serde_json::{Value, json};
 use super::CommandError;
 use crate::control::ca_cli::{CaCommand, IssueArgs, RotationStep};
 use crate::control::render;
-use crate::identity::ca::Order;
 use crate::identity::ca::admin::{CaDirectory, Listing, Which, by};
+use crate::identity::ca::{Order, site};
+use crate::identity::pkcs11::TokenKeySettings;
 use crate::identity::{EmbeddedCa, EmbeddedCaSettings, Subject, TrustDomain, when};
 
 /// Of a CA that is opened to be made, not to issue.
@@ -25,8 +26,31 @@ const UNUSED_LIFETIME: Duration = Duration::from_secs(3600);
 pub fn run(command: &CaCommand, out: &mut impl Write) -> Result<(), CommandError> {
     let now = SystemTime::now();
     match command {
-        CaCommand::Init { ca, trust_domain, offline_root, output } => {
-            init(&ca.directory, trust_domain, offline_root.as_deref(), output.json, out)
+        CaCommand::Init { ca, trust_domain, offline_root, token, output } => {
+            init(&ca.directory, trust_domain, offline_root.as_deref(), token.key(), output.json, out)
+        }
+        CaCommand::Csr { ca, trust_domain, renew, key, out: target, output } => {
+            let csr = match renew {
+                true => site::request_renewal(open(&ca.directory)?.path(), now)?,
+                false => site::request(&ca.directory, trust_domain.as_ref(), &key.new_key(), now)?,
+            };
+            say_csr(&csr, target.as_deref(), output.json, out)
+        }
+        CaCommand::Import { ca, chain, root, output } => {
+            let answer = site::Answer { chain, root: root.as_deref() };
+            let imported = site::import(&ca.directory, &answer, now)?;
+            let listing = open(&ca.directory)?.list(now)?;
+            let (what, text) = match imported {
+                site::Imported::First => ("first", "the intermediate is in force"),
+                site::Imported::Second => (
+                    "second",
+                    "a rotation has begun: go on with `mtlsd ca rotate --switch` when every peer has its root",
+                ),
+                site::Imported::Renewed => ("renewed", "the intermediate was renewed"),
+            };
+            let answer = json!({ "imported": what, "embedded_ca": listing.ca });
+            let about = render::certificate_authority(&listing.ca);
+            say(out, output.json, &answer, &format!("{text}\n{}", about.trim_end()))
         }
         CaCommand::Issue(request) => issue(request, out),
         CaCommand::RenewIntermediate { ca, root, output } => {
@@ -74,10 +98,10 @@ pub fn run(command: &CaCommand, out: &mut impl Write) -> Result<(), CommandError
                 None => Ok(out.write_all(crls.pem.as_bytes())?),
             }
         }
-        CaCommand::Rotate { ca, step, offline_root, force, output } => {
+        CaCommand::Rotate { ca, step, offline_root, key, force, output } => {
             let directory = open(&ca.directory)?;
             match step.step() {
-                RotationStep::Begin => directory.begin(offline_root.as_deref(), now)?,
+                RotationStep::Begin => directory.begin(offline_root.as_deref(), &key.new_key(), now)?,
                 RotationStep::Switch => directory.switch(now)?,
                 RotationStep::Finish => directory.finish(*force, now)?,
             }
@@ -107,6 +131,7 @@ fn init(
     directory: &Path,
     trust_domain: &TrustDomain,
     offline_root: Option<&Path>,
+    token: Option<TokenKeySettings>,
     as_json: bool,
     out: &mut impl Write,
 ) -> Result<(), CommandError> {
@@ -117,6 +142,7 @@ fn init(
         directory: directory.to_owned(),
         lifetime: UNUSED_LIFETIME,
         trust_domain: trust_domain.clone(),
+        key: token.clone(),
     };
     match offline_root {
         Some(root) => EmbeddedCa::init_offline(settings, root, SystemTime::now())?,
@@ -129,12 +155,38 @@ fn init(
     if offline_root.is_some() {
         text += &format!(", and its root's key is in {} only: take it off this node", key.display());
     }
-    say(
-        out,
-        as_json,
-        &json!({ "trust_domain": trust_domain.to_string(), "root": root, "root_key": key }),
-        &text,
-    )
+    if let Some(key) = &token {
+        text += &format!("; it issues with key {key}");
+    }
+    let answer = json!({
+        "trust_domain": trust_domain.to_string(), "root": root, "root_key": key,
+        "key_in_token": token.map(|key| key.to_string()),
+    });
+    say(out, as_json, &answer, &text)
+}
+
+fn say_csr(
+    csr: &site::Csr,
+    target: Option<&Path>,
+    as_json: bool,
+    out: &mut impl Write,
+) -> Result<(), CommandError> {
+    if let Some(path) = target {
+        write(path, csr.pem.as_bytes(), 0o644)?;
+    }
+    let place = target.map(Path::to_owned).or_else(|| csr.kept.clone());
+    let answer = json!({ "csr": csr.pem, "file": place, "trust_domain": csr.trust_domain.to_string() });
+    match target {
+        Some(path) => {
+            let text = format!(
+                "wrote {}; have your PKI sign it as a CA with path length 0, then run `mtlsd ca import`",
+                path.display()
+            );
+            say(out, as_json, &answer, &text)
+        }
+        None if as_json => say(out, true, &answer, ""),
+        None => Ok(out.write_all(csr.pem.as_bytes())?),
+    }
 }
 
 fn issue(request: &IssueArgs, out: &mut impl Write) -> Result<(), CommandError> {
@@ -144,6 +196,7 @@ fn issue(request: &IssueArgs, out: &mut impl Write) -> Result<(), CommandError> 
         directory: directory.clone(),
         lifetime: request.lifetime,
         trust_domain: request.spiffe_id.trust_domain().clone(),
+        key: None,
     };
     let ca = EmbeddedCa::open(settings, SystemTime::now())?;
     let subject = Subject {

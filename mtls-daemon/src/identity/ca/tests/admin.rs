@@ -58,7 +58,7 @@ fn an_offline_root_is_not_kept_with_the_ca() {
     assert!(matches!(error, CaError::RootInside { .. }), "{error}");
     place.open_at(now).unwrap();
     for root in [ca.clone(), ca.join("root"), ca.join("../ca")] {
-        let error = place.admin().begin(Some(&root), now).unwrap_err();
+        let error = place.admin().begin(Some(&root), &NewKey::AsBefore, now).unwrap_err();
         assert!(matches!(error, CaError::RootInside { .. }), "{error}");
     }
     assert_eq!(place.phase(), Phase::Steady);
@@ -126,7 +126,7 @@ fn a_rotation_adds_before_it_removes_and_a_running_ca_takes_up_each_step() {
     let (old_root, old_bundle) = (ca.root(), ca.bundle());
     let old = ca.plain(&id(), &[], now).unwrap();
 
-    place.admin().begin(None, now).unwrap();
+    place.admin().begin(None, &NewKey::AsBefore, now).unwrap();
     assert_eq!((ca.status(now).phase, place.phase()), (Phase::Begun, Phase::Begun));
     assert_eq!((ca.bundle().roots().len(), ca.root()), (2, old_root.clone()));
     let begun = ca.plain(&id(), &[], now).unwrap();
@@ -163,7 +163,7 @@ fn until_the_finish_the_old_ca_can_issue_again() {
     let now = SystemTime::now();
     let ca = place.open_at(now).unwrap();
     let old = ca.plain(&id(), &[], now).unwrap();
-    place.admin().begin(None, now).unwrap();
+    place.admin().begin(None, &NewKey::AsBefore, now).unwrap();
     place.admin().switch(now).unwrap();
     let switched = ca.plain(&id(), &[], now).unwrap();
     fs::remove_file(place.file("next/issuing")).unwrap();
@@ -178,7 +178,7 @@ fn the_old_root_goes_without_force_once_nothing_under_it_is_valid() {
     let now = SystemTime::now();
     let ca = place.open_at(now).unwrap();
     ca.plain(&id(), &[], now).unwrap();
-    place.admin().begin(None, now).unwrap();
+    place.admin().begin(None, &NewKey::AsBefore, now).unwrap();
     place.admin().switch(now).unwrap();
     assert!(place.admin().finish(false, now + HOUR / 2).is_err());
     place.admin().finish(false, now + HOUR + DAY).unwrap();
@@ -196,11 +196,11 @@ fn a_step_at_the_wrong_time_is_refused_with_where_it_is() {
     };
     assert_eq!(phase(admin.switch(now)), (Phase::Steady, Phase::Begun));
     assert_eq!(phase(admin.finish(true, now)), (Phase::Steady, Phase::Switched));
-    admin.begin(None, now).unwrap();
-    assert_eq!(phase(admin.begin(None, now)), (Phase::Begun, Phase::Steady));
+    admin.begin(None, &NewKey::AsBefore, now).unwrap();
+    assert_eq!(phase(admin.begin(None, &NewKey::AsBefore, now)), (Phase::Begun, Phase::Steady));
     assert_eq!(phase(admin.finish(true, now)), (Phase::Begun, Phase::Switched));
     admin.switch(now).unwrap();
-    assert_eq!(phase(admin.begin(None, now)), (Phase::Switched, Phase::Steady));
+    assert_eq!(phase(admin.begin(None, &NewKey::AsBefore, now)), (Phase::Switched, Phase::Steady));
     assert_eq!(phase(admin.switch(now)), (Phase::Switched, Phase::Begun));
 }
 
@@ -209,7 +209,7 @@ fn a_second_ca_that_is_not_whole_is_not_switched_to_and_its_file_is_named() {
     let place = place();
     let now = SystemTime::now();
     let ca = place.open_at(now).unwrap();
-    place.admin().begin(None, now).unwrap();
+    place.admin().begin(None, &NewKey::AsBefore, now).unwrap();
     assert_eq!(ca.bundle().roots().len(), 2);
     fs::write(place.file("next/intermediate.crt"), "garbage").unwrap();
     let error = place.admin().switch(now).unwrap_err();
@@ -224,7 +224,7 @@ fn a_rotation_may_move_to_an_offline_root_and_back() {
     let now = SystemTime::now();
     let ca = place.open_at(now).unwrap();
     let rotate = |root: Option<&Path>| {
-        place.admin().begin(root, now).unwrap();
+        place.admin().begin(root, &NewKey::AsBefore, now).unwrap();
         place.admin().switch(now).unwrap();
         place.admin().finish(true, now).unwrap();
         accepted(&ca, &ca.plain(&id(), &[], now).unwrap().chain, now).unwrap();
@@ -247,7 +247,7 @@ fn a_crash_while_the_second_ca_is_made_leaves_the_first_and_beginning_again_work
     fs::write(place.file("next.new/root.key"), "half").unwrap();
     assert_eq!(place.phase(), Phase::Steady);
     accepted(&ca, &place.open_at(now).unwrap().plain(&id(), &[], now).unwrap().chain, now).unwrap();
-    place.admin().begin(None, now).unwrap();
+    place.admin().begin(None, &NewKey::AsBefore, now).unwrap();
     assert_eq!(place.phase(), Phase::Begun);
     assert!(!place.file("next.new").exists());
 }
@@ -262,7 +262,7 @@ fn a_crash_at_any_point_of_the_finish_is_gone_on_with() {
             let now = SystemTime::now();
             let ca = place.open_at(now).unwrap();
             let usb = place.usb();
-            place.admin().begin(offline.then_some(usb.as_path()), now).unwrap();
+            place.admin().begin(offline.then_some(usb.as_path()), &NewKey::AsBefore, now).unwrap();
             place.admin().switch(now).unwrap();
             let switched = ca.plain(&id(), &[], now).unwrap();
             fs::write(place.file("finishing"), if offline { "offline" } else { "" }).unwrap();

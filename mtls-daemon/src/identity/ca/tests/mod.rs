@@ -4,6 +4,7 @@ mod admin;
 mod constraints;
 mod log;
 mod revoke;
+mod site;
 
 use std::collections::HashSet;
 use std::fs;
@@ -32,6 +33,7 @@ fn place() -> Place {
         directory: parent.path().join("state/ca"),
         lifetime: HOUR,
         trust_domain: "example.org".parse().unwrap(),
+        key: None,
     };
     Place { parent, settings }
 }
@@ -409,6 +411,11 @@ fn no_certificate_outlives_the_intermediate() {
     let now = SystemTime::now();
     let ca = place.open_at(now).unwrap();
     assert!(ca.plain(&id(), &[], now).unwrap().not_after <= now + INTERMEDIATE_LIFETIME);
+    // Nor does the last intermediate outlive its root.
+    let late = now + ROOT_LIFETIME - 30 * DAY;
+    let svid = ca.plain(&id(), &[], late).unwrap();
+    assert!(svid.not_after <= now + ROOT_LIFETIME);
+    assert!(Leaf::read(&svid.chain[1]).unwrap().not_after <= now + ROOT_LIFETIME);
 }
 
 #[test]

@@ -134,7 +134,7 @@ fn a_renewed_intermediate_and_a_second_ca_sign_for_their_own() {
     let ca = place.open_at(now).unwrap();
     let old = ca.plain(&id(), &[], now).unwrap();
     admin(&place).renew_intermediate(None, now).unwrap();
-    admin(&place).begin(None, now).unwrap();
+    admin(&place).begin(None, &NewKey::AsBefore, now).unwrap();
     admin(&place).switch(now).unwrap();
     let new = ca.plain(&id(), &[], now).unwrap();
     for svid in [&old, &new] {

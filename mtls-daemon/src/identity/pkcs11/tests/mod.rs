@@ -1,5 +1,6 @@
 //! Keys in SoftHSM.
 
+mod ca;
 mod docs;
 mod faults;
 mod issuer;
