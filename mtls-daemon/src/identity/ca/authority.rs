@@ -43,6 +43,11 @@ impl Intermediate {
             .unwrap_or(self.not_after)
     }
 
+    /// Is half of its life over, and would its root, which ends then, let it live longer?
+    pub(super) fn is_due(&self, root_not_after: SystemTime, now: SystemTime) -> bool {
+        now >= self.renew_at() && self.not_after < root_not_after
+    }
+
     pub(super) fn issuer(&self) -> Result<Issuer<'static, &Signer>, CaError> {
         sign::issuer(&self.der, &self.key)
     }
@@ -115,7 +120,7 @@ impl Authority {
             drop(directory.key(directory::ROOT_KEY, directory::ROOT_CRT, &root)?);
         }
         let mut intermediate = read_intermediate(directory)?;
-        if now >= intermediate.renew_at() && !offline {
+        if !offline && intermediate.is_due(claims.not_after, now) {
             renew(directory, directory, domain, log, "the renewal at half of its life", now)?;
             intermediate = read_intermediate(directory)?;
             tracing::info!(

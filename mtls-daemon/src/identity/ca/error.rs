@@ -148,6 +148,9 @@ pub enum CaError {
     /// `mtlsd ca csr` was run, and the answer was not imported yet.
     #[error("a key in {} waits for its certificate, so no other CA is made there; have requested/intermediate.csr signed and run `mtlsd ca import`, or remove the directory requested", .0.display())]
     AwaitsImport(PathBuf),
+    /// An import without a request.
+    #[error("{} does not exist, so nothing waits there for a certificate; run `mtlsd ca csr` first, or give --directory", .0.display())]
+    NothingRequested(PathBuf),
     /// `mtlsd ca csr` is run again.
     #[error("{} waits to be signed; `mtlsd ca import` the answer, or remove {} to begin anew", csr.display(), directory.display())]
     AlreadyRequested {

@@ -130,6 +130,9 @@ pub fn request_renewal(path: &Path, now: SystemTime) -> Result<Csr, CaError> {
 /// # Errors
 /// When something about the chain would not work, and then nothing has changed.
 pub fn import(path: &Path, answer: &Answer<'_>, now: SystemTime) -> Result<Imported, CaError> {
+    if !path.exists() {
+        return Err(CaError::NothingRequested(path.to_owned()));
+    }
     let directory = Directory::open(path)?;
     let _lock = directory.lock()?;
     directory.complete_rotation()?;

@@ -168,7 +168,8 @@ impl State {
 
     /// Is the intermediate to be renewed, by a root that is here?
     pub(super) fn is_due(&self, now: SystemTime) -> bool {
-        !self.issuing.offline && now >= self.issuing.intermediate.renew_at()
+        let issuing = &self.issuing;
+        !issuing.offline && issuing.intermediate.is_due(issuing.root_not_after, now)
     }
 
     pub(super) fn changed(&self, path: &Path) -> bool {

@@ -442,3 +442,14 @@ fn a_directory_that_cannot_be_made_is_told() {
     let error = place.open().unwrap_err();
     assert!(matches!(error, CaError::Io { action: "create the directory", .. }), "{error}");
 }
+
+#[test]
+fn an_intermediate_that_ends_with_its_root_is_not_renewed_for_nothing() {
+    let place = place();
+    let now = SystemTime::now();
+    let ca = place.open_at(now).unwrap();
+    let last = now + ROOT_LIFETIME - 30 * DAY;
+    let clamped = ca.plain(&id(), &[], last).unwrap().chain[1].clone();
+    let later = now + ROOT_LIFETIME - DAY;
+    assert_eq!(ca.plain(&id(), &[], later).unwrap().chain[1], clamped);
+}

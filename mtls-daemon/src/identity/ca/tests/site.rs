@@ -389,6 +389,19 @@ fn whatever_would_not_work_is_refused_with_its_certificate_and_changes_nothing()
 }
 
 #[test]
+fn a_file_with_too_much_in_it_is_refused() {
+    let (pki, place) = (Pki::new(), place());
+    let chain = pki.answer(&place.request(), "root", CA, &["root"; 10]);
+    let error = refusal(place.import(&chain, &pki.path("root.crt")));
+    assert!(error.to_string().contains("it holds 11 certificates"), "{error}");
+    fs::write(pki.path("large.pem"), "x".repeat(65_537)).unwrap();
+    let error = refusal(place.import(&pki.path("large.pem"), &pki.path("root.crt")));
+    assert!(error.to_string().contains("it is larger than 65536 bytes"), "{error}");
+    let error = refusal(place.import(&chain, &chain));
+    assert!(matches!(error, ImportError::File { .. }), "{error}");
+}
+
+#[test]
 fn two_cas_of_one_name_are_refused() {
     let pki = Pki::new();
     let (place, ca) = Place::under(&pki);
@@ -408,6 +421,8 @@ fn a_request_without_a_ca_needs_a_trust_domain_and_with_one_has_its_own() {
         matches!(error, CaError::NoTrustDomain(_)) && error.to_string().contains("--trust-domain"),
         "{error}"
     );
+    let error = place.import(Path::new("chain"), Path::new("root")).unwrap_err();
+    assert!(matches!(error, CaError::NothingRequested(_)), "{error}");
     assert!(!at.exists());
     place.open().unwrap();
     let other = "other.example".parse().unwrap();

@@ -180,3 +180,57 @@ fn the_root_changes_in_three_steps_that_say_where_it_is() {
     let text = done(&files, "rotate --directory CA --finish --force --json");
     assert_eq!((phase(&text), json(&text)["roots"].as_array().unwrap().len()), ("steady".into(), 1));
 }
+
+#[test]
+fn an_intermediate_of_the_sites_pki_is_asked_for_and_imported() {
+    let files = Files::new();
+    let openssl = |line: &str| {
+        let directory = files.path("ca").parent().unwrap().to_owned();
+        let output = std::process::Command::new("openssl")
+            .args(line.split('|'))
+            .current_dir(directory)
+            .output()
+            .unwrap();
+        assert!(output.status.success(), "{line}: {output:?}");
+    };
+    openssl(
+        "req|-x509|-newkey|ec|-pkeyopt|ec_paramgen_curve:P-256|-nodes|-days|30|-subj|/CN=Site root|-addext|\
+         keyUsage=critical,keyCertSign,cRLSign|-keyout|root.key|-out|root.crt",
+    );
+    let extensions = "basicConstraints=critical,CA:TRUE,pathlen:0\nkeyUsage=critical,keyCertSign,cRLSign\n";
+    std::fs::write(files.path("ca.ext"), extensions).unwrap();
+    let sign = |csr: &str| {
+        openssl(&format!(
+            "x509|-req|-in|{csr}|-CA|root.crt|-CAkey|root.key|-CAcreateserial|-days|20|-extfile|ca.ext|-out|ours.crt"
+        ));
+    };
+    let error = refused(&files, "csr --directory CA");
+    assert!(matches!(error, CommandError::Ca(CaError::NoTrustDomain(_))), "{error}");
+    let error = refused(&files, "csr --directory CA --renew");
+    assert!(matches!(error, CommandError::NoCa(_)), "{error}");
+    let said = done(&files, "csr --directory CA --trust-domain example.org --out DIR/ours.csr");
+    assert!(said.contains("then run `mtlsd ca import`"), "{said}");
+    let error = refused(&files, "import --directory CA DIR/root.crt --root DIR/root.crt");
+    assert!(matches!(error, CommandError::Ca(CaError::Import(_))), "{error}");
+    sign("ours.csr");
+    let said = json(&done(&files, "import --directory CA DIR/ours.crt --root DIR/root.crt --json"));
+    assert_eq!(
+        (&said["imported"], &said["embedded_ca"]["signed_elsewhere"]),
+        (&"first".into(), &true.into())
+    );
+    done(&files, "issue --directory CA --spiffe-id spiffe://example.org/web --out DIR/out");
+
+    let asked = json(&done(&files, "csr --directory CA --renew --json"));
+    std::fs::write(files.path("again.csr"), asked["csr"].as_str().unwrap()).unwrap();
+    sign("again.csr");
+    let said = done(&files, "import --directory CA DIR/ours.crt");
+    assert!(said.contains("the intermediate was renewed") && said.contains("(of your PKI)"), "{said}");
+    let csr = done(&files, "csr --directory CA");
+    assert!(csr.starts_with("-----BEGIN CERTIFICATE REQUEST-----"), "{csr}");
+    std::fs::write(files.path("second.csr"), csr).unwrap();
+    sign("second.csr");
+    let said = done(&files, "import --directory CA DIR/ours.crt --root DIR/root.crt");
+    assert!(said.contains("a rotation has begun") && said.contains("mtlsd ca rotate --switch"), "{said}");
+    done(&files, "rotate --directory CA --switch");
+    done(&files, "rotate --directory CA --finish --force");
+}
