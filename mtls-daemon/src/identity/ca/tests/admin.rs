@@ -265,7 +265,8 @@ fn a_crash_at_any_point_of_the_finish_is_gone_on_with() {
             place.admin().begin(offline.then_some(usb.as_path()), &NewKey::AsBefore, now).unwrap();
             place.admin().switch(now).unwrap();
             let switched = ca.plain(&id(), &[], now).unwrap();
-            fs::write(place.file("finishing"), if offline { "offline" } else { "" }).unwrap();
+            let root = if offline { "root.offline" } else { "root.key" };
+            fs::write(place.file("finishing"), format!("{root}\nintermediate.key\n")).unwrap();
             for file in files.iter().take(moved) {
                 let from = place.file("next").join(file);
                 if from.exists() {

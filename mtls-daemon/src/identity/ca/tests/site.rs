@@ -199,6 +199,8 @@ fn a_renewal_keeps_key_and_name_and_a_running_ca_takes_it_up() {
     let csr = site::request_renewal(&place.settings.directory, now).unwrap();
     assert_eq!((csr.kept.clone(), place.file("requested").exists()), (None, false));
     let chain = pki.answer_for(&csr, "root", CA, &[], 700, "");
+    // What openssl has just signed is not valid before its second.
+    let now = SystemTime::now();
     assert_eq!(place.import_at(&chain, None, now).unwrap(), Imported::Renewed);
     let new = ca.plain(&id(), &[], now).unwrap();
     assert_ne!(old.chain[1], new.chain[1]);
@@ -212,7 +214,7 @@ fn a_renewal_keeps_key_and_name_and_a_running_ca_takes_it_up() {
     let error = refusal(place.import(&chain, &pki.path("other.crt")));
     assert!(matches!(error, ImportError::OtherRoot(_)), "{error}");
     let renamed = pki.answer_for(&csr, "root", CA, &[], 700, "|-subj|/CN=mine");
-    let error = refusal(place.import_at(&renamed, None, now));
+    let error = refusal(place.import_at(&renamed, None, SystemTime::now()));
     assert!(matches!(error, ImportError::Renamed { .. }), "{error}");
     let error = refusal(place.import(&pki.path("other.crt"), &pki.path("root.crt")));
     assert!(
@@ -235,6 +237,8 @@ fn a_ca_moves_to_the_sites_pki_and_on_to_another_key_by_rotations() {
         assert_eq!(place.import(&chain, &pki.path("root.crt")).unwrap(), Imported::Second);
     };
     let finish = |old: &X509Svid| {
+        // What openssl has just signed is not valid before its second.
+        let now = SystemTime::now();
         assert_eq!(ca.plain(&id(), &[], now).unwrap().chain[1], old.chain[1], "the old one issues");
         place.directory().switch(now).unwrap();
         let new = ca.plain(&id(), &[], now).unwrap();
@@ -258,6 +262,7 @@ fn a_ca_moves_to_the_sites_pki_and_on_to_another_key_by_rotations() {
     assert_eq!((ca.status(now).phase, ca.bundle().roots().len()), (Phase::Begun, 1));
     finish(&first);
     // And back to a root of mtlsd's.
+    let now = SystemTime::now();
     place.directory().begin(None, &NewKey::AsBefore, now).unwrap();
     place.directory().switch(now).unwrap();
     place.directory().finish(true, now).unwrap();

@@ -210,9 +210,9 @@ fn a_token_that_cannot_be_used_is_said_and_leaves_nothing_behind() {
                 other => panic!("{other}"),
             }
         };
+        let settings = hsm.init("mesh");
         let absent = refused(hsm.settings("absent", "1234"), "ca-key");
         assert!(matches!(absent, Pkcs11Error::TokenAbsent { .. }), "{absent}");
-        let settings = hsm.init("mesh");
         keygen("rsa:2048", "rsa-key", "01");
         hsm.write_pin(&settings.pin_file, "9999");
         let wrong = refused(settings.clone(), "ca-key");
