@@ -161,6 +161,7 @@ pub fn verify_peer(
         not_before: leaf.not_before,
         not_after: leaf.not_after,
         chain_len: chain.len(),
+        attributes: Arc::new(leaf.attributes),
         marks,
     })
 }

@@ -10,6 +10,7 @@ use x509_parser::extensions::GeneralName;
 use x509_parser::oid_registry;
 use x509_parser::x509::X509Name;
 
+use super::attributes::CertificateAttributes;
 use super::when;
 
 /// Longest piece of foreign text that goes into a message, in characters.
@@ -65,6 +66,8 @@ pub(crate) struct Leaf {
     pub(crate) is_ca: bool,
     pub(crate) key_usage: Option<KeyUsage>,
     pub(crate) extended_usage: Option<ExtendedUsage>,
+    /// What policy may ask for.
+    pub(crate) attributes: CertificateAttributes,
 }
 
 impl Leaf {
@@ -110,6 +113,7 @@ impl Leaf {
             is_ca,
             key_usage,
             extended_usage,
+            attributes: CertificateAttributes::read(&certificate).map_err(Unreadable)?,
         })
     }
 

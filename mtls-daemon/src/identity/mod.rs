@@ -5,6 +5,7 @@
 
 pub mod agent;
 pub mod alarm;
+pub mod attributes;
 pub mod bundle;
 pub mod ca;
 pub mod files;
@@ -25,6 +26,7 @@ pub(crate) mod verified;
 pub(crate) mod when;
 
 pub use agent::{Agent, AgentError, DelegatedSource, SpireSelector, WorkloadApiSource};
+pub use attributes::CertificateAttributes;
 pub use bundle::{Bundle, BundleError, TrustBundles};
 pub use ca::{CaError, CaStatus, EmbeddedCa, EmbeddedCaSettings};
 pub use files::{FilesError, IdentityFiles};

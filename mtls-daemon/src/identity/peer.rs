@@ -6,7 +6,7 @@ use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
-use super::{ChainMarks, SpiffeId};
+use super::{CertificateAttributes, ChainMarks, SpiffeId};
 
 /// The name that a verified certificate proves.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -59,6 +59,8 @@ pub struct PeerIdentity {
     pub not_after: SystemTime,
     /// Certificates that the peer sent, the leaf included.
     pub chain_len: usize,
+    /// What else its leaf says.
+    pub attributes: Arc<CertificateAttributes>,
     /// What its chain can be revoked by.
     pub marks: Arc<ChainMarks>,
 }

@@ -128,6 +128,15 @@ impl SpiffeId {
     pub fn path(&self) -> &str {
         self.text.get(Self::SCHEME.len() + self.domain.0.len()..).unwrap_or_default()
     }
+
+    /// Namespace and service account, of an ID whose path is `/ns/<namespace>/sa/<service account>`, as Istio and SPIRE
+    /// give them in Kubernetes.
+    #[must_use]
+    pub fn service_account(&self) -> Option<(&str, &str)> {
+        let (namespace, account) = self.path().strip_prefix("/ns/")?.split_once("/sa/")?;
+        let one = |segment: &str| !segment.is_empty() && !segment.contains('/');
+        (one(namespace) && one(account)).then_some((namespace, account))
+    }
 }
 
 impl FromStr for SpiffeId {
@@ -205,6 +214,27 @@ mod tests {
         assert_eq!(id.path(), "/ns/shop/sa/Cart_1");
         let root: SpiffeId = "spiffe://prod.example".parse().unwrap();
         assert_eq!(root.path(), "");
+    }
+
+    #[test]
+    fn only_an_id_of_kubernetes_form_has_a_service_account() {
+        let account = |id: &str| {
+            let id: SpiffeId = id.parse().unwrap();
+            id.service_account().map(|(namespace, name)| (namespace.to_owned(), name.to_owned()))
+        };
+        let shop = || ("shop".to_owned(), "cart".to_owned());
+        assert_eq!(account("spiffe://a/ns/shop/sa/cart"), Some(shop()));
+        assert_eq!(account("spiffe://a/ns/sa/sa/sa"), Some(("sa".to_owned(), "sa".to_owned())));
+        for id in [
+            "spiffe://a",
+            "spiffe://a/ns/shop",
+            "spiffe://a/ns/shop/sa",
+            "spiffe://a/ns/shop/sa/cart/x",
+            "spiffe://a/ns/shop/x/sa/cart",
+            "spiffe://a/x/ns/shop/sa/cart",
+        ] {
+            assert_eq!(account(id), None, "{id}");
+        }
     }
 
     #[test]
