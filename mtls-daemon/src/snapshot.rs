@@ -1,7 +1,9 @@
 //! The immutable view that every connection is decided on: configuration, directory, policy, identities.
 //! A change makes a new one; a connection keeps the one it began with.
 
+use std::borrow::Cow;
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
@@ -9,14 +11,14 @@ use std::time::SystemTime;
 use tokio::sync::watch;
 
 use crate::config::{self, Config};
-use crate::directory::Directory;
+use crate::directory::{Destination, Directory};
 use crate::handshake::WorkloadTls;
 use crate::identity::when;
-use crate::identity::{ChainMarks, Revocations};
+use crate::identity::{ChainMarks, PeerName, Revocations};
 use crate::observe::connection::CertificateInfo;
 use crate::observe::metrics::WorkloadMetrics;
 use crate::observe::{Reason, Refusal};
-use crate::policy::Policy;
+use crate::policy::{OutboundQuery, Peer, Policy, Query, Verdict};
 
 /// A consistent set of everything that decides.
 #[derive(Debug)]
@@ -100,6 +102,88 @@ impl Snapshot {
     #[must_use]
     pub fn by_name(&self, name: &str) -> Option<&Arc<WorkloadState>> {
         self.workloads.get(&number_of(name))
+    }
+}
+
+/// A denial that is known before there is a connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct EarlyDenial<'a> {
+    /// What policy says.
+    pub verdict: Verdict<'a>,
+    /// What the log calls the default.
+    default: Cow<'static, str>,
+}
+
+impl EarlyDenial<'_> {
+    /// The rule's name, or the default.
+    #[must_use]
+    pub fn rule(&self) -> Cow<'_, str> {
+        self.verdict.rule.map_or_else(|| self.default.clone(), Cow::Borrowed)
+    }
+}
+
+impl Snapshot {
+    /// The denial that a connection of `client` to this destination will meet, whatever is still to be learned of the
+    /// server; `None` if it may be. `address`: that of the server, if it is known.
+    #[must_use]
+    pub fn denied_early(
+        &self,
+        client: &WorkloadState,
+        destination: &Destination,
+        port: u16,
+        address: Option<IpAddr>,
+    ) -> Option<EarlyDenial<'_>> {
+        self.outbound_denied_early(client, destination, port, address)
+            .or_else(|| self.inbound_denied_early(client, destination, port))
+    }
+
+    fn outbound_denied_early(
+        &self,
+        client: &WorkloadState,
+        destination: &Destination,
+        port: u16,
+        address: Option<IpAddr>,
+    ) -> Option<EarlyDenial<'_>> {
+        let allowed_by_default = client.settings.allows_outbound_by_default();
+        if (allowed_by_default && !self.policy.has_outbound_rules()) || !destination.dns_names.is_empty() {
+            return None;
+        }
+        let denied = |id: &crate::identity::SpiffeId| {
+            let name = PeerName::Spiffe(id.clone());
+            self.policy.outbound_denied_early(&OutboundQuery {
+                peer: Peer::expected(&name, address),
+                workload: &client.settings.name,
+                port,
+                allowed_by_default,
+            })
+        };
+        // Each server that it may be must be one that is denied.
+        let verdicts: Option<Vec<_>> = destination.expected.iter().map(denied).collect();
+        let verdict = verdicts?.into_iter().next()?;
+        Some(EarlyDenial { verdict, default: "outbound_default: deny".into() })
+    }
+
+    /// What a server of this node will say.
+    fn inbound_denied_early(
+        &self,
+        client: &WorkloadState,
+        destination: &Destination,
+        port: u16,
+    ) -> Option<EarlyDenial<'_>> {
+        let server = destination.local_workload.as_deref().and_then(|name| self.by_name(name))?;
+        let mode = server.settings.mode_of_port(port);
+        if mode == config::Mode::Disabled {
+            return None;
+        }
+        let name = PeerName::Spiffe(client.settings.spiffe_id.clone());
+        let verdict = self.policy.denied_early(&Query {
+            peer: Peer::expected(&name, None),
+            workload: &server.settings.name,
+            port,
+            mode,
+            allowed_by_default: server.settings.allows_by_default(port),
+        })?;
+        Some(EarlyDenial { verdict, default: server.settings.default_name(port) })
     }
 }
 

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use rcgen::{
-    BasicConstraints, CertificateParams, CertificateRevocationListParams, DistinguishedName, DnType,
-    ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams, SanType,
-    SerialNumber,
+    BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName,
+    DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, RevokedCertParams,
+    SanType, SerialNumber,
 };
 use time::{Duration, OffsetDateTime};
 
@@ -36,6 +36,10 @@ pub struct Leaf {
     pub until: Duration,
     /// Intermediate CAs between the root and the leaf.
     pub intermediates: u8,
+    /// O of the subject.
+    pub organization: Option<String>,
+    /// An extension of its own: OID and DER.
+    pub extension: Option<(Vec<u64>, Vec<u8>)>,
 }
 
 /// The files of a certificate.
@@ -59,6 +63,8 @@ impl Leaf {
             from: -Duration::HOUR,
             until: Duration::HOUR,
             intermediates: 0,
+            organization: None,
+            extension: None,
         }
     }
 }
@@ -161,6 +167,12 @@ fn leaf_params(name: &str, leaf: &Leaf) -> CertificateParams {
     params.use_authority_key_identifier_extension = true;
     params.not_before = OffsetDateTime::now_utc() + leaf.from;
     params.not_after = OffsetDateTime::now_utc() + leaf.until;
+    if let Some(organization) = &leaf.organization {
+        params.distinguished_name.push(DnType::OrganizationName, organization);
+    }
+    if let Some((oid, der)) = &leaf.extension {
+        params.custom_extensions.push(CustomExtension::from_oid_content(oid, der.clone()));
+    }
     params
 }
 

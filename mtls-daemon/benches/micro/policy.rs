@@ -1,11 +1,14 @@
-//! A policy decision among few and many rules: half of the rules name an exact ID, half a prefix.
+//! A policy decision among few and many rules, told apart by one question or another, and the hardest cases: all rules differ
+//! in the network only, or in exceptions only.
 
-use std::collections::BTreeSet;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
-use mtls_daemon::config::{Action, Config, Mode, Rule, RuleFrom, RuleTo, Source};
-use mtls_daemon::identity::PeerName;
-use mtls_daemon::policy::{Policy, Query};
+use mtls_daemon::config::{
+    Action, Config, LocalMatch, Mode, PeerMatch, PeerTrait, PeerTraits, Rule, Source, TextPattern,
+};
+use mtls_daemon::identity::{CertificateAttributes, PeerName};
+use mtls_daemon::policy::{Peer, Policy, Query};
 
 use crate::suite::Suite;
 
@@ -14,15 +17,33 @@ const RULES: [usize; 3] = [10, 1_000, 10_000];
 const PORT: u16 = 5432;
 
 pub fn add(suite: &mut Suite) {
-    for rules in RULES {
-        let count = rules / 2;
-        suite.bench(&format!("policy/allow-exact/{rules}"), COUNTED, || decide(count, exact, true));
-        suite.bench(&format!("policy/allow-prefix/{rules}"), COUNTED, || {
-            decide(count, |n| format!("{}web", prefix(n)), true)
-        });
-        suite.bench(&format!("policy/deny-by-default/{rules}"), COUNTED, || {
-            decide(count, |n| format!("spiffe://example.org/none/{n:05}/web"), false)
-        });
+    for count in RULES {
+        let mut bench = |name: &str, rules: fn(usize) -> PeerMatch, who: fn(usize) -> Who, want: bool| {
+            suite.bench(&format!("policy/{name}/{count}"), COUNTED, || decide(count, rules, who, want));
+        };
+        bench("allow-exact", |n| id(TextPattern::Exact, &exact(n)), |n| Who::new(exact(n)), true);
+        bench("allow-prefix", |n| id(TextPattern::Prefix, &prefix(n)), |n| Who::new(prefix(n) + "web"), true);
+        bench("allow-network", network, |n| Who::at(n), true);
+        bench("all-but-one", all_but_one, |n| Who::new(exact(n)), true);
+        let nobody = |n| Who::new(format!("spiffe://example.org/none/{n:05}/web"));
+        bench("deny-by-default", |n| id(TextPattern::Exact, &exact(n)), nobody, false);
+    }
+}
+
+/// Who asks.
+struct Who {
+    name: PeerName,
+    address: IpAddr,
+}
+
+impl Who {
+    fn new(id: String) -> Self {
+        Self { name: PeerName::Spiffe(id.parse().unwrap()), address: [192, 0, 2, 1].into() }
+    }
+
+    fn at(n: usize) -> Self {
+        let [.., high, low] = n.to_be_bytes();
+        Self { address: [10, high, low, 7].into(), ..Self::new("spiffe://example.org/web".to_owned()) }
     }
 }
 
@@ -35,15 +56,39 @@ fn prefix(n: usize) -> String {
     format!("spiffe://example.org/team/{n:05}/")
 }
 
+fn id(pattern: fn(Box<str>) -> TextPattern, text: &str) -> PeerMatch {
+    let mut is = PeerTraits::default();
+    is.texts.insert(PeerTrait::SpiffeId, [pattern(text.into())].into());
+    PeerMatch { is, not: PeerTraits::default() }
+}
+
+fn network(n: usize) -> PeerMatch {
+    let [.., high, low] = n.to_be_bytes();
+    let networks = [format!("10.{high}.{low}.0/24").parse().unwrap()].into();
+    PeerMatch { is: PeerTraits { networks, ..PeerTraits::default() }, not: PeerTraits::default() }
+}
+
+/// Every rule but one matches any peer.
+fn all_but_one(n: usize) -> PeerMatch {
+    PeerMatch { is: PeerTraits::default(), not: id(TextPattern::Exact, &exact(n)).is }
+}
+
 /// Every peer asks in turn.
-fn decide(count: usize, peer: impl Fn(usize) -> String, want: bool) -> impl FnMut() -> bool {
-    let policy = policy(count);
-    let peers: Vec<_> = (0..count).map(|n| PeerName::Spiffe(peer(n).parse().unwrap())).collect();
-    let decide = move |peer: &PeerName| {
-        let query = Query { peer: Some(peer), workload: "db", port: PORT, mode: Mode::Strict };
-        let decision = policy.decide(&query);
-        assert!(decision.allow == decision.rule.is_some(), "nothing but a rule allows");
-        decision.allow
+fn decide(
+    count: usize,
+    rules: fn(usize) -> PeerMatch,
+    who: fn(usize) -> Who,
+    want: bool,
+) -> impl FnMut() -> bool {
+    let policy = policy(count, rules);
+    let peers: Vec<_> = (0..count).map(who).collect();
+    let decide = move |who: &Who| {
+        let attributes = Some(CertificateAttributes::NONE);
+        let peer = Peer { name: Some(&who.name), attributes, address: Some(who.address) };
+        let query = Query { peer, workload: "db", port: PORT, mode: Mode::Strict, allowed_by_default: false };
+        let verdict = policy.decide(&query).verdict;
+        assert!(verdict.allow == verdict.rule.is_some(), "nothing but a rule allows");
+        verdict.allow
     };
     assert!(peers.iter().all(|peer| decide(peer) == want));
     let mut next = 0;
@@ -54,19 +99,22 @@ fn decide(count: usize, peer: impl Fn(usize) -> String, want: bool) -> impl FnMu
     }
 }
 
-/// `count` rules for exact IDs and `count` for prefixes.
-fn policy(count: usize) -> Policy {
+fn policy(count: usize, rules: fn(usize) -> PeerMatch) -> Policy {
     let text = "trust_domain: example.org\n".to_owned();
     let mut config = Config::parse(&Source { path: PathBuf::from("bench"), text }, &[]).unwrap();
-    let to =
-        RuleTo { workloads: Some(BTreeSet::from(["db".to_owned()])), ports: Some(BTreeSet::from([PORT])) };
-    let rule =
-        |name: String, from: RuleFrom| Rule { name, action: Action::Allow, to: to.clone(), from: Some(from) };
-    for n in 0..count {
-        let from = RuleFrom { spiffe_ids: vec![exact(n).parse().unwrap()], ..RuleFrom::default() };
-        config.policy.push(rule(format!("exact-{n}"), from));
-        let from = RuleFrom { spiffe_id_prefixes: vec![prefix(n).parse().unwrap()], ..RuleFrom::default() };
-        config.policy.push(rule(format!("prefix-{n}"), from));
-    }
+    let local = LocalMatch {
+        workloads: Some(["db".to_owned()].into()),
+        ports: Some([PORT].into()),
+        ..LocalMatch::default()
+    };
+    config.policy = (0..count)
+        .map(|n| Rule {
+            name: format!("rule-{n}"),
+            action: Action::Allow,
+            dry_run: false,
+            local: local.clone(),
+            peers: Some(vec![rules(n)]),
+        })
+        .collect();
     Policy::from_config(&config)
 }

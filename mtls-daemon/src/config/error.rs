@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use crate::identity::agent::SelectorError;
 use crate::identity::{SpiffeIdError, SubjectError};
 
+use super::rule::{OidError, TextPatternError};
 use super::scalar::{
     CgroupError, CidrError, DnsNameError, DurationError, LabelError, NameError, NetnsError, PathError,
-    ThresholdError, VaultAddressError, VaultPathError,
+    ServiceAccountError, ThresholdError, VaultAddressError, VaultPathError, WorkloadLabelError,
 };
 use super::types::SpiffeIdPrefixError;
 
@@ -389,9 +390,49 @@ pub enum Fault {
         /// The trust domain of the node.
         own: Quoted,
     },
-    /// `from: {}`.
-    #[error("`from` names nobody; list who may connect, or remove `from` for anyone")]
+    /// Peers of whom none is named.
+    #[error("this names nobody; list who is meant, or remove the key for anyone")]
     EmptyFrom,
+    /// Several kinds of identity in one mapping, which once were alternatives.
+    #[error(
+        "several kinds of identity in one peer: write a list, [{{ … }}, {{ … }}], if any one of them is enough, or a list of one, \
+         [{{ …, … }}], if all must match"
+    )]
+    AmbiguousPeers,
+    /// `not` within `not`.
+    #[error("`not` within `not`; write the rule the other way round")]
+    NotNot,
+    /// `dry_run` of a rule that decides nothing.
+    #[error("an audit rule decides nothing anyway; remove `dry_run`")]
+    AuditDryRun,
+    /// A pattern that is not well-formed.
+    #[error("the pattern {0} cannot be: {1}")]
+    Pattern(Quoted, TextPatternError),
+    /// An OID that is not well-formed.
+    #[error("the OID {0} cannot be: {1}")]
+    Oid(Quoted, OidError),
+    /// No service account.
+    #[error("the service account {0} cannot be: {1}")]
+    ServiceAccount(Quoted, ServiceAccountError),
+    /// No label.
+    #[error("the label {0} cannot be: {1}")]
+    WorkloadLabel(Quoted, WorkloadLabelError),
+    /// More labels than are read.
+    #[error("more than {0} labels; leave some out")]
+    TooManyLabels(usize),
+    /// An entry of `modes` that says nothing.
+    #[error("this entry says no mode; give it `mode` or `ports`")]
+    EmptyMode,
+    /// Two entries of `modes` that describe a workload equally closely.
+    #[error(
+        "for workload {workload} this says another mode than {first}, and neither describes it more closely; make them agree, or give the workload a mode of its own"
+    )]
+    ModesDisagree {
+        /// The workload.
+        workload: Quoted,
+        /// The other entry.
+        first: Place,
+    },
     /// An address that is never captured.
     #[error(
         "{0} is loopback, link-local, multicast, broadcast or unspecified and is never captured; write the address that \
@@ -406,10 +447,10 @@ pub enum Fault {
         super::check::MAX_PAIRS
     )]
     DirectoryTooLarge,
-    /// Workloads × ports × peers of all rules are too many.
+    /// The rules name too many values.
     #[error(
-        "with this rule the policy expands to more than {} combinations of workload, port and peer; use prefixes, \
-         trust domains, or leave out `ports`",
+        "with this rule the policy names more than {} workloads, ports and peers; use prefixes, namespaces or trust domains, \
+         or leave out `ports`",
         super::check::MAX_COMBINATIONS
     )]
     PolicyTooLarge,
@@ -418,6 +459,11 @@ pub enum Fault {
     /// Warning: a rule for a workload that this node does not have.
     #[error("this node has no workload {0}, so that the rule does not apply to it; check the name")]
     UnknownWorkload(Quoted),
+    /// Warning: a rule for workloads of which there is none.
+    #[error(
+        "no workload of this node is meant by this rule, so that it has no effect here; check namespaces and labels"
+    )]
+    RuleForNobody,
     /// Warning: DNS names that are not looked at.
     #[error(
         "`dns_names` is not looked at while `trust.peer_names.dns` is false; set that, or remove the names"

@@ -8,6 +8,7 @@ mod check;
 mod error;
 mod raw;
 mod read;
+mod rule;
 mod scalar;
 mod schema;
 #[cfg(test)]
@@ -22,6 +23,7 @@ use check::{Check, WHOLE_FILE};
 
 pub use error::{ConfigError, Fault, Place, Problem, Quoted};
 pub use read::{MAX_BYTES, MAX_DROP_INS, Source};
+pub use rule::*;
 pub use scalar::{CgroupError, CidrError, DnsNameError, DurationError, NameError, NetnsError, PathError};
 pub use schema::schema;
 pub use types::*;

@@ -5,10 +5,14 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::at::{At, AutoOr, Entries, Given, Number};
-use super::types::{Action, ConnectHold, DatapathChoice, EbpfLog, LogLevel, Mode, UnknownDestinations};
+use super::types::{
+    ConnectHold, DatapathChoice, EbpfLog, LogLevel, Mode, OutboundDefault, PolicyDefault, UnknownDestinations,
+};
 
+mod policy;
 mod vault;
 
+pub(super) use policy::{Extension, Labels, LocalMatch, ModeEntry, OutboundRule, PeerMatch, Peers, Rule};
 pub(super) use vault::{Vault, VaultAppRole, VaultAuth, VaultKubernetes};
 
 type Texts = Vec<At<String>>;
@@ -22,7 +26,7 @@ pub(super) struct Document {
     /// The trust domain of this node's own identities, such as example.org. Required.
     pub trust_domain: Given<String>,
     /// Directories of drop-ins, absolute, instead of `<this file>.d`. Their `*.yaml` files are read in
-    /// the order of their names and may hold workloads, directory and policy.
+    /// the order of their names and may hold workloads, directory, modes, policy and outbound_policy.
     pub include: Texts,
     /// Directories that the daemon uses.
     pub paths: Paths,
@@ -54,9 +58,12 @@ pub(super) struct Document {
     pub workloads: Vec<At<Workload>>,
     /// Destinations that are other nodes' workloads.
     pub directory: Vec<At<DirectoryEntry>>,
-    /// Who may connect to local workloads: deny wins, then allow, then the mode's default (strict: deny,
-    /// permissive: allow).
+    /// What inbound connections of several workloads must be; a workload's own `mode` and `ports` go before.
+    pub modes: Vec<At<ModeEntry>>,
+    /// Who may connect to local workloads: deny wins, then allow, then the workload's `policy_default`.
     pub policy: Vec<At<Rule>>,
+    /// To whom local workloads may connect: deny wins, then allow, then the workload's `outbound_default`.
+    pub outbound_policy: Vec<At<OutboundRule>>,
 }
 
 /// A drop-in.
@@ -65,7 +72,9 @@ pub(super) struct Document {
 pub(super) struct DropIn {
     pub workloads: Vec<At<Workload>>,
     pub directory: Vec<At<DirectoryEntry>>,
+    pub modes: Vec<At<ModeEntry>>,
     pub policy: Vec<At<Rule>>,
+    pub outbound_policy: Vec<At<OutboundRule>>,
 }
 
 /// Directories that the daemon uses, absolute.
@@ -399,7 +408,10 @@ pub(super) struct Workload {
     /// What else its certificate says, from the embedded CA or in the CSR for an issuer.
     #[serde(default)]
     pub certificate: Given<WorkloadCertificate>,
-    /// What an inbound connection must be. Default strict.
+    /// What else it is known by, for `modes` and rules.
+    #[serde(default)]
+    pub labels: Labels,
+    /// What an inbound connection must be. Default: what `modes` says, else strict.
     #[serde(default)]
     pub mode: Given<Mode>,
     /// Exceptions to `mode`, by own port.
@@ -411,6 +423,12 @@ pub(super) struct Workload {
     /// What is never captured, in addition to the global `exclude`.
     #[serde(default)]
     pub exclude: Exclude,
+    /// What happens to an inbound connection that no rule matches. Default mode: strict refuses it, permissive takes it.
+    #[serde(default)]
+    pub policy_default: Given<PolicyDefault>,
+    /// What happens to an outbound connection that no rule of `outbound_policy` matches. Default allow.
+    #[serde(default)]
+    pub outbound_default: Given<OutboundDefault>,
     /// What happens to a connection to a destination outside the directory. Default passthrough.
     #[serde(default)]
     pub unknown_destinations: Given<UnknownDestinations>,
@@ -511,44 +529,4 @@ pub(super) struct DirectoryEntry {
     /// Or one of these, if `trust.peer_names.dns`.
     #[serde(default)]
     pub dns_names: Given<Texts>,
-}
-
-/// Who may connect to local workloads.
-#[derive(Debug, Deserialize, JsonSchema)]
-#[serde(deny_unknown_fields)]
-pub(super) struct Rule {
-    /// Unique: a-z, 0-9, '-' and '.', at most 63 characters.
-    #[schemars(regex(pattern = r"^[a-z0-9]([-a-z0-9.]{0,61}[a-z0-9])?$"))]
-    pub name: At<String>,
-    /// What it says.
-    pub action: Action,
-    /// To whom. Default: every local workload and port.
-    #[serde(default)]
-    pub to: RuleTo,
-    /// From whom. Default: anyone, also an unauthenticated client of a permissive port.
-    #[serde(default)]
-    pub from: Given<RuleFrom>,
-}
-
-/// To whom a rule applies.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-pub(super) struct RuleTo {
-    /// Names of local workloads. Default: any.
-    pub workloads: Given<Texts>,
-    /// Their ports. Default: any.
-    pub ports: Given<Numbers>,
-}
-
-/// From whom: any one match is enough.
-#[derive(Debug, Default, Deserialize, JsonSchema)]
-#[serde(default, deny_unknown_fields)]
-#[schemars(extend("minProperties" = 1))]
-pub(super) struct RuleFrom {
-    /// Exact IDs.
-    pub spiffe_ids: Given<Texts>,
-    /// Every ID below these paths; each ends with '/'.
-    pub spiffe_id_prefixes: Given<Texts>,
-    /// Every ID of these trust domains.
-    pub trust_domains: Given<Texts>,
 }

@@ -6,9 +6,12 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+mod policy;
 mod vault;
 
 use crate::identity::alarm::Threshold;
+pub use policy::{ServiceAccountError, WorkloadLabelError};
+pub(super) use policy::{service_account, workload_label};
 pub use vault::{VaultAddressError, VaultPathError};
 pub(super) use vault::{vault_address, vault_name, vault_path};
 

@@ -2,6 +2,7 @@
 //!
 //! A value of these types holds what its doc says; nothing downstream checks again.
 
+use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
@@ -20,6 +21,7 @@ use crate::identity::pkcs11::{TokenIdentity, TokenKeySettings, TokenSettings};
 use crate::identity::{SpiffeId, SpireSelector, Subject, TrustDomain};
 
 use super::error::Problem;
+use super::rule::Rule;
 
 /// One node's whole configuration. Two equal values mean that a reload has nothing to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -62,8 +64,10 @@ pub struct Config {
     pub workloads: Vec<Workload>,
     /// Destinations that are other nodes' workloads; names are unique.
     pub directory: Vec<DirectoryEntry>,
-    /// Who may connect to local workloads; names are unique.
+    /// Who may connect to local workloads; names are unique, also among [`Config::outbound_policy`].
     pub policy: Vec<Rule>,
+    /// To whom local workloads may connect.
+    pub outbound_policy: Vec<Rule>,
     /// Every file that was read: the main file first, then the drop-ins in order.
     pub files: Vec<PathBuf>,
     /// Directories whose `*.yaml` files are read; watch these (the default one may not exist).
@@ -392,7 +396,9 @@ pub struct Workload {
     pub dns_names: Vec<String>,
     /// Subject of its certificate. Default: the trust domain as O. Empty where the certificate comes from files.
     pub subject: Subject,
-    /// What an inbound connection must be.
+    /// What else it is known by; for [`Config::modes`] and rules.
+    pub labels: BTreeMap<String, String>,
+    /// What an inbound connection must be. Default: what [`Config::modes`] says, else strict.
     pub mode: Mode,
     /// Exceptions to `mode`, by own port. Read through [`Workload::mode_of_port`].
     pub ports: BTreeMap<u16, Mode>,
@@ -400,6 +406,10 @@ pub struct Workload {
     pub listen_ports: BTreeSet<u16>,
     /// What is never captured, in addition to [`Config::exclude`].
     pub exclude: Exclusions,
+    /// What happens to an inbound connection that no rule matches.
+    pub policy_default: PolicyDefault,
+    /// What happens to an outbound connection that no rule of [`Config::outbound_policy`] matches.
+    pub outbound_default: OutboundDefault,
     /// What happens to a connection to a destination outside the directory.
     pub unknown_destinations: UnknownDestinations,
     /// When the application's connect() completes.
@@ -425,6 +435,32 @@ impl Workload {
     #[must_use]
     pub fn mode_of_port(&self, port: u16) -> Mode {
         self.ports.get(&port).copied().unwrap_or(self.mode)
+    }
+
+    /// Whether an inbound connection to this port may be that no rule matches.
+    #[must_use]
+    pub fn allows_by_default(&self, port: u16) -> bool {
+        match self.policy_default {
+            PolicyDefault::Mode => self.mode_of_port(port) != Mode::Strict,
+            PolicyDefault::Allow => true,
+            PolicyDefault::Deny => false,
+        }
+    }
+
+    /// How the log calls what [`Self::allows_by_default`] goes by.
+    #[must_use]
+    pub fn default_name(&self, port: u16) -> Cow<'static, str> {
+        match self.policy_default {
+            PolicyDefault::Mode => format!("default of {}", self.mode_of_port(port)).into(),
+            PolicyDefault::Allow => "policy_default: allow".into(),
+            PolicyDefault::Deny => "policy_default: deny".into(),
+        }
+    }
+
+    /// Whether an outbound connection may be that no rule matches.
+    #[must_use]
+    pub fn allows_outbound_by_default(&self) -> bool {
+        self.outbound_default == OutboundDefault::Allow
     }
 }
 
@@ -458,6 +494,30 @@ impl fmt::Display for Mode {
             Self::Disabled => "disabled",
         })
     }
+}
+
+/// What happens to an inbound connection that no rule matches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum PolicyDefault {
+    /// A strict port refuses it, a permissive one takes it (default).
+    #[default]
+    Mode,
+    /// It may be; on a strict port that is every verified peer.
+    Allow,
+    /// It may not be.
+    Deny,
+}
+
+/// What happens to an outbound connection that no rule matches.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum OutboundDefault {
+    /// It may be (default).
+    #[default]
+    Allow,
+    /// It may not be.
+    Deny,
 }
 
 /// What happens to a connection to a destination outside the directory.
@@ -536,49 +596,6 @@ pub struct DirectoryEntry {
     pub spiffe_ids: Vec<SpiffeId>,
     /// Or one of these, if [`PeerNames::dns`].
     pub dns_names: Vec<String>,
-}
-
-/// Who may connect to local workloads.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Rule {
-    /// Unique.
-    pub name: String,
-    /// What it says.
-    pub action: Action,
-    /// To whom.
-    pub to: RuleTo,
-    /// From whom; `None`: anyone, also an unauthenticated client.
-    pub from: Option<RuleFrom>,
-}
-
-/// What a rule says.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
-#[serde(rename_all = "lowercase")]
-pub enum Action {
-    /// The connection may be, unless a deny rule matches.
-    Allow,
-    /// The connection may not be.
-    Deny,
-}
-
-/// To whom a rule applies: every part that is set must match.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RuleTo {
-    /// Names of local workloads; `None`: any.
-    pub workloads: Option<BTreeSet<String>>,
-    /// Their ports; `None`: any.
-    pub ports: Option<BTreeSet<u16>>,
-}
-
-/// From whom: any one match is enough; at least one is listed.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct RuleFrom {
-    /// Exact IDs.
-    pub spiffe_ids: Vec<SpiffeId>,
-    /// Every ID below these paths.
-    pub spiffe_id_prefixes: Vec<SpiffeIdPrefix>,
-    /// Every ID of these trust domains.
-    pub trust_domains: Vec<TrustDomain>,
 }
 
 /// A prefix of SPIFFE IDs in whole path segments: it ends with `/`.

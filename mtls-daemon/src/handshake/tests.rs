@@ -273,8 +273,8 @@ fn a_client_without_a_certificate_is_told_so() {
 fn asked(answer: Result<(), Refusal>) -> (Authorise, Arc<Mutex<Vec<String>>>) {
     let about = Arc::new(Mutex::new(Vec::new()));
     let note = Arc::clone(&about);
-    let authorise = Box::new(move |peer: &PeerName| {
-        note.lock().unwrap().push(peer.to_string());
+    let authorise = Box::new(move |peer: &crate::identity::PeerIdentity| {
+        note.lock().unwrap().push(peer.name.to_string());
         answer.clone()
     });
     (authorise, about)

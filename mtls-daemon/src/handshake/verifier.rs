@@ -15,7 +15,7 @@ use rustls::{
 use super::claim::Claim;
 use super::refusal;
 use super::verify::{ExpectedServer, PeerRole, Trust, verify_peer};
-use crate::identity::{PeerIdentity, PeerName, when};
+use crate::identity::{PeerIdentity, when};
 use crate::observe::{Reason, Refusal};
 
 /// What the verifier of one connection found; read it after the handshake.
@@ -40,7 +40,7 @@ struct Rejected {
 }
 
 /// Decides on a peer that has proved who it is; a refusal ends the handshake with the alert access_denied.
-pub type Authorise = Box<dyn Fn(&PeerName) -> Result<(), Refusal> + Send + Sync>;
+pub type Authorise = Box<dyn Fn(&PeerIdentity) -> Result<(), Refusal> + Send + Sync>;
 
 impl Verdict {
     /// Who the peer proved to be: its chain was accepted and the handshake is signed with its key.
@@ -164,7 +164,7 @@ impl Common {
     ) -> Result<HandshakeSignatureValid, TlsError> {
         let valid = signature?;
         let allowed = match (authorise, self.verdict.accepted()) {
-            (Some(authorise), Some(peer)) => authorise(&peer.name),
+            (Some(authorise), Some(peer)) => authorise(peer),
             _ => Ok(()),
         };
         self.verdict.set_proof(allowed)?;

@@ -8,7 +8,7 @@ use tokio::net::{TcpListener, TcpStream};
 use super::daemon::{Daemon, lock};
 use crate::capture::events::What;
 use crate::capture::{CaptureEvent, EventStream, Listeners};
-use crate::datapath::relay::{Place, Relay, inbound, outbound};
+use crate::datapath::relay::{Place, Relay, authorise, inbound, outbound};
 use crate::observe::connection::{Direction, Ending};
 use crate::observe::observer::Captured;
 use crate::observe::{Reason, Refusal};
@@ -73,23 +73,14 @@ fn refused(relay: &Arc<Relay>, event: &CaptureEvent, reason: Reason) {
     let mut refusal = Refusal::new(reason, format!("at connect() to {to}"));
     if reason == Reason::PolicyDenied
         && let Some(destination) = snapshot.directory.lookup(to.ip(), to.port())
-        && let Some(server) = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name))
+        && let Some(denial) = snapshot.denied_early(workload, destination, to.port(), Some(to.ip()))
     {
-        let mode = server.settings.mode_of_port(to.port());
-        let id = &workload.settings.spiffe_id;
-        let decision = snapshot.policy.denied_early(id, &destination.name, to.port(), mode);
-        let rule = match decision.and_then(|decision| decision.rule) {
-            Some(rule) => rule.to_owned(),
-            None => {
-                refusal.reason = Reason::PolicyDefault;
-                format!("default of {mode}")
-            }
-        };
-        refusal.detail = format!("{id} to {} port {}: {rule}, at connect()", destination.name, to.port());
+        let between = format!("{} to {} port {}", workload.settings.spiffe_id, destination.name, to.port());
+        refusal = authorise::early_refusal(observed.connection(), &denial, &between);
+        let server = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name));
         observed.connection().learn(|learned| {
-            learned.policy = Some(rule.as_str().into());
             learned.destination_name = Some(destination.name.as_str().into());
-            learned.peer_identity = Some(server.spiffe_id.to_string());
+            learned.peer_identity = server.map(|server| server.spiffe_id.to_string());
         });
     }
     observed.end(Ending::Refused(refusal));

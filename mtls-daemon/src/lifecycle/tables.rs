@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::Ipv6Addr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use mtls_common::{
@@ -174,26 +175,27 @@ fn ports_of_their_own(snapshot: &Snapshot, id: DestinationId) -> Vec<(u16, bool)
     ports
 }
 
-/// What policy denies between two workloads of this node is known before any handshake. Port 0 stands for
-/// every port that neither a rule nor a setting names: they all share one verdict.
+/// What policy denies whatever is still to be learned of the server: between two workloads of this node, and by the rules
+/// for outbound connections. Port 0 stands for every port that neither a rule nor a setting names: they all share one
+/// verdict.
 fn add_denied(tables: &mut Tables, snapshot: &Snapshot) {
+    let outbound = snapshot.policy.has_outbound_rules()
+        || snapshot.workloads.values().any(|workload| !workload.settings.allows_outbound_by_default());
     for destination in snapshot.directory.destinations() {
-        let Some(server) = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name))
-        else {
+        let server = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name));
+        if server.is_none() && !outbound {
             continue;
-        };
-        let named = named_ports(snapshot, server);
+        }
+        let named = named_ports(snapshot, server.map(Arc::as_ref));
         let unnamed = (1..=u16::MAX).find(|port| !named.contains(port));
         for client in snapshot.workloads.values() {
             let denied = |port: u16| {
-                let settings = &server.settings;
-                let mode = settings.mode_of_port(port);
-                let excluded =
-                    snapshot.config.exclude.ports.contains(&port) || settings.exclude.ports.contains(&port);
-                let id = &client.settings.spiffe_id;
-                mode != Mode::Disabled
-                    && !excluded
-                    && snapshot.policy.denied_early(id, &settings.name, port, mode).is_some()
+                let excluded = snapshot.config.exclude.ports.contains(&port);
+                let left_alone = server.is_some_and(|server| {
+                    let settings = &server.settings;
+                    settings.exclude.ports.contains(&port) || settings.mode_of_port(port) == Mode::Disabled
+                });
+                !excluded && !left_alone && snapshot.denied_early(client, destination, port, None).is_some()
             };
             let others = unnamed.is_some_and(denied);
             let mut add = |port, verdict| {
@@ -212,7 +214,7 @@ fn add_denied(tables: &mut Tables, snapshot: &Snapshot) {
                 }
             }
             if tables.denied.len() > MAX_DENIED {
-                tracing::warn!("too many denials for the table in the kernel; the servers refuse instead");
+                tracing::warn!("too many denials for the table in the kernel; the daemons refuse instead");
                 tables.denied.clear();
                 return;
             }
@@ -220,11 +222,14 @@ fn add_denied(tables: &mut Tables, snapshot: &Snapshot) {
     }
 }
 
-fn named_ports(snapshot: &Snapshot, server: &WorkloadState) -> BTreeSet<u16> {
-    let rules = snapshot.config.policy.iter().flat_map(|rule| rule.to.ports.iter().flatten().copied());
-    let settings = server.settings.ports.keys().copied();
-    let excluded = snapshot.config.exclude.ports.iter().chain(&server.settings.exclude.ports).copied();
-    rules.chain(settings).chain(excluded).collect()
+fn named_ports(snapshot: &Snapshot, server: Option<&WorkloadState>) -> BTreeSet<u16> {
+    let rules = snapshot.config.policy.iter().chain(&snapshot.config.outbound_policy);
+    let rules =
+        rules.flat_map(|rule| rule.local.ports.iter().flatten().chain(&rule.local.not_ports)).copied();
+    let settings = server
+        .into_iter()
+        .flat_map(|server| server.settings.ports.keys().chain(&server.settings.exclude.ports).copied());
+    rules.chain(settings).chain(snapshot.config.exclude.ports.iter().copied()).collect()
 }
 
 #[cfg(test)]

@@ -333,6 +333,12 @@ pub struct ConnectionRecord {
     pub handshake_us: Option<u64>,
     /// The policy rule that decided, or "default of MODE"; null if policy was not reached.
     pub policy: Option<Arc<str>>,
+    /// Audit rules that match; left out where there are none.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub audit: Vec<String>,
+    /// What policy would say if its dry-run rules were in force; left out where it would be the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dry_run: Option<DryRun>,
     /// Why it was refused or cut; null if it was closed by the applications.
     pub reason: Option<RecordedReason>,
     /// What the peer's daemon said about it; null if it said nothing.
@@ -381,8 +387,28 @@ pub struct Learned {
     pub handshake: Option<Duration>,
     /// The policy rule that decided.
     pub policy: Option<Arc<str>>,
+    /// What else policy said.
+    pub notes: Option<Box<PolicyNotes>>,
     /// What the peer's daemon said.
     pub remote_reason: Option<RecordedReason>,
+}
+
+/// What policy said besides its decision.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct PolicyNotes {
+    /// Audit rules that match.
+    pub audited: Vec<String>,
+    /// What the dry-run rules would have made of it.
+    pub dry_run: Option<DryRun>,
+}
+
+/// What policy would say if its dry-run rules were in force.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DryRun {
+    /// The connection would be allowed.
+    pub allow: bool,
+    /// The rule that would decide, or the default.
+    pub rule: String,
 }
 
 /// How a connection ended.
@@ -483,6 +509,7 @@ impl LiveConnection {
 
     fn to_record(&self, event: Event, refusal: Option<Refusal>) -> ConnectionRecord {
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let PolicyNotes { audited: audit, dry_run } = learned.notes.map(|notes| *notes).unwrap_or_default();
         let opening = &self.opening;
         ConnectionRecord {
             time: OffsetDateTime::now_utc(),
@@ -507,6 +534,8 @@ impl LiveConnection {
             duration_us: micros(self.age()),
             handshake_us: learned.handshake.map(micros),
             policy: learned.policy,
+            audit,
+            dry_run,
             reason: refusal.map(RecordedReason::from),
             remote_reason: learned.remote_reason,
         }

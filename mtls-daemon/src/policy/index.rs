@@ -1,163 +1,214 @@
-//! From (peer, workload, port) to the first rule of each kind, by hash lookups alone.
+//! All rules of one direction, taken apart into clauses, and the search among them.
 //!
-//! A peer is turned into the few keys under which rules may know it (its ID, the paths above it, its trust domain,
-//! anyone), the workload into two (itself, any), the port into two. Each combination has at most one answer.
+//! A clause is one peer of one rule: a conjunction of questions (which SPIFFE ID, which network, which port). Each question
+//! leaves a set of clauses; what is in all of these sets matches. Clauses of one kind stand together, in the order of
+//! their rules, so that the first that is found is of the first rule.
 
-use std::collections::HashMap;
-use std::hash::Hash;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::ops::Range;
 
-use crate::config::{Rule, SpiffeIdPrefix};
-use crate::identity::{SpiffeId, TrustDomain};
+use smallvec::SmallVec;
 
-/// The first rule of each kind, by its place in the file.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Best {
-    pub deny: Option<u32>,
-    pub allow: Option<u32>,
+use super::bits::{Bits, Clause, WORD};
+use super::dimension::{Dimension, Selection};
+use super::lookup::{Exact, Networks, Texts};
+use super::peer::{Known, Peer};
+use crate::config::{Action, PeerMatch, PeerTrait, Rule, TextPattern};
+
+/// What a clause does when it matches.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Kind {
+    Deny,
+    DryDeny,
+    Allow,
+    DryAllow,
+    Audit,
 }
 
-impl Best {
-    fn merge(&mut self, other: Self) {
-        let first = |a: Option<u32>, b: Option<u32>| a.into_iter().chain(b).min();
-        self.deny = first(self.deny, other.deny);
-        self.allow = first(self.allow, other.allow);
+impl Kind {
+    const ALL: [Self; 5] = [Self::Deny, Self::DryDeny, Self::Allow, Self::DryAllow, Self::Audit];
+
+    fn of(rule: &Rule) -> Self {
+        match (rule.action, rule.dry_run) {
+            (Action::Deny, false) => Self::Deny,
+            (Action::Deny, true) => Self::DryDeny,
+            (Action::Allow, false) => Self::Allow,
+            (Action::Allow, true) => Self::DryAllow,
+            (Action::Audit, _) => Self::Audit,
+        }
     }
-}
-
-/// Peers that a rule may name; a small number stands for each.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct PeerKey(u32);
-
-const ANYONE: PeerKey = PeerKey(0);
-
-/// `None`: any.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-struct Key {
-    peer: PeerKey,
-    workload: Option<u32>,
-    port: Option<u16>,
 }
 
 #[derive(Clone, Debug, Default)]
 pub(super) struct Index {
-    rules: HashMap<Key, Best>,
-    workloads: HashMap<String, u32>,
-    peers: u32,
-    ids: HashMap<SpiffeId, PeerKey>,
-    trust_domains: HashMap<TrustDomain, PeerKey>,
-    /// Roots of the prefixes by trust domain, then by segment: walking down costs the length of the ID, once.
-    prefixes: HashMap<TrustDomain, Segment>,
-}
-
-#[derive(Clone, Debug, Default)]
-struct Segment {
-    key: Option<PeerKey>,
-    below: HashMap<String, Segment>,
+    /// The rule's number, by clause; where kinds meet there are clauses without a rule.
+    rules: Vec<Option<u32>>,
+    /// Words of each kind.
+    kinds: [Range<u32>; Kind::ALL.len()],
+    all: Bits,
+    texts: Vec<(PeerTrait, Dimension<Texts>)>,
+    networks: Dimension<Networks>,
+    workloads: Dimension<Exact<String>>,
+    ports: Dimension<Exact<u16>>,
 }
 
 impl Index {
-    pub fn add(&mut self, rule: &Rule, best: Best) {
-        let peers = self.peer_keys(rule);
-        let workloads: Vec<Option<u32>> = match &rule.to.workloads {
-            None => vec![None],
-            Some(names) => names.iter().map(|name| Some(self.workload_key(name))).collect(),
-        };
-        let ports: Vec<Option<u16>> = match &rule.to.ports {
-            None => vec![None],
-            Some(ports) => ports.iter().copied().map(Some).collect(),
-        };
-        for &peer in &peers {
-            for &workload in &workloads {
-                for &port in &ports {
-                    self.rules.entry(Key { peer, workload, port }).or_default().merge(best);
+    pub fn new(rules: &[Rule]) -> Self {
+        let asked: BTreeSet<&PeerTrait> = rules
+            .iter()
+            .flat_map(|rule| rule.peers.iter().flatten())
+            .flat_map(|peer| peer.is.texts.keys().chain(peer.not.texts.keys()))
+            .collect();
+        let texts = asked.into_iter().map(|kind| (kind.clone(), Dimension::default())).collect();
+        let mut index = Self { texts, ..Self::default() };
+        for (place, kind) in Kind::ALL.into_iter().enumerate() {
+            let start = index.word();
+            for (number, rule) in (0..).zip(rules).filter(|(_, rule)| Kind::of(rule) == kind) {
+                match &rule.peers {
+                    None => index.add(number, rule, &PeerMatch::default()),
+                    Some(peers) => peers.iter().for_each(|peer| index.add(number, rule, peer)),
                 }
             }
+            while !index.rules.len().is_multiple_of(WORD as usize) {
+                index.rules.push(None);
+            }
+            let end = index.word();
+            if let Some(range) = index.kinds.get_mut(place) {
+                *range = start..end;
+            }
         }
+        index.texts.iter_mut().for_each(|(_, dimension)| dimension.finish());
+        index.networks.finish();
+        index.workloads.finish();
+        index.ports.finish();
+        index
     }
 
-    /// The first rules that match. `None`: a peer without a SPIFFE ID, whom only rules without `from` match.
-    pub fn best(&self, peer: Option<&SpiffeId>, workload: &str, port: u16) -> Best {
-        let mut best = Best::default();
-        let workload = self.workloads.get(workload).copied();
-        let mut visit = |peer: PeerKey| {
-            let own = workload.map(Some);
-            for workload in own.into_iter().chain([None]) {
-                for port in [Some(port), None] {
-                    if let Some(found) = self.rules.get(&Key { peer, workload, port }) {
-                        best.merge(*found);
+    /// The word that begins with the next clause.
+    fn word(&self) -> u32 {
+        self.clause() / WORD
+    }
+
+    fn clause(&self) -> Clause {
+        // Bounded by config::check to a million.
+        u32::try_from(self.rules.len()).unwrap_or(u32::MAX)
+    }
+
+    fn add(&mut self, number: u32, rule: &Rule, peer: &PeerMatch) {
+        let clause = self.clause();
+        self.rules.push(Some(number));
+        self.all.push(clause);
+        for (kind, dimension) in &mut self.texts {
+            dimension.add(clause, peer.is.texts.get(kind), excluded(&peer.not.texts, kind));
+        }
+        let networks = (!peer.is.networks.is_empty()).then_some(&peer.is.networks);
+        self.networks.add(clause, networks, &peer.not.networks);
+        let local = &rule.local;
+        self.workloads.add(clause, local.workloads.as_ref(), &local.not_workloads);
+        self.ports.add(clause, local.ports.as_ref(), &local.not_ports);
+    }
+
+    /// What the connection matches for sure.
+    pub fn search<'a>(&'a self, peer: &Peer<'_>, workload: &str, port: u16) -> Search<'a> {
+        self.selected(peer, workload, port, false)
+    }
+
+    /// As [`Self::search`], and what it may match, depending on what is not known yet.
+    pub fn search_possible<'a>(&'a self, peer: &Peer<'_>, workload: &str, port: u16) -> Search<'a> {
+        self.selected(peer, workload, port, true)
+    }
+
+    fn selected<'a>(&'a self, peer: &Peer<'_>, workload: &str, port: u16, possible: bool) -> Search<'a> {
+        let mut selections: Selections<'a> = SmallVec::new();
+        selections.push(Selection::from(&self.all));
+        if self.workloads.is_asked() {
+            let workload = workload.to_owned();
+            selections.push(self.workloads.select(|value| value(&workload)));
+        }
+        if self.ports.is_asked() {
+            selections.push(self.ports.select(|value| value(&port)));
+        }
+        for (kind, dimension) in &self.texts {
+            match peer.knows(kind) {
+                Known::Yes => selections.push(dimension.select(|value| peer.each(kind, value))),
+                Known::No if possible => {}
+                Known::No => selections.push(dimension.certain()),
+            }
+        }
+        if self.networks.is_asked() {
+            match peer.address.as_ref().map(IpAddr::to_canonical) {
+                Some(address) => selections.push(self.networks.select(|value| value(&address))),
+                None if possible => {}
+                None => selections.push(self.networks.certain()),
+            }
+        }
+        Search { index: self, selections }
+    }
+}
+
+fn excluded<'a>(
+    not: &'a BTreeMap<PeerTrait, BTreeSet<TextPattern>>,
+    kind: &PeerTrait,
+) -> impl Iterator<Item = &'a TextPattern> {
+    not.get(kind).into_iter().flatten()
+}
+
+type Selections<'a> = SmallVec<[Selection<'a>; 6]>;
+
+/// The clauses that a connection matches.
+pub(super) struct Search<'a> {
+    index: &'a Index,
+    selections: Selections<'a>,
+}
+
+impl Search<'_> {
+    /// The first rule of a kind.
+    pub fn first(&self, kind: Kind) -> Option<u32> {
+        let mut first = None;
+        self.each(kind, |rule| {
+            first = Some(rule);
+            false
+        });
+        first
+    }
+
+    /// Each rule of a kind, in order, until `more` says no. A rule with several clauses may come several times.
+    pub fn each(&self, kind: Kind, mut more: impl FnMut(u32) -> bool) {
+        let Some(words) = self.index.kinds.get(kind as usize) else { return };
+        if words.is_empty() {
+            return;
+        }
+        for block in words.start / WORD..=(words.end - 1) / WORD {
+            let begin = block * WORD;
+            let within = |summary: u64| {
+                summary & between(words.start.max(begin) - begin, words.end.min(begin + WORD) - begin)
+            };
+            let mut summary = within(self.selections.iter().fold(u64::MAX, |all, s| all & s.summary(block)));
+            while summary != 0 {
+                let word = begin + summary.trailing_zeros();
+                summary &= summary - 1;
+                let mut found = self
+                    .selections
+                    .iter()
+                    .fold(u64::MAX, |all, s| if all == 0 { 0 } else { all & s.word(word) });
+                while found != 0 {
+                    let clause = word * WORD + found.trailing_zeros();
+                    found &= found - 1;
+                    let rule = usize::try_from(clause).ok().and_then(|clause| self.index.rules.get(clause));
+                    if let Some(rule) = rule.copied().flatten()
+                        && !more(rule)
+                    {
+                        return;
                     }
                 }
             }
-        };
-        visit(ANYONE);
-        if let Some(id) = peer {
-            self.ids.get(id).copied().into_iter().for_each(&mut visit);
-            self.trust_domains.get(id.trust_domain()).copied().into_iter().for_each(&mut visit);
-            self.prefixes_of(id, visit);
-        }
-        best
-    }
-
-    fn prefixes_of(&self, id: &SpiffeId, mut visit: impl FnMut(PeerKey)) {
-        let Some(mut segment) = self.prefixes.get(id.trust_domain()) else { return };
-        for name in segments(id) {
-            // A prefix ends with '/': there must be something below it, and `name` is.
-            segment.key.into_iter().for_each(&mut visit);
-            match segment.below.get(name) {
-                Some(below) => segment = below,
-                None => return,
-            }
-        }
-    }
-
-    fn peer_keys(&mut self, rule: &Rule) -> Vec<PeerKey> {
-        let Some(from) = &rule.from else { return vec![ANYONE] };
-        let mut keys = Vec::new();
-        for id in &from.spiffe_ids {
-            keys.push(number(&mut self.ids, id, &mut self.peers));
-        }
-        for domain in &from.trust_domains {
-            keys.push(number(&mut self.trust_domains, domain, &mut self.peers));
-        }
-        for prefix in &from.spiffe_id_prefixes {
-            keys.push(self.prefix_key(prefix));
-        }
-        keys
-    }
-
-    fn prefix_key(&mut self, prefix: &SpiffeIdPrefix) -> PeerKey {
-        let parent = prefix.parent();
-        let root = self.prefixes.entry(parent.trust_domain().clone()).or_default();
-        let last =
-            segments(parent).fold(root, |segment, name| segment.below.entry(name.to_owned()).or_default());
-        *last.key.get_or_insert_with(|| next(&mut self.peers))
-    }
-
-    fn workload_key(&mut self, name: &str) -> u32 {
-        // Bounded by config::check to a million, so that the count never saturates.
-        let count = u32::try_from(self.workloads.len()).unwrap_or(u32::MAX);
-        *self.workloads.entry(name.to_owned()).or_insert(count)
-    }
-}
-
-/// The segments of the path, none for the ID of the trust domain itself.
-fn segments(id: &SpiffeId) -> impl Iterator<Item = &str> {
-    id.path().split('/').skip(1)
-}
-
-fn number<T: Eq + Hash + Clone>(known: &mut HashMap<T, PeerKey>, value: &T, peers: &mut u32) -> PeerKey {
-    match known.get(value) {
-        Some(key) => *key,
-        None => {
-            let key = next(peers);
-            known.insert(value.clone(), key);
-            key
         }
     }
 }
 
-/// The next number after [`ANYONE`].
-fn next(peers: &mut u32) -> PeerKey {
-    *peers = peers.saturating_add(1);
-    PeerKey(*peers)
+/// Bits from `start` to before `end`, at most 64.
+fn between(start: u32, end: u32) -> u64 {
+    let below = |n: u32| 1_u64.checked_shl(n).map_or(u64::MAX, |bit| bit - 1);
+    below(end) & !below(start)
 }

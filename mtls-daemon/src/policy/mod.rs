@@ -1,97 +1,185 @@
-//! Who may connect to a local workload.
+//! Who may connect to whom.
 //!
-//! Deny wins, then allow, then the default of the port's mode: strict denies, permissive allows. Compiled once per
-//! configuration: a decision costs a few hash lookups, however many rules there are.
+//! Deny wins, then allow, then the default. Compiled once per configuration ([`index`]): a decision costs a few lookups in
+//! tables, however many rules there are. [`reference`] says the same by going through all rules; it is what tests
+//! compare with, and what explains a decision.
 
+mod bits;
+mod dimension;
 mod index;
+mod lookup;
+mod nested;
+mod peer;
+pub mod reference;
+#[cfg(test)]
+mod tests;
 
-use crate::config::{Action, Config, Mode};
-use crate::identity::{PeerName, SpiffeId};
+use crate::config::{Config, Mode, Rule};
 
-use index::{Best, Index};
+use index::{Index, Kind, Search};
+pub use peer::Peer;
 
 /// An inbound connection to be decided on.
 #[derive(Clone, Copy, Debug)]
 pub struct Query<'a> {
-    /// Who connects; `None`: an unauthenticated plaintext client.
-    pub peer: Option<&'a PeerName>,
+    /// Who connects.
+    pub peer: Peer<'a>,
     /// The local workload.
     pub workload: &'a str,
     /// Its port.
     pub port: u16,
     /// The mode of that port.
     pub mode: Mode,
+    /// What holds when no rule matches.
+    pub allowed_by_default: bool,
+}
+
+/// An outbound connection to be decided on.
+#[derive(Clone, Copy, Debug)]
+pub struct OutboundQuery<'a> {
+    /// Who is connected to.
+    pub peer: Peer<'a>,
+    /// The local workload.
+    pub workload: &'a str,
+    /// The port of the destination.
+    pub port: u16,
+    /// What holds when no rule matches.
+    pub allowed_by_default: bool,
 }
 
 /// What was decided.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision<'a> {
-    /// Whether the connection may be.
+    /// Whether the connection may be, and why.
+    pub verdict: Verdict<'a>,
+    /// What it would be if the dry-run rules were in force; `None`: the same, by the same rule.
+    pub dry_run: Option<Verdict<'a>>,
+    /// Audit rules that match, at most [`MAX_AUDITED`], in the order of the file.
+    pub audited: Vec<&'a str>,
+}
+
+/// Whether a connection may be, and why.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Verdict<'a> {
+    /// It may.
     pub allow: bool,
-    /// The rule that says so, the first in the file among those that do; `None`: the default of the mode.
+    /// The rule that says so, the first in the file among those that do; `None`: the default.
     pub rule: Option<&'a str>,
 }
+
+/// Most audit rules that one decision names.
+pub const MAX_AUDITED: usize = 8;
 
 /// All rules, compiled.
 #[derive(Clone, Debug, Default)]
 pub struct Policy {
-    names: Vec<String>,
-    index: Index,
+    inbound: Rules,
+    outbound: Rules,
 }
 
 impl Policy {
     /// Compiles the configuration's rules.
     #[must_use]
     pub fn from_config(config: &Config) -> Self {
-        let mut index = Index::default();
-        for (number, rule) in (0..).zip(&config.policy) {
-            let best = match rule.action {
-                Action::Deny => Best { deny: Some(number), allow: None },
-                Action::Allow => Best { deny: None, allow: Some(number) },
-            };
-            index.add(rule, best);
-        }
-        Self { names: config.policy.iter().map(|rule| rule.name.clone()).collect(), index }
+        Self { inbound: Rules::new(&config.policy), outbound: Rules::new(&config.outbound_policy) }
     }
 
-    /// Decides on a connection.
+    /// Decides on an inbound connection.
     ///
     /// On a strict port a peer without a name is denied whatever the rules say: a rule without `from` means anyone
     /// that the mode lets in, and strict lets in nobody unproven.
     #[must_use]
     pub fn decide(&self, query: &Query<'_>) -> Decision<'_> {
-        let default = query.mode != Mode::Strict;
-        if query.peer.is_none() && !default {
-            return Decision { allow: false, rule: None };
+        if query.peer.name.is_none() && query.mode == Mode::Strict {
+            let verdict = Verdict { allow: false, rule: None };
+            return Decision { verdict, dry_run: None, audited: Vec::new() };
         }
-        let id = query.peer.and_then(PeerName::spiffe_id);
-        self.choose(self.index.best(id, query.workload, query.port), default)
+        self.inbound.decide(&query.peer, query.workload, query.port, query.allowed_by_default)
     }
 
-    /// What is known at connect() already, before the server has seen the client: the denial that this source
-    /// would meet at a local workload, or `None` if it would be let in.
+    /// Decides on an outbound connection.
     #[must_use]
-    pub fn denied_early(
-        &self,
-        source: &SpiffeId,
-        workload: &str,
-        port: u16,
-        mode: Mode,
-    ) -> Option<Decision<'_>> {
-        let decision = self.choose(self.index.best(Some(source), workload, port), mode != Mode::Strict);
-        (!decision.allow).then_some(decision)
+    pub fn decide_outbound(&self, query: &OutboundQuery<'_>) -> Decision<'_> {
+        self.outbound.decide(&query.peer, query.workload, query.port, query.allowed_by_default)
     }
 
-    fn choose(&self, best: Best, default: bool) -> Decision<'_> {
-        let name =
-            |number: u32| usize::try_from(number).ok().and_then(|n| self.names.get(n)).map(String::as_str);
-        match (best.deny, best.allow) {
-            (Some(rule), _) => Decision { allow: false, rule: name(rule) },
-            (None, Some(rule)) => Decision { allow: true, rule: name(rule) },
-            (None, None) => Decision { allow: default, rule: None },
-        }
+    /// The denial that an inbound connection will meet whatever is still to be learned of its peer; `None` if it may be let
+    /// in. This is how connect() between two workloads of one node fails at once.
+    #[must_use]
+    pub fn denied_early(&self, query: &Query<'_>) -> Option<Verdict<'_>> {
+        self.inbound.denied_early(&query.peer, query.workload, query.port, query.allowed_by_default)
+    }
+
+    /// As [`Self::denied_early`], for an outbound connection.
+    #[must_use]
+    pub fn outbound_denied_early(&self, query: &OutboundQuery<'_>) -> Option<Verdict<'_>> {
+        self.outbound.denied_early(&query.peer, query.workload, query.port, query.allowed_by_default)
+    }
+
+    /// There is a rule for outbound connections.
+    #[must_use]
+    pub fn has_outbound_rules(&self) -> bool {
+        !self.outbound.names.is_empty()
     }
 }
 
-#[cfg(test)]
-mod tests;
+/// The rules of one direction.
+#[derive(Clone, Debug, Default)]
+struct Rules {
+    names: Vec<String>,
+    index: Index,
+}
+
+impl Rules {
+    fn new(rules: &[Rule]) -> Self {
+        Self { names: rules.iter().map(|rule| rule.name.clone()).collect(), index: Index::new(rules) }
+    }
+
+    fn decide(&self, peer: &Peer<'_>, workload: &str, port: u16, default: bool) -> Decision<'_> {
+        let found = self.index.search(peer, workload, port);
+        let (deny, allow) = (found.first(Kind::Deny), found.first(Kind::Allow));
+        let (dry_deny, dry_allow) = (found.first(Kind::DryDeny), found.first(Kind::DryAllow));
+        let verdict = self.verdict(deny, allow, default);
+        let dry_run = self.verdict(first(deny, dry_deny), first(allow, dry_allow), default);
+        Decision { verdict, dry_run: (dry_run != verdict).then_some(dry_run), audited: self.audited(&found) }
+    }
+
+    fn audited(&self, found: &Search<'_>) -> Vec<&str> {
+        let mut rules: Vec<u32> = Vec::new();
+        found.each(Kind::Audit, |rule| {
+            if rules.last() != Some(&rule) {
+                rules.push(rule);
+            }
+            rules.len() < MAX_AUDITED
+        });
+        rules.into_iter().filter_map(|rule| self.name(rule)).collect()
+    }
+
+    fn denied_early(&self, peer: &Peer<'_>, workload: &str, port: u16, default: bool) -> Option<Verdict<'_>> {
+        let deny = self.index.search(peer, workload, port).first(Kind::Deny);
+        let may_be_allowed =
+            || default || self.index.search_possible(peer, workload, port).first(Kind::Allow).is_some();
+        match deny {
+            Some(_) => Some(self.verdict(deny, None, default)),
+            None if may_be_allowed() => None,
+            None => Some(self.verdict(None, None, default)),
+        }
+    }
+
+    fn verdict(&self, deny: Option<u32>, allow: Option<u32>, default: bool) -> Verdict<'_> {
+        match (deny, allow) {
+            (Some(rule), _) => Verdict { allow: false, rule: self.name(rule) },
+            (None, Some(rule)) => Verdict { allow: true, rule: self.name(rule) },
+            (None, None) => Verdict { allow: default, rule: None },
+        }
+    }
+
+    fn name(&self, rule: u32) -> Option<&str> {
+        usize::try_from(rule).ok().and_then(|rule| self.names.get(rule)).map(String::as_str)
+    }
+}
+
+/// The earlier in the file.
+fn first(a: Option<u32>, b: Option<u32>) -> Option<u32> {
+    a.into_iter().chain(b).min()
+}

@@ -2,6 +2,8 @@
 
 mod directory;
 mod issuer;
+mod local;
+mod modes;
 mod node;
 mod pkcs11;
 mod policy;
@@ -280,18 +282,23 @@ pub(super) fn check(
     let files = check.read.clone();
     let mut workloads = tag(0, std::mem::take(&mut main.workloads));
     let mut directory = tag(0, std::mem::take(&mut main.directory));
+    let mut modes = tag(0, std::mem::take(&mut main.modes));
     let mut policy = tag(0, std::mem::take(&mut main.policy));
+    let mut outbound = tag(0, std::mem::take(&mut main.outbound_policy));
     for (file, drop_in) in drop_ins {
         workloads.extend(tag(file, drop_in.workloads));
         directory.extend(tag(file, drop_in.directory));
+        modes.extend(tag(file, drop_in.modes));
         policy.extend(tag(file, drop_in.policy));
+        outbound.extend(tag(file, drop_in.outbound_policy));
     }
 
     check.file = 0;
     let node = node::check(&mut check, main);
-    let workloads = workload::check(&mut check, &node, workloads);
+    let modes = modes::Modes::check(&mut check, modes);
+    let workloads = workload::check(&mut check, &node, &modes, workloads);
     let directory = directory::check(&mut check, &node, &workloads, directory);
-    let policy = policy::check(&mut check, &workloads.list, policy);
+    let policy = policy::check(&mut check, &workloads.list, policy, outbound);
     let Some(trust_domain) = node.trust_domain else { return Err(check.into_error()) };
     let mut check = check.refuse_faults()?;
     let warnings = std::mem::take(&mut check.warnings);
@@ -315,7 +322,8 @@ pub(super) fn check(
         recorder: node.recorder,
         workloads: workloads.list,
         directory,
-        policy,
+        policy: policy.inbound,
+        outbound_policy: policy.outbound,
         files,
         drop_in_directories,
         warnings: check.render(warnings),

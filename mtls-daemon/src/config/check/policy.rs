@@ -1,88 +1,319 @@
 //! Policy rules.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, BTreeSet};
+use std::str::FromStr;
 
 use crate::config::at::{At, Given};
-use crate::config::error::{Fault, Quoted};
-use crate::config::raw;
+use crate::config::error::Fault;
+use crate::config::raw::{self, Peers};
+use crate::config::rule::{Action, LocalMatch, PeerMatch, PeerTrait, PeerTraits, Rule, TextPattern};
 use crate::config::scalar;
-use crate::config::types::{Rule, RuleFrom, RuleTo, Workload};
+use crate::config::types::{SpiffeIdPrefix, Workload};
+use crate::identity::{SpiffeId, TrustDomain};
 
+use super::local::{self, Local};
 use super::{Check, InFile, Seen};
 
-/// Most combinations of workload, port and peer that the rules may expand to: bounds the memory of the index.
+/// Most values that the rules may name, and most clauses: bounds the memory of the index.
 pub const MAX_COMBINATIONS: usize = 1_000_000;
 
-pub(super) fn check(check: &mut Check, workloads: &[Workload], raw: InFile<raw::Rule>) -> Vec<Rule> {
-    let known: HashSet<&str> = workloads.iter().map(|workload| workload.name.as_str()).collect();
-    let mut names = Seen::new("rule name", "rename one");
-    let mut rules = Vec::new();
-    let mut total = 0_usize;
-    for (file, at) in raw {
-        check.file = file;
-        let rule = at.value;
-        total = total.saturating_add(combinations(&rule));
-        if total > MAX_COMBINATIONS {
-            check.fault(at.spot, Fault::PolicyTooLarge);
-            break;
+/// The rules of both directions.
+pub(super) struct Checked {
+    pub inbound: Vec<Rule>,
+    pub outbound: Vec<Rule>,
+}
+
+/// What both directions have in common.
+struct Common<'r> {
+    name: &'r At<String>,
+    action: &'r At<Action>,
+    dry_run: &'r Given<bool>,
+    local: &'r raw::LocalMatch,
+    peers: &'r Given<Peers>,
+}
+
+pub(super) fn check(
+    check: &mut Check,
+    workloads: &[Workload],
+    inbound: InFile<raw::Rule>,
+    outbound: InFile<raw::OutboundRule>,
+) -> Checked {
+    let mut rules =
+        Rules { names: Seen::new("rule name", "rename one"), total: 0, local: Local::new(workloads) };
+    let mut checked = Checked { inbound: Vec::new(), outbound: Vec::new() };
+    for (file, at) in &inbound {
+        check.file = *file;
+        let raw::Rule { name, action, dry_run, to: local, from: peers } = &at.value;
+        checked.inbound.extend(rules.rule(check, at, Common { name, action, dry_run, local, peers }));
+    }
+    for (file, at) in &outbound {
+        check.file = *file;
+        let raw::OutboundRule { name, action, dry_run, from: local, to: peers } = &at.value;
+        checked.outbound.extend(rules.rule(check, at, Common { name, action, dry_run, local, peers }));
+    }
+    checked
+}
+
+struct Rules<'w> {
+    names: Seen<String>,
+    total: usize,
+    local: Local<'w>,
+}
+
+impl Rules<'_> {
+    fn rule<T>(&mut self, check: &mut Check, at: &At<T>, raw: Common<'_>) -> Option<Rule> {
+        let before = self.total;
+        self.total = self.total.saturating_add(weight(&raw));
+        if self.total > MAX_COMBINATIONS {
+            // Once is enough.
+            if before <= MAX_COMBINATIONS {
+                check.fault(at.spot, Fault::PolicyTooLarge);
+            }
+            return None;
         }
-        let name = check.name(&rule.name);
+        let name = check.name(raw.name);
         if let Some(name) = &name {
-            names.note(check, name, name, rule.name.spot);
+            self.names.note(check, name, name, raw.name.spot);
         }
-        let to = to(check, &known, &rule.to);
-        let from = rule.from.0.map(|at| from(check, &at));
-        if let Some(name) = name {
-            rules.push(Rule { name, action: rule.action, to, from });
+        let dry_run = raw.dry_run.0.as_ref().is_some_and(|at| at.value);
+        if let Some(at) = raw.dry_run.0.as_ref().filter(|_| dry_run && raw.action.value == Action::Audit) {
+            check.fault(at.spot, Fault::AuditDryRun);
+        }
+        let local = self.local.check(check, at.spot, raw.local);
+        let peers = raw.peers.0.as_ref().map(|at| peers(check, at));
+        Some(Rule { name: name?, action: raw.action.value, dry_run, local, peers })
+    }
+}
+
+/// Counted before anything is looked at closely.
+fn weight(rule: &Common<'_>) -> usize {
+    let list = |given: &Given<Vec<At<String>>>| given.0.as_ref().map_or(0, |at| at.value.len());
+    let ports =
+        |given: &Given<Vec<At<crate::config::at::Number>>>| given.0.as_ref().map_or(0, |at| at.value.len());
+    let local =
+        |local: &raw::LocalMatch| list(&local.workloads) + list(&local.namespaces) + ports(&local.ports);
+    let local = local(rule.local) + rule.local.not.0.as_ref().map_or(0, |at| local(&at.value));
+    let traits = |peer: &raw::PeerMatch| {
+        let extensions = peer.extensions.0.iter().flat_map(|at| &at.value);
+        [
+            list(&peer.spiffe_ids),
+            list(&peer.spiffe_id_prefixes),
+            list(&peer.trust_domains),
+            list(&peer.namespaces),
+            list(&peer.service_accounts),
+            list(&peer.organizations),
+            list(&peer.organizational_units),
+            list(&peer.cidrs),
+            extensions.map(|at| 1 + list(&at.value.values)).sum(),
+        ]
+        .into_iter()
+        .sum::<usize>()
+    };
+    let peer = |peer: &raw::PeerMatch| traits(peer) + peer.not.0.as_ref().map_or(0, |at| traits(&at.value));
+    match rule.peers.0.as_ref().map(|at| &at.value) {
+        None => local + 1,
+        Some(Peers::One(one)) => local + 1 + peer(one),
+        // The local part is noted once for each.
+        Some(Peers::List(list)) => list.iter().map(|at| local + 1 + peer(&at.value)).sum(),
+    }
+}
+
+fn peers(check: &mut Check, at: &At<Peers>) -> Vec<PeerMatch> {
+    match &at.value {
+        Peers::One(one) => {
+            // These were alternatives once: who writes several must say what is meant.
+            let identities = [&one.spiffe_ids, &one.spiffe_id_prefixes, &one.trust_domains];
+            if identities.iter().filter(|given| given.0.is_some()).count() > 1 {
+                check.fault(at.spot, Fault::AmbiguousPeers);
+            }
+            vec![peer(check, at.spot, one)]
+        }
+        Peers::List(list) => {
+            if list.is_empty() {
+                check.fault(at.spot, Fault::EmptyFrom);
+            }
+            list.iter().map(|at| peer(check, at.spot, &at.value)).collect()
         }
     }
-    rules
 }
 
-/// Counted before anything is expanded.
-fn combinations(rule: &raw::Rule) -> usize {
-    let length = |given: &Given<Vec<At<String>>>| given.0.as_ref().map_or(0, |at| at.value.len());
-    let workloads = length(&rule.to.workloads).max(1);
-    let ports = rule.to.ports.0.as_ref().map_or(1, |at| at.value.len().max(1));
-    let peers = rule.from.0.as_ref().map_or(1, |at| {
-        let from = &at.value;
-        length(&from.spiffe_ids) + length(&from.spiffe_id_prefixes) + length(&from.trust_domains)
-    });
-    workloads.saturating_mul(ports).saturating_mul(peers)
-}
-
-fn to(check: &mut Check, known: &HashSet<&str>, raw: &raw::RuleTo) -> RuleTo {
-    let workloads = raw.workloads.0.as_ref().map(|at| {
-        if at.value.is_empty() {
-            check.fault(at.spot, Fault::EmptyList("list workloads, or remove the key for any"));
+fn peer(check: &mut Check, spot: crate::config::at::Spot, raw: &raw::PeerMatch) -> PeerMatch {
+    let is = traits(check, raw);
+    let not = match &raw.not.0 {
+        None => PeerTraits::default(),
+        Some(at) => {
+            if let Some(again) = &at.value.not.0 {
+                check.fault(again.spot, Fault::NotNot);
+            }
+            if is_blank(&at.value) {
+                check.fault(at.spot, Fault::EmptyFrom);
+            }
+            traits(check, &at.value)
         }
-        for name in at.value.iter().filter(|name| !known.contains(name.value.as_str())) {
-            check.warn(name.spot, Fault::UnknownWorkload(Quoted::new(&name.value)));
-        }
-        check.distinct("workload", &at.value, scalar::name, Fault::Name).into_iter().collect()
-    });
-    let ports = raw.ports.0.as_ref().map(|at| {
-        if at.value.is_empty() {
-            check.fault(at.spot, Fault::EmptyList("list ports, or remove the key for any"));
-        }
-        check.ports(&at.value)
-    });
-    RuleTo { workloads, ports }
-}
-
-fn from(check: &mut Check, at: &At<raw::RuleFrom>) -> RuleFrom {
-    let raw = &at.value;
-    let list =
-        |given: &Given<Vec<At<String>>>| given.0.as_ref().map(|at| at.value.clone()).unwrap_or_default();
-    let (ids, prefixes, domains) =
-        (list(&raw.spiffe_ids), list(&raw.spiffe_id_prefixes), list(&raw.trust_domains));
-    // A typed list, or `[]` in all of them, must not come to mean "anyone".
-    if ids.is_empty() && prefixes.is_empty() && domains.is_empty() {
-        check.fault(at.spot, Fault::EmptyFrom);
+    };
+    // What was emptied must not come to mean "anyone".
+    if is_blank(raw) {
+        check.fault(spot, Fault::EmptyFrom);
     }
-    RuleFrom {
-        spiffe_ids: check.distinct("SPIFFE ID", &ids, str::parse, Fault::SpiffeId),
-        spiffe_id_prefixes: check.distinct("prefix", &prefixes, str::parse, Fault::SpiffeIdPrefix),
-        trust_domains: check.distinct("trust domain", &domains, str::parse, Fault::TrustDomain),
+    PeerMatch { is, not }
+}
+
+/// No key was written.
+fn is_blank(raw: &raw::PeerMatch) -> bool {
+    let lists = [
+        &raw.spiffe_ids,
+        &raw.spiffe_id_prefixes,
+        &raw.trust_domains,
+        &raw.namespaces,
+        &raw.service_accounts,
+        &raw.organizations,
+        &raw.organizational_units,
+        &raw.cidrs,
+    ];
+    lists.iter().all(|given| given.0.is_none()) && raw.extensions.0.is_none() && raw.not.0.is_none()
+}
+
+fn traits(check: &mut Check, raw: &raw::PeerMatch) -> PeerTraits {
+    let mut traits = Traits::default();
+    traits.exact(
+        check,
+        &raw.spiffe_ids,
+        PeerTrait::SpiffeId,
+        "SPIFFE ID",
+        str::parse::<SpiffeId>,
+        Fault::SpiffeId,
+    );
+    let prefix = TextPattern::Prefix;
+    let ids = traits.list(
+        check,
+        &raw.spiffe_id_prefixes,
+        "prefix",
+        str::parse::<SpiffeIdPrefix>,
+        Fault::SpiffeIdPrefix,
+    );
+    traits.add(PeerTrait::SpiffeId, ids.map(|ids| ids.iter().map(|id| prefix(id.as_str().into())).collect()));
+    let domain = str::parse::<TrustDomain>;
+    traits.exact(
+        check,
+        &raw.trust_domains,
+        PeerTrait::TrustDomain,
+        "trust domain",
+        domain,
+        Fault::TrustDomain,
+    );
+    for (given, kind, what) in [
+        (&raw.namespaces, PeerTrait::Namespace, "namespace"),
+        (&raw.organizations, PeerTrait::Organization, "organization"),
+        (&raw.organizational_units, PeerTrait::OrganizationalUnit, "organizational unit"),
+    ] {
+        let patterns = traits.list(check, given, what, str::parse, Fault::Pattern);
+        traits.add(kind, patterns);
+    }
+    let accounts = traits.list(
+        check,
+        &raw.service_accounts,
+        "service account",
+        scalar::service_account,
+        Fault::ServiceAccount,
+    );
+    traits.add(PeerTrait::ServiceAccount, accounts);
+    traits.extensions(check, &raw.extensions);
+    if let Some(networks) = traits.list(check, &raw.cidrs, "network", scalar::cidr, Fault::Cidr) {
+        traits.found.networks = networks.into_iter().collect();
+    }
+    traits.found
+}
+
+#[derive(Default)]
+struct Traits {
+    found: PeerTraits,
+}
+
+impl Traits {
+    /// `None`: it was not given.
+    fn list<T: Eq + std::hash::Hash + Clone, E>(
+        &self,
+        check: &mut Check,
+        given: &Given<Vec<At<String>>>,
+        what: &'static str,
+        parse: impl Fn(&str) -> Result<T, E>,
+        fault: impl Fn(crate::config::error::Quoted, E) -> Fault,
+    ) -> Option<Vec<T>> {
+        let at = given.0.as_ref()?;
+        if at.value.is_empty() {
+            check.fault(at.spot, Fault::EmptyList("list values, or remove the key for any"));
+        }
+        Some(check.distinct(what, &at.value, parse, fault))
+    }
+
+    fn exact<T: Eq + std::hash::Hash + Clone + ToString, E>(
+        &mut self,
+        check: &mut Check,
+        given: &Given<Vec<At<String>>>,
+        kind: PeerTrait,
+        what: &'static str,
+        parse: fn(&str) -> Result<T, E>,
+        fault: fn(crate::config::error::Quoted, E) -> Fault,
+    ) {
+        let values = self.list(check, given, what, parse, fault);
+        let exact = |value: &T| TextPattern::Exact(value.to_string().into());
+        self.add(kind, values.map(|values| values.iter().map(exact).collect()));
+    }
+
+    fn add(&mut self, kind: PeerTrait, patterns: Option<Vec<TextPattern>>) {
+        if let Some(patterns) = patterns.filter(|patterns| !patterns.is_empty()) {
+            self.found.texts.entry(kind).or_default().extend(patterns);
+        }
+    }
+
+    fn extensions(&mut self, check: &mut Check, given: &Given<Vec<At<raw::Extension>>>) {
+        let Some(at) = &given.0 else { return };
+        if at.value.is_empty() {
+            check.fault(at.spot, Fault::EmptyList("list extensions, or remove the key for any"));
+        }
+        let mut seen = Seen::new("extension", "list its values in one place");
+        for at in &at.value {
+            let Some(oid) = check.text(&at.value.oid, FromStr::from_str, Fault::Oid) else { continue };
+            seen.note(check, &oid, &at.value.oid.value, at.value.oid.spot);
+            let patterns = match &at.value.values.0 {
+                None => Some(vec![TextPattern::Present]),
+                Some(_) => self.list(check, &at.value.values, "value", str::parse, Fault::Pattern),
+            };
+            self.add(PeerTrait::Extension(oid), patterns);
+        }
+    }
+}
+
+/// What the local part comes to: names of workloads.
+impl Local<'_> {
+    fn check(&self, check: &mut Check, spot: crate::config::at::Spot, raw: &raw::LocalMatch) -> LocalMatch {
+        let is = self.part(check, raw);
+        let mut found = LocalMatch { workloads: is.workloads, ports: is.ports, ..LocalMatch::default() };
+        if let Some(at) = &raw.not.0 {
+            if let Some(again) = &at.value.not.0 {
+                check.fault(again.spot, Fault::NotNot);
+            }
+            let not = self.part(check, &at.value);
+            if not.workloads.is_none() && not.ports.is_none() {
+                check.fault(at.spot, Fault::EmptyList("list what is excluded, or remove `not`"));
+            }
+            found.not_workloads = not.any_of;
+            found.not_ports = not.ports.unwrap_or_default();
+        }
+        if found.workloads.as_ref().is_some_and(BTreeSet::is_empty) {
+            check.warn(spot, Fault::RuleForNobody);
+        }
+        found
+    }
+
+    fn part(&self, check: &mut Check, raw: &raw::LocalMatch) -> local::Part {
+        let ports = raw.ports.0.as_ref().map(|at| {
+            if at.value.is_empty() {
+                check.fault(at.spot, Fault::EmptyList("list ports, or remove the key for any"));
+            }
+            check.ports(&at.value)
+        });
+        let labels: BTreeMap<String, String> = local::labels(check, &raw.labels);
+        self.named(check, &raw.workloads, &raw.namespaces, &labels, ports)
     }
 }

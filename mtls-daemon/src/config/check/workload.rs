@@ -14,8 +14,9 @@ use crate::config::types::{Mode, Selector, Workload, WorkloadIdentity};
 
 use crate::identity::{Subject, SubjectAttribute};
 
+use super::modes::Modes;
 use super::node::Node;
-use super::{Check, FileSpot, InFile, Seen, issuer};
+use super::{Check, FileSpot, InFile, Seen, issuer, local};
 
 /// The workloads, and where their addresses stand (for the directory, which must not repeat them).
 pub(super) struct Workloads {
@@ -31,7 +32,7 @@ struct Unique {
     cgroup_list: Vec<(PathBuf, String, FileSpot)>,
 }
 
-pub(super) fn check(check: &mut Check, node: &Node, raw: InFile<raw::Workload>) -> Workloads {
+pub(super) fn check(check: &mut Check, node: &Node, modes: &Modes, raw: InFile<raw::Workload>) -> Workloads {
     let mut unique = Unique {
         names: Seen::new("workload name", "rename one"),
         netns: Seen::new("network namespace", "select it for one workload only"),
@@ -42,7 +43,8 @@ pub(super) fn check(check: &mut Check, node: &Node, raw: InFile<raw::Workload>) 
     for (file, at) in raw {
         check.file = file;
         let addresses = addresses(check, &at.value.addresses, &mut workloads.addresses);
-        if let Some(workload) = workload(check, node, &mut unique, &at.value, addresses) {
+        if let Some(mut workload) = workload(check, node, &mut unique, &at.value, addresses) {
+            modes.apply(check, &mut workload, at.value.mode.0.is_some());
             workloads.list.push(workload);
         }
     }
@@ -93,6 +95,7 @@ fn workload(
         check.ports(&at.value)
     });
     let ports = port_modes(check, &raw.ports);
+    let labels = local::labels(check, &raw.labels);
     let exclude = check.exclusions(&raw.exclude);
     let max_connections =
         check.number(&raw.limits.connections, 10_000_000, node.limits.connections_per_workload);
@@ -102,10 +105,13 @@ fn workload(
         spiffe_id: spiffe_id?,
         dns_names,
         subject,
+        labels,
         mode: raw.mode.0.as_ref().map(|at| at.value).unwrap_or_default(),
         ports,
         listen_ports: listen_ports.unwrap_or_default(),
         exclude,
+        policy_default: raw.policy_default.0.as_ref().map(|at| at.value).unwrap_or_default(),
+        outbound_default: raw.outbound_default.0.as_ref().map(|at| at.value).unwrap_or_default(),
         unknown_destinations: raw.unknown_destinations.0.as_ref().map(|at| at.value).unwrap_or_default(),
         connect_hold: raw.connect_hold.0.as_ref().map(|at| at.value).unwrap_or_default(),
         datapath: raw.datapath.0.as_ref().map_or(node.datapath, |at| at.value),
@@ -187,7 +193,7 @@ fn nested_cgroups(check: &mut Check, mut list: Vec<(PathBuf, String, FileSpot)>)
     }
 }
 
-fn port_modes(check: &mut Check, raw: &Entries<Mode>) -> BTreeMap<u16, Mode> {
+pub(super) fn port_modes(check: &mut Check, raw: &Entries<Mode>) -> BTreeMap<u16, Mode> {
     let mut seen = Seen::new("port", "give it one mode");
     let mut modes = BTreeMap::new();
     for (port, mode) in &raw.0 {

@@ -62,7 +62,7 @@ fn a_broken_document_is_refused_with_its_place() {
 
 #[test]
 fn an_unknown_key_is_refused_with_the_known_ones() {
-    one("§modes: 1", &["the key `modes` is not known here; known are: trust_domain, "]);
+    one("§modus: 1", &["the key `modus` is not known here", "known are: trust_domain, "]);
     one(
         &workload("§mod: strict"),
         &["`mod` is not known here, did you mean `mode`?", "unknown_destinations"],
@@ -108,9 +108,12 @@ fn a_wrong_type_is_refused_with_what_is_expected() {
 
 #[test]
 fn a_key_whose_lines_are_all_commented_out_does_not_mean_the_default() {
-    one("policy:\n- name: r\n  action: allow\n  from§:\n  #  spiffe_ids: [x]", &["there is no value here"]);
-    one("policy: [{ name: r, action: allow, from: §{} }]", &["`from` names nobody"]);
-    one("policy: [{ name: r, action: allow, from: §{ spiffe_ids: [] } }]", &["`from` names nobody"]);
+    one("policy:\n- name: r\n  action: allow\n  §from:\n  #  spiffe_ids: [x]", &["there is no value here"]);
+    one("policy: [{ name: r, action: allow, from: §{} }]", &["this names nobody"]);
+    one("policy: [{ name: r, action: allow, from: §[] }]", &["this names nobody"]);
+    one("policy: [{ name: r, action: allow, from: [§{}] }]", &["this names nobody"]);
+    one("policy: [{ name: r, action: allow, from: { not: §{} } }]", &["this names nobody"]);
+    one("policy: [{ name: r, action: allow, from: { spiffe_ids: §[] } }]", &["this list is empty"]);
     one("policy: [{ name: r, action: deny, to: { workloads: §[] } }]", &["this list is empty"]);
     one("policy: [{ name: r, action: deny, to: { ports: §[] } }]", &["this list is empty"]);
     one(&workload("mode§:"), &["there is no value here; write one of: strict"]);
@@ -470,7 +473,7 @@ fn problems_of_several_files_name_their_file() {
     assert_eq!(lines[0], "1.yaml:1:21: the workload name `w` is taken already, at main:2:21; rename one");
     assert_eq!(
         lines[1],
-        "2.yaml:1:1: the key `trust_domain` is not known here; known are: workloads, directory, policy"
+        "2.yaml:1:1: the key `trust_domain` is not known here; known are: workloads, directory, modes, policy, outbound_policy"
     );
     assert!(lines[2].starts_with("3.yaml:1:18: the name `R` cannot be"), "{error}");
     assert_eq!(lines.len(), 3);
@@ -512,13 +515,64 @@ fn a_document_that_would_expand_is_refused() {
         format!("directory:\n{}{}", entry("x", "10.0.0.0/8", &ports), entry("y", &addresses(2000), "9999"));
     let found = problems(&text);
     assert!(found[0].contains("the directory expands to more than"), "{found:?}");
-    let names: Vec<String> = (0..1000).map(|n| format!("w{n}")).collect();
-    let text = format!(
-        "policy: [§{{ name: r, action: deny, to: {{ workloads: [{}], ports: [{ports}] }} }}]",
-        names.join(", ")
-    );
-    one(&text, &["the policy expands to more than 1000000 combinations"]);
+    // The local part counts for each peer.
+    let peers = "{ trust_domains: [a] }, ".repeat(600);
+    let text = format!("policy: [§{{ name: r, action: deny, to: {{ ports: [{ports}] }}, from: [{peers}] }}]");
+    one(&text, &["the policy names more than 1000000 workloads, ports and peers"]);
     let text = format!("exclude: {{ ports: [{}] }}", "1,".repeat(2_100_000));
     let found = problems(&text);
     assert!(found[0].contains("goes beyond a limit of the parser"), "{found:?}");
+}
+
+#[test]
+fn a_rule_that_says_something_else_than_is_meant_is_refused() {
+    let rule = |rest: &str| format!("policy: [{{ name: r, action: allow, {rest} }}]");
+    let from = |peer: &str| rule(&format!("from: [{peer}]"));
+    one(
+        &rule("from: §{ spiffe_ids: ['spiffe://a/x'], trust_domains: [a] }"),
+        &["several kinds of identity in one peer: write a list, [{ … }, { … }], if any one"],
+    );
+    one("policy: [{ name: r, action: audit, dry_run: §true }]", &["an audit rule decides nothing anyway"]);
+    one(&from("{ namespaces: [§'a*b'] }"), &["the pattern `a*b` cannot be", "at its start or at its end"]);
+    one(
+        &from("{ service_accounts: [§cart] }"),
+        &["the service account `cart` cannot be: write NAMESPACE/NAME"],
+    );
+    one(&from("{ extensions: [{ oid: §x }] }"), &["the OID `x` cannot be: write numbers with dots"]);
+    one(&from("{ extensions: §[] }"), &["this list is empty"]);
+    one(&from("{ extensions: [{ oid: ¤1.2 }, { oid: §1.2 }] }"), &["list its values in one place"]);
+    one(&from("{ cidrs: [§10.0.0.1/8] }"), &["10.0.0.0/8"]);
+    one(
+        &from("{ namespaces: [a], not: { cidrs: [::/0], not: §{ cidrs: [10.0.0.0/8] } } }"),
+        &["`not` within `not`"],
+    );
+    one(&rule("to: { not: { ports: [1], not: §{ ports: [2] } } }"), &["`not` within `not`"]);
+    one(&rule("to: { not: §{} }"), &["list what is excluded, or remove `not`"]);
+    one(&rule("to: { namespaces: §[] }"), &["this list is empty"]);
+    one(&rule("to: { labels: { §'a b': c } }"), &["the label `a b` cannot be: it has the character ' '"]);
+    let labels: String = (0..65).map(|n| format!("l{n}: x, ")).collect();
+    let text = rule(&format!("to: {{ labels: {{ {} }} }}", labels.replace("l64", "§l64")));
+    one(&text, &["more than 64 labels"]);
+    one(
+        "policy: [{ name: ¤r, action: deny }]\noutbound_policy: [{ name: §r, action: deny }]",
+        &["the rule name `r` is taken already"],
+    );
+}
+
+#[test]
+fn modes_that_say_nothing_or_contradict_each_other_are_refused() {
+    one("modes: [§{ namespaces: [shop] }]", &["this entry says no mode; give it `mode` or `ports`"]);
+    let workload = "workloads: [{ name: w, select: { netns: w }, labels: { app: web } }]";
+    let modes = |first: &str, second: &str| format!("modes: [{first}, {second}]\n{workload}");
+    one(
+        &modes("{ mode: strict }", "§{ mode: permissive }"),
+        &["for workload `w` this says another mode than F:2:9, and neither describes it more closely"],
+    );
+    let closer =
+        modes("{ mode: strict, ports: { 80: strict } }", "{ labels: { app: web }, mode: permissive }");
+    let config = parse(&format!("trust_domain: a\n{closer}")).unwrap();
+    assert_eq!(
+        (config.workloads[0].mode, config.workloads[0].mode_of_port(80)),
+        (Mode::Permissive, Mode::Strict)
+    );
 }

@@ -1,6 +1,6 @@
 //! Random valid configurations, and the document that says the same.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -12,6 +12,7 @@ use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
 
 use super::super::*;
+use super::rules;
 use crate::datapath::ktls::Suite;
 use crate::identity::Subject;
 use crate::identity::alarm::{Threshold, Thresholds};
@@ -27,7 +28,7 @@ fn ports() -> impl Strategy<Value = BTreeSet<u16>> + Clone {
     btree_set(1..=u16::MAX, 0..4)
 }
 
-fn some_ports() -> impl Strategy<Value = BTreeSet<u16>> + Clone {
+pub(super) fn some_ports() -> impl Strategy<Value = BTreeSet<u16>> + Clone {
     btree_set(1..=u16::MAX, 1..4)
 }
 
@@ -78,10 +79,18 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                         .unwrap(),
                     dns_names: vec![format!("w{index}.example")],
                     subject: if identity < 2 { Subject::default() } else { subject(index) },
+                    labels: if index == 1 {
+                        BTreeMap::from([("app".to_owned(), name)])
+                    } else {
+                        BTreeMap::new()
+                    },
                     mode,
                     ports,
                     listen_ports: if kind == 1 { listen } else { BTreeSet::new() },
                     exclude,
+                    policy_default: [PolicyDefault::Mode, PolicyDefault::Allow, PolicyDefault::Deny]
+                        [index % 3],
+                    outbound_default: [OutboundDefault::Allow, OutboundDefault::Deny][index % 2],
                     unknown_destinations: unknown,
                     connect_hold: hold,
                     datapath,
@@ -123,26 +132,6 @@ fn entry(index: usize) -> impl Strategy<Value = DirectoryEntry> {
         spiffe_ids: (0..ids).map(|id| format!("spiffe://own/d{index}/{id}").parse().unwrap()).collect(),
         dns_names: vec![format!("d{index}.example")],
     })
-}
-
-fn rule(index: usize) -> impl Strategy<Value = Rule> {
-    let names = btree_set("[a-z]{1,8}", 1..3);
-    let from = (btree_set("[a-z]{1,5}", 0..3), btree_set("[a-z]{1,5}", 0..3), btree_set("[a-z]{1,5}", 1..3));
-    (any::<bool>(), option::of(names), option::of(some_ports()), option::of(from)).prop_map(
-        move |(deny, workloads, ports, from)| Rule {
-            name: format!("r{index}"),
-            action: if deny { Action::Deny } else { Action::Allow },
-            to: RuleTo { workloads, ports },
-            from: from.map(|(ids, prefixes, domains)| RuleFrom {
-                spiffe_ids: ids.iter().map(|id| format!("spiffe://own/{id}").parse().unwrap()).collect(),
-                spiffe_id_prefixes: prefixes
-                    .iter()
-                    .map(|p| format!("spiffe://own/{p}/").parse().unwrap())
-                    .collect(),
-                trust_domains: domains.iter().map(|domain| domain.parse().unwrap()).collect(),
-            }),
-        },
-    )
 }
 
 fn token(index: usize) -> Pkcs11Token {
@@ -274,89 +263,97 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
         select(vec![EbpfLog::Off, EbpfLog::Info, EbpfLog::Debug]),
         (datapath(), cipher_suites(), Tls::MIN_RECORDS_PER_KEY..=Tls::MAX_RECORDS_PER_KEY),
     );
-    (node, list(workload), list(entry), list(rule)).prop_map(|(node, workloads, directory, policy)| {
-        let (
-            (exclude, [dns, common_name, old], port, issuers, alarms),
-            limits,
-            timeouts,
-            access_log,
-            level,
-            ebpf,
-            tls,
-        ) = node;
-        let (datapath, cipher_suites, records_per_key) = tls;
-        let workloads = with_issuers(workloads, &issuers);
-        Config {
-            trust_domain: "own".parse().unwrap(),
-            paths: Paths { runtime: "/r".into(), state: "/s".into(), bpffs: "/b".into() },
-            cgroup_root: old.then(|| "/sys/fs/cgroup".into()),
-            embedded_ca: EmbeddedCa {
-                directory: "/ca".into(),
-                lifetime: timeouts.3 + Duration::from_secs(1),
-                key: old.then(|| TokenKeySettings { token: token(1).settings, label: "ca".into() }),
-            },
-            issuers,
-            alarms,
-            pkcs11: vec![token(0), token(1)],
-            trust: Trust {
-                bundles: vec![TrustBundleFile { trust_domain: "other".parse().unwrap(), file: "/o".into() }],
-                crls: vec![
-                    CrlSource {
+    let inbound = list(|n| rules::rule(format!("r{n}")));
+    let outbound = list(|n| rules::rule(format!("o{n}")));
+    (node, list(workload), list(entry), inbound, outbound).prop_map(
+        |(node, workloads, directory, policy, outbound_policy)| {
+            let (
+                (exclude, [dns, common_name, old], port, issuers, alarms),
+                limits,
+                timeouts,
+                access_log,
+                level,
+                ebpf,
+                tls,
+            ) = node;
+            let (datapath, cipher_suites, records_per_key) = tls;
+            let workloads = with_issuers(workloads, &issuers);
+            Config {
+                trust_domain: "own".parse().unwrap(),
+                paths: Paths { runtime: "/r".into(), state: "/s".into(), bpffs: "/b".into() },
+                cgroup_root: old.then(|| "/sys/fs/cgroup".into()),
+                embedded_ca: EmbeddedCa {
+                    directory: "/ca".into(),
+                    lifetime: timeouts.3 + Duration::from_secs(1),
+                    key: old.then(|| TokenKeySettings { token: token(1).settings, label: "ca".into() }),
+                },
+                issuers,
+                alarms,
+                pkcs11: vec![token(0), token(1)],
+                trust: Trust {
+                    bundles: vec![TrustBundleFile {
                         trust_domain: "other".parse().unwrap(),
-                        origin: CrlOrigin::File("/crl".into()),
-                        issuer_file: dns.then(|| "/i".into()),
-                        refresh: timeouts.0 + Duration::from_secs(1),
-                    },
-                    CrlSource {
-                        trust_domain: "own".parse().unwrap(),
-                        origin: CrlOrigin::Url {
-                            url: "http://crl".into(),
-                            ca_file: dns.then(|| "/r".into()),
+                        file: "/o".into(),
+                    }],
+                    crls: vec![
+                        CrlSource {
+                            trust_domain: "other".parse().unwrap(),
+                            origin: CrlOrigin::File("/crl".into()),
+                            issuer_file: dns.then(|| "/i".into()),
+                            refresh: timeouts.0 + Duration::from_secs(1),
                         },
-                        issuer_file: None,
-                        refresh: timeouts.1 + Duration::from_secs(1),
-                    },
-                ],
-                crl_policy: if common_name { CrlPolicy::Require } else { CrlPolicy::Prefer },
-                peer_names: PeerNames { dns, common_name },
-                clock_skew: timeouts.0.min(Duration::from_secs(300)),
-            },
-            exclude,
-            tls: Tls {
-                min_version: if old { TlsVersion::V1_2 } else { TlsVersion::V1_3 },
-                cipher_suites,
-                records_per_key,
-            },
-            datapath,
-            limits: Limits {
-                connections: limits.0,
-                connections_per_workload: limits.1,
-                handshakes: limits.2,
-                chain_certificates: limits.3,
-                chain_bytes: limits.4,
-            },
-            timeouts: Timeouts {
-                handshake: timeouts.0,
-                detect: timeouts.1,
-                idle: timeouts.2,
-                drain: timeouts.3,
-            },
-            access_log,
-            metrics: port.map(|port| ([127, 0, 0, 1], port).into()),
-            log: Log { level, ebpf },
-            recorder: Recorder { entries: limits.5 },
-            workloads,
-            directory,
-            policy,
-            files: Vec::new(),
-            drop_in_directories: Vec::new(),
-            warnings: Vec::new(),
-        }
-    })
+                        CrlSource {
+                            trust_domain: "own".parse().unwrap(),
+                            origin: CrlOrigin::Url {
+                                url: "http://crl".into(),
+                                ca_file: dns.then(|| "/r".into()),
+                            },
+                            issuer_file: None,
+                            refresh: timeouts.1 + Duration::from_secs(1),
+                        },
+                    ],
+                    crl_policy: if common_name { CrlPolicy::Require } else { CrlPolicy::Prefer },
+                    peer_names: PeerNames { dns, common_name },
+                    clock_skew: timeouts.0.min(Duration::from_secs(300)),
+                },
+                exclude,
+                tls: Tls {
+                    min_version: if old { TlsVersion::V1_2 } else { TlsVersion::V1_3 },
+                    cipher_suites,
+                    records_per_key,
+                },
+                datapath,
+                limits: Limits {
+                    connections: limits.0,
+                    connections_per_workload: limits.1,
+                    handshakes: limits.2,
+                    chain_certificates: limits.3,
+                    chain_bytes: limits.4,
+                },
+                timeouts: Timeouts {
+                    handshake: timeouts.0,
+                    detect: timeouts.1,
+                    idle: timeouts.2,
+                    drain: timeouts.3,
+                },
+                access_log,
+                metrics: port.map(|port| ([127, 0, 0, 1], port).into()),
+                log: Log { level, ebpf },
+                recorder: Recorder { entries: limits.5 },
+                workloads,
+                directory,
+                policy,
+                outbound_policy,
+                files: Vec::new(),
+                drop_in_directories: Vec::new(),
+                warnings: Vec::new(),
+            }
+        },
+    )
 }
 
 /// Lower-case name of a variant, as it is written.
-fn word(value: impl std::fmt::Debug) -> Value {
+pub(super) fn word(value: impl std::fmt::Debug) -> Value {
     json!(format!("{value:?}").to_lowercase())
 }
 
@@ -369,12 +366,12 @@ fn kebab(datapath: DatapathChoice) -> Value {
 }
 
 /// Leaves out the keys whose value is null.
-fn given(value: Value) -> Value {
+pub(super) fn given(value: Value) -> Value {
     let Value::Object(map) = value else { return value };
     Value::Object(map.into_iter().filter(|(_, value)| !value.is_null()).collect())
 }
 
-fn strings<T: ToString>(list: impl IntoIterator<Item = T>) -> Value {
+pub(super) fn strings<T: ToString>(list: impl IntoIterator<Item = T>) -> Value {
     list.into_iter().map(|item| json!(item.to_string())).collect()
 }
 
@@ -472,7 +469,10 @@ pub(super) fn document(config: &Config) -> Value {
                     "organizational_unit": w.subject.organizational_unit.as_ref().map(ToString::to_string),
                     "common_name": w.subject.common_name.as_ref().map(ToString::to_string),
                 })) })),
+                "labels": (!w.labels.is_empty()).then_some(&w.labels),
                 "mode": word(w.mode),
+                "policy_default": word(w.policy_default),
+                "outbound_default": word(w.outbound_default),
                 "ports": w.ports.iter().map(|(port, mode)| (port.to_string(), word(mode))).collect::<Value>(),
                 "listen_ports": (!w.listen_ports.is_empty()).then_some(&w.listen_ports),
                 "exclude": exclude(&w.exclude),
@@ -514,21 +514,9 @@ pub(super) fn document(config: &Config) -> Value {
             }))
         })
         .collect();
-    let policy: Vec<Value> = config
-        .policy
-        .iter()
-        .map(|rule| {
-            let from = rule.from.as_ref().map(|from| {
-                json!({
-                    "spiffe_ids": from.spiffe_ids,
-                    "spiffe_id_prefixes": strings(&from.spiffe_id_prefixes),
-                    "trust_domains": from.trust_domains,
-                })
-            });
-            let to = given(json!({ "workloads": rule.to.workloads, "ports": rule.to.ports }));
-            given(json!({ "name": rule.name, "action": word(rule.action), "to": to, "from": from }))
-        })
-        .collect();
+    let policy: Vec<Value> = config.policy.iter().map(|rule| rules::document(rule, "to", "from")).collect();
+    let outbound: Vec<Value> =
+        config.outbound_policy.iter().map(|rule| rules::document(rule, "from", "to")).collect();
     let (limits, timeouts) = (&config.limits, &config.timeouts);
     given(json!({
         "trust_domain": config.trust_domain,
@@ -590,5 +578,6 @@ pub(super) fn document(config: &Config) -> Value {
         "workloads": workloads,
         "directory": directory,
         "policy": policy,
+        "outbound_policy": outbound,
     }))
 }

@@ -2,6 +2,7 @@ mod faults;
 mod files;
 mod generate;
 mod properties;
+mod rules;
 mod vault;
 
 use std::path::PathBuf;
@@ -112,10 +113,18 @@ fn every_key_of_the_example_is_taken() {
     assert_eq!(selectors, [("systemd", "id:jobs.service"), ("unix", "uid:1000")]);
     assert_eq!(config.workload("shared").unwrap().listen_ports, [5432].into());
     assert_eq!(config.directory[0].addresses.len(), 3);
-    assert_eq!(
-        config.policy[0].from.as_ref().unwrap().spiffe_id_prefixes[0].as_str(),
-        "spiffe://example.org/shop/"
-    );
+    let peers = config.policy[0].peers.as_ref().unwrap();
+    let ids: Vec<_> = peers[0].is.texts[&PeerTrait::SpiffeId].iter().map(ToString::to_string).collect();
+    assert_eq!(ids, ["spiffe://example.org/web", "spiffe://example.org/shop/*"]);
+    assert_eq!(peers[1].is.texts[&PeerTrait::ServiceAccount], ["shop/cart".parse().unwrap()].into());
+    assert_eq!(peers[1].not.networks, ["10.9.0.0/16".parse().unwrap()].into());
+    assert_eq!(config.policy[0].local.not_ports, [5433].into());
+    assert!(config.policy[1].dry_run && config.policy[1].local.workloads == Some(["web".to_owned()].into()));
+    assert_eq!(config.outbound_policy[0].local.workloads, Some(["web".to_owned()].into()));
+    assert_eq!(config.workload("jobs").unwrap().mode, Mode::Permissive, "as `modes` says");
+    assert_eq!(config.workload("jobs").unwrap().mode_of_port(9100), Mode::Disabled);
+    assert_eq!(web.mode, Mode::Strict, "as it says itself");
+    assert_eq!((web.policy_default, web.outbound_default), (PolicyDefault::Deny, OutboundDefault::Deny));
     let suites = [Suite::Aes256Gcm, Suite::Aes128Gcm, Suite::ChaCha20Poly1305];
     assert_eq!(config.tls.cipher_suites.as_deref(), Some(&suites[..]));
     assert_eq!((config.datapath, web.datapath), (DatapathChoice::Auto, DatapathChoice::RelayKtls));

@@ -1,12 +1,13 @@
 //! A steered SYN: see who is there, verify and authorise, and only then deliver to the application.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpStream;
 
 use super::admission::HandshakePermit;
+use super::authorise::{note_decision, refusal_reason};
 use super::context::{Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
@@ -17,11 +18,11 @@ use super::session::{Session, SessionError, end_politely};
 use crate::config::{Mode, Timeouts};
 use crate::datapath::ktls::Suite;
 use crate::handshake::{Authorise, Preface, Records, Verdict};
-use crate::identity::{ChainMarks, PeerName};
+use crate::identity::{ChainMarks, PeerIdentity};
 use crate::observe::connection::{Datapath, Direction, Ending, LiveConnection};
 use crate::observe::observer::{Captured, Observed};
 use crate::observe::{Reason, Refusal};
-use crate::policy::Query;
+use crate::policy::{Peer as Subject, Query};
 use crate::snapshot::{Snapshot, WorkloadState};
 
 /// Carries one inbound connection from its first byte to where bytes can flow.
@@ -60,6 +61,7 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
     let gate = Gate {
         mode: workload.settings.mode_of_port(to.port()),
         port: to.port(),
+        from: from.ip(),
         snapshot: Arc::clone(&snapshot),
         workload: Arc::clone(&workload),
         connection: observed.shared(),
@@ -204,7 +206,7 @@ impl Reception<'_> {
             return Err(Ending::Refused(Reason::NoCertificate.into()));
         };
         // The others were authorised within the handshake.
-        let admitted = if mtlsd { self.gate.admit(Some(&peer.name)) } else { Ok(()) };
+        let admitted = if mtlsd { self.gate.admit(Some(&peer)) } else { Ok(()) };
         let refusal = match admitted {
             Ok(()) => match self.deliver().await {
                 Ok(application) => {
@@ -244,7 +246,7 @@ impl Reception<'_> {
             .learn(|learned| learned.local_certificate = Some(identity.certificate.clone()));
         let authorise = (!arrived.mtlsd).then(|| {
             let gate = self.gate.clone();
-            Box::new(move |peer: &PeerName| gate.admit(Some(peer))) as Authorise
+            Box::new(move |peer: &PeerIdentity| gate.admit(Some(peer))) as Authorise
         });
         let (config, verdict) =
             identity.tls.server(arrived.mtlsd, authorise).map_err(|error| internal(error.to_string()))?;
@@ -304,27 +306,34 @@ struct Gate {
     snapshot: Arc<Snapshot>,
     workload: Arc<WorkloadState>,
     connection: Arc<LiveConnection>,
+    from: IpAddr,
     port: u16,
     mode: Mode,
 }
 
 impl Gate {
     /// Asks policy; notes the rule that decided.
-    fn admit(&self, peer: Option<&PeerName>) -> Result<(), Refusal> {
-        let workload = &self.workload.settings.name;
-        let decision =
-            self.snapshot.policy.decide(&Query { peer, workload, port: self.port, mode: self.mode });
-        let rule = match decision.rule {
-            Some(rule) => rule.to_owned(),
-            None => format!("default of {}", self.mode),
+    fn admit(&self, peer: Option<&PeerIdentity>) -> Result<(), Refusal> {
+        let settings = &self.workload.settings;
+        let query = Query {
+            peer: match peer {
+                Some(peer) => Subject::proven(peer, self.from),
+                None => Subject::unproven(self.from),
+            },
+            workload: &settings.name,
+            port: self.port,
+            mode: self.mode,
+            allowed_by_default: settings.allows_by_default(self.port),
         };
-        self.connection.learn(|learned| learned.policy = Some(rule.as_str().into()));
-        if decision.allow {
+        let decision = self.snapshot.policy.decide(&query);
+        let default = settings.default_name(self.port);
+        let rule = note_decision(&self.connection, &decision, &default);
+        if decision.verdict.allow {
             return Ok(());
         }
-        let who = peer.map_or_else(|| "a client without identity".to_owned(), ToString::to_string);
-        let reason = if decision.rule.is_some() { Reason::PolicyDenied } else { Reason::PolicyDefault };
-        Err(Refusal::new(reason, format!("{who} to {workload} port {}: {rule}", self.port)))
+        let who = peer.map_or_else(|| "a client without identity".to_owned(), |peer| peer.name.to_string());
+        let detail = format!("{who} to {} port {}: {rule}", settings.name, self.port);
+        Err(Refusal::new(refusal_reason(&decision), detail))
     }
 }
 

@@ -3,6 +3,7 @@
 //! [`outbound`] dials for a captured connect(), [`inbound`] receives a steered SYN, both end in [`convey`].
 
 pub mod admission;
+pub mod authorise;
 mod boundary;
 pub mod carrier;
 pub mod context;

@@ -10,6 +10,7 @@ use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 
 use super::admission::ConnectionPermit;
+use super::authorise;
 use super::context::{Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
@@ -24,6 +25,7 @@ use crate::identity::ChainMarks;
 use crate::observe::connection::{Direction, Ending};
 use crate::observe::observer::{Captured, Observed};
 use crate::observe::{Reason, Refusal};
+use crate::policy;
 use crate::snapshot::{Snapshot, WorkloadState};
 
 /// How long a released connect() may take to arrive; the kernel needs microseconds.
@@ -136,6 +138,11 @@ impl Attempt<'_> {
         self.observed.connection().learn(|learned| {
             learned.destination_name = Some(destination.name.as_str().into());
         });
+        let (to, port) = (self.destination.ip(), self.destination.port());
+        if let Some(denial) = self.snapshot.denied_early(self.workload, destination, port, Some(to)) {
+            let between = format!("{} to {} port {port}", settings.spiffe_id, destination.name);
+            return Err(authorise::early_refusal(self.observed.connection(), &denial, &between));
+        }
         let arrival = match settings.connect_hold {
             ConnectHold::Off => Some(self.release(None)?),
             ConnectHold::Ready | ConnectHold::Handshake => None,
@@ -205,8 +212,20 @@ impl Attempt<'_> {
         note_handshake(self.observed, session.records().agreed().as_ref(), &verdict);
         match result {
             Ok(Ok(())) => {
-                let peer = verdict.peer().map(|peer| Arc::clone(&peer.marks));
-                Ok((session, started.elapsed(), peer))
+                let took = started.elapsed();
+                let peer = verdict.peer();
+                let (to, port) = (self.destination.ip(), self.destination.port());
+                if let Some(peer) = peer {
+                    let subject = policy::Peer::proven(peer, to);
+                    let connection = self.observed.connection();
+                    if let Err(refusal) =
+                        authorise::outbound(self.snapshot, self.workload, connection, &subject, port)
+                    {
+                        reset(&session.into_socket());
+                        return Err(refusal);
+                    }
+                }
+                Ok((session, took, peer.map(|peer| Arc::clone(&peer.marks))))
             }
             Ok(Err(error)) => {
                 let refusal = refusal_of(&error, &verdict);

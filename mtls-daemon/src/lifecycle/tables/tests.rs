@@ -86,8 +86,12 @@ fn meant(snapshot: &Snapshot, found: &Found, client: &WorkloadState, to: SocketA
         };
     };
     let id = destination.id.0;
+    let early = || match snapshot.denied_early(client, destination, to.port(), None) {
+        Some(_) => Decision::DeniedPolicy(id),
+        None => Decision::Capture(id),
+    };
     let Some(server) = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name)) else {
-        return Decision::Capture(id);
+        return early();
     };
     let alone = found.owners.values().any(|owners| owners.whole == Some(client.number));
     if server.number == client.number && alone {
@@ -95,14 +99,10 @@ fn meant(snapshot: &Snapshot, found: &Found, client: &WorkloadState, to: SocketA
     }
     let mode = server.settings.mode_of_port(to.port());
     let not_ours = mode == Mode::Disabled || server.settings.exclude.ports.contains(&to.port());
-    let name = &server.settings.name;
     if not_ours {
         return Decision::Untouched;
     }
-    match snapshot.policy.denied_early(&settings.spiffe_id, name, to.port(), mode) {
-        Some(_) => Decision::DeniedPolicy(id),
-        None => Decision::Capture(id),
-    }
+    early()
 }
 
 const PORTS: [u16; 5] = [80, 443, 5432, 8080, 9000];
@@ -155,17 +155,18 @@ fn exclusions() -> impl Strategy<Value = String> {
 }
 
 fn workloads() -> impl Strategy<Value = String> {
-    let one = (modes(), option::of((select(PORTS.to_vec()), modes())), exclusions(), any::<bool>());
+    let outbound = prop_oneof![3 => Just("allow"), 1 => Just("deny")];
+    let one = (modes(), option::of((select(PORTS.to_vec()), modes())), exclusions(), any::<bool>(), outbound);
     vec(one, 4).prop_map(|workloads| {
         let mut text = String::from("workloads:\n");
-        for (n, (mode, port, exclude, deny)) in workloads.into_iter().enumerate() {
+        for (n, (mode, port, exclude, deny, outbound)) in workloads.into_iter().enumerate() {
             let port = port.map_or_else(String::new, |(port, mode)| format!("{port}: {mode}"));
             let unknown = if deny { "deny" } else { "passthrough" };
             let select = if n == 3 { "cgroup: /w3".to_owned() } else { format!("netns: w{n}") };
             let address = ADDRESSES[n];
             text += &format!(
                 "- {{ name: w{n}, select: {{ {select} }}, addresses: ['{address}'], mode: {mode}, \
-                 ports: {{ {port} }}, exclude: {exclude}, unknown_destinations: {unknown} }}\n"
+                 ports: {{ {port} }}, exclude: {exclude}, unknown_destinations: {unknown}, outbound_default: {outbound} }}\n"
             );
         }
         text
@@ -216,6 +217,31 @@ fn policy() -> impl Strategy<Value = String> {
     })
 }
 
+fn outbound_policy() -> impl Strategy<Value = String> {
+    let servers = vec!["w0", "w3", "d0", "d1", "d3", "d7"];
+    let rule = (
+        any::<bool>(),
+        option::of(select(vec!["w0", "w1", "w3"])),
+        some_ports(),
+        option::of(select(servers)),
+    );
+    vec(rule, 0..4).prop_map(|rules| {
+        let mut text = String::new();
+        for (n, (deny, client, ports, server)) in rules.into_iter().enumerate() {
+            let action = if deny { "deny" } else { "allow" };
+            let mut from = Vec::new();
+            from.extend(client.map(|client| format!("workloads: [{client}]")));
+            from.extend((!ports.is_empty()).then(|| format!("ports: {ports:?}")));
+            let from = from.join(", ");
+            let to = server.map_or_else(String::new, |server| {
+                format!(", to: {{ spiffe_ids: ['spiffe://example.org/{server}'] }}")
+            });
+            text += &format!("- {{ name: o{n}, action: {action}, from: {{ {from} }}{to} }}\n");
+        }
+        if text.is_empty() { text } else { format!("outbound_policy:\n{text}") }
+    })
+}
+
 /// w0 to w2 have a namespace of their own; w3 shares one.
 fn found(snapshot: &Snapshot) -> Found {
     let number = |name| snapshot.by_name(name).unwrap().number;
@@ -237,8 +263,10 @@ proptest! {
         workloads in workloads(),
         directory in directory(),
         policy in policy(),
+        outbound in outbound_policy(),
     ) {
-        let snapshot = snapshot(config(&format!("exclude: {exclude}\n{workloads}{directory}{policy}")));
+        let text = format!("exclude: {exclude}\n{workloads}{directory}{policy}{outbound}");
+        let snapshot = snapshot(config(&text));
         let found = found(&snapshot);
         let tables = tables(&snapshot, &found);
         for client in snapshot.workloads.values() {

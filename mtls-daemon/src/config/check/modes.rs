@@ -1,0 +1,105 @@
+//! Modes of several workloads at once.
+
+use std::collections::BTreeMap;
+
+use crate::config::at::At;
+use crate::config::error::{Fault, Quoted};
+use crate::config::raw;
+use crate::config::rule::TextPattern;
+use crate::config::types::{Mode, Workload};
+
+use super::workload::port_modes;
+use super::{Check, FileSpot, InFile, local};
+
+/// The entries of `modes`, checked.
+pub(super) struct Modes {
+    entries: Vec<Entry>,
+}
+
+struct Entry {
+    at: FileSpot,
+    namespaces: Option<Vec<TextPattern>>,
+    labels: BTreeMap<String, String>,
+    mode: Option<Mode>,
+    ports: BTreeMap<u16, Mode>,
+}
+
+/// How closely an entry describes its workloads; the closest counts.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Closeness {
+    All,
+    Namespace,
+    Labels,
+}
+
+impl Entry {
+    fn closeness(&self) -> Closeness {
+        match (&self.namespaces, self.labels.is_empty()) {
+            (_, false) => Closeness::Labels,
+            (Some(_), true) => Closeness::Namespace,
+            (None, true) => Closeness::All,
+        }
+    }
+
+    fn is_for(&self, workload: &Workload) -> bool {
+        let named = self.namespaces.as_ref().is_none_or(|namespaces| local::in_one_of(workload, namespaces));
+        named && local::has_labels(workload, &self.labels)
+    }
+}
+
+impl Modes {
+    pub fn check(check: &mut Check, raw: InFile<raw::ModeEntry>) -> Self {
+        let entries = raw.into_iter().map(|(file, At { value, spot })| {
+            check.file = file;
+            let entry = Entry {
+                at: (file, spot),
+                namespaces: local::patterns(check, &value.namespaces),
+                labels: local::labels(check, &value.labels),
+                mode: value.mode.into_value(),
+                ports: port_modes(check, &value.ports),
+            };
+            if entry.mode.is_none() && entry.ports.is_empty() {
+                check.fault(spot, Fault::EmptyMode);
+            }
+            entry
+        });
+        Self { entries: entries.collect() }
+    }
+
+    /// Gives the workload what it does not say itself.
+    pub fn apply(&self, check: &mut Check, workload: &mut Workload, says_mode: bool) {
+        let mut entries: Vec<&Entry> = self.entries.iter().filter(|entry| entry.is_for(workload)).collect();
+        entries.sort_by_key(|entry| std::cmp::Reverse(entry.closeness()));
+        if !says_mode {
+            let of = |entry: &Entry| entry.mode;
+            if let Some(mode) = closest(check, &entries, &workload.name, of) {
+                workload.mode = mode;
+            }
+        }
+        let ports: Vec<u16> = entries.iter().flat_map(|entry| entry.ports.keys().copied()).collect();
+        for port in ports {
+            if !workload.ports.contains_key(&port) {
+                let of = |entry: &Entry| entry.ports.get(&port).copied();
+                if let Some(mode) = closest(check, &entries, &workload.name, of) {
+                    workload.ports.insert(port, mode);
+                }
+            }
+        }
+    }
+}
+
+/// What the closest entry says; two that are equally close must not disagree.
+fn closest(
+    check: &mut Check,
+    entries: &[&Entry],
+    workload: &str,
+    of: impl Fn(&Entry) -> Option<Mode>,
+) -> Option<Mode> {
+    let (first, mode) = entries.iter().find_map(|entry| Some((entry, of(entry)?)))?;
+    let equal = entries.iter().filter(|entry| entry.closeness() == first.closeness());
+    if let Some(other) = equal.into_iter().find(|entry| of(entry).is_some_and(|other| other != mode)) {
+        let fault = Fault::ModesDisagree { workload: Quoted::new(workload), first: check.place(first.at) };
+        check.fault_at(other.at, fault);
+    }
+    Some(mode)
+}

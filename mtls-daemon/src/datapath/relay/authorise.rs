@@ -1,0 +1,72 @@
+//! What policy says of one connection, for its record and for its refusal.
+
+use std::sync::Arc;
+
+use crate::observe::connection::{DryRun, LiveConnection, PolicyNotes};
+use crate::observe::{Reason, Refusal};
+use crate::policy::{Decision, OutboundQuery, Peer};
+use crate::snapshot::{EarlyDenial, Snapshot, WorkloadState};
+
+/// Notes what was decided; returns how the log calls it: the rule's name, or `default`.
+pub fn note_decision(connection: &LiveConnection, decision: &Decision<'_>, default: &str) -> String {
+    let rule = decision.verdict.rule.unwrap_or(default).to_owned();
+    let dry_run = decision
+        .dry_run
+        .map(|verdict| DryRun { allow: verdict.allow, rule: verdict.rule.unwrap_or(default).to_owned() });
+    let audited: Vec<String> = decision.audited.iter().map(|&rule| rule.to_owned()).collect();
+    let notes =
+        (dry_run.is_some() || !audited.is_empty()).then(|| Box::new(PolicyNotes { audited, dry_run }));
+    connection.learn(|learned| {
+        learned.policy = Some(rule.as_str().into());
+        if notes.is_some() {
+            learned.notes = notes;
+        }
+    });
+    rule
+}
+
+/// The reason for a denial.
+#[must_use]
+pub fn refusal_reason(decision: &Decision<'_>) -> Reason {
+    if decision.verdict.rule.is_some() { Reason::PolicyDenied } else { Reason::PolicyDefault }
+}
+
+/// Whether a workload may connect to a server that has proved who it is.
+///
+/// # Errors
+/// The rule, or the default, that denies it.
+pub fn outbound(
+    snapshot: &Snapshot,
+    workload: &WorkloadState,
+    connection: &LiveConnection,
+    peer: &Peer<'_>,
+    port: u16,
+) -> Result<(), Refusal> {
+    if !snapshot.policy.has_outbound_rules() && workload.settings.allows_outbound_by_default() {
+        return Ok(());
+    }
+    let decision = snapshot.policy.decide_outbound(&OutboundQuery {
+        peer: *peer,
+        workload: &workload.settings.name,
+        port,
+        allowed_by_default: workload.settings.allows_outbound_by_default(),
+    });
+    let rule = note_decision(connection, &decision, OUTBOUND_DEFAULT);
+    if decision.verdict.allow {
+        return Ok(());
+    }
+    let who = peer.name.map_or_else(|| "a server without identity".to_owned(), ToString::to_string);
+    let detail = format!("{} to {who} port {port}: {rule}", workload.settings.name);
+    Err(Refusal::new(refusal_reason(&decision), detail))
+}
+
+const OUTBOUND_DEFAULT: &str = "outbound_default: deny";
+
+/// What a denial that is known beforehand means; notes the rule.
+#[must_use]
+pub fn early_refusal(connection: &LiveConnection, denial: &EarlyDenial<'_>, between: &str) -> Refusal {
+    let rule = denial.rule();
+    connection.learn(|learned| learned.policy = Some(Arc::from(rule.as_ref())));
+    let reason = if denial.verdict.rule.is_some() { Reason::PolicyDenied } else { Reason::PolicyDefault };
+    Refusal::new(reason, format!("{between}: {rule}, at connect()"))
+}

@@ -1,0 +1,87 @@
+//! What is known of the other end when policy is asked.
+
+use std::net::IpAddr;
+
+use crate::config::PeerTrait;
+use crate::identity::{CertificateAttributes, PeerIdentity, PeerName, SpiffeId};
+
+/// The other end of a connection.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Peer<'a> {
+    /// Who it proved to be; `None`: it proved nothing.
+    pub name: Option<&'a PeerName>,
+    /// What else its certificate says; `None`: it will prove something that is not known yet.
+    pub attributes: Option<&'a CertificateAttributes>,
+    /// Where it is; `None`: not known yet.
+    pub address: Option<IpAddr>,
+}
+
+/// Whether something is known.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Known {
+    Yes,
+    No,
+}
+
+impl<'a> Peer<'a> {
+    /// A client that proved nothing.
+    #[must_use]
+    pub fn unproven(address: IpAddr) -> Self {
+        Self { name: None, attributes: Some(CertificateAttributes::NONE), address: Some(address) }
+    }
+
+    /// A verified peer.
+    #[must_use]
+    pub fn proven(peer: &'a PeerIdentity, address: IpAddr) -> Self {
+        Self { name: Some(&peer.name), attributes: Some(&peer.attributes), address: Some(address) }
+    }
+
+    /// Somebody who will prove this name, of whom nothing else is known yet.
+    #[must_use]
+    pub fn expected(name: &'a PeerName, address: Option<IpAddr>) -> Self {
+        Self { name: Some(name), attributes: None, address }
+    }
+
+    fn spiffe_id(&self) -> Option<&'a SpiffeId> {
+        self.name.and_then(PeerName::spiffe_id)
+    }
+
+    pub(super) fn knows(&self, kind: &PeerTrait) -> Known {
+        match kind {
+            PeerTrait::Organization | PeerTrait::OrganizationalUnit | PeerTrait::Extension(_)
+                if self.attributes.is_none() =>
+            {
+                Known::No
+            }
+            _ => Known::Yes,
+        }
+    }
+
+    /// Each value of a kind that the peer has.
+    pub(super) fn each(&self, kind: &PeerTrait, value: &mut dyn FnMut(&str)) {
+        let attributes = self.attributes.unwrap_or(CertificateAttributes::NONE);
+        match kind {
+            PeerTrait::SpiffeId => self.spiffe_id().into_iter().for_each(|id| value(id.as_str())),
+            PeerTrait::TrustDomain => {
+                self.spiffe_id().into_iter().for_each(|id| value(id.trust_domain().as_str()));
+            }
+            PeerTrait::Namespace => {
+                let account = self.spiffe_id().and_then(SpiffeId::service_account);
+                account.into_iter().for_each(|(namespace, _)| value(namespace));
+            }
+            PeerTrait::ServiceAccount => {
+                let account = self.spiffe_id().and_then(SpiffeId::service_account);
+                account.into_iter().for_each(|(namespace, name)| value(&format!("{namespace}/{name}")));
+            }
+            PeerTrait::Organization => attributes.organizations.iter().for_each(|text| value(text)),
+            PeerTrait::OrganizationalUnit => {
+                attributes.organizational_units.iter().for_each(|text| value(text));
+            }
+            PeerTrait::Extension(oid) => attributes
+                .extensions
+                .iter()
+                .filter(|(of, _)| **of == *oid.as_str())
+                .for_each(|(_, text)| value(text)),
+        }
+    }
+}
