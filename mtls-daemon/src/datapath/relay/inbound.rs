@@ -206,7 +206,7 @@ impl Reception<'_> {
             return Err(Ending::Refused(Reason::NoCertificate.into()));
         };
         // The others were authorised within the handshake.
-        let admitted = if mtlsd { self.gate.admit(Some(&peer)) } else { Ok(()) };
+        let admitted = if mtlsd { self.gate.admit(Some(peer)) } else { Ok(()) };
         let refusal = match admitted {
             Ok(()) => match self.deliver().await {
                 Ok(application) => {
