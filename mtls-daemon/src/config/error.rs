@@ -414,6 +414,42 @@ pub enum Fault {
     /// No service account.
     #[error("the service account {0} cannot be: {1}")]
     ServiceAccount(Quoted, ServiceAccountError),
+    /// A file of resources that are not Istio's.
+    #[error(
+        "the apiVersion {0} is not Istio's security.istio.io; only PeerAuthentication and AuthorizationPolicy are read"
+    )]
+    NotIstio(Quoted),
+    /// Another kind of Istio's.
+    #[error(
+        "the kind {0} is not read; only PeerAuthentication and AuthorizationPolicy are, each as a document of its own"
+    )]
+    IstioKind(Quoted),
+    /// What is decided on requests.
+    #[error(
+        "`{0}` is about requests, or needs a proxy that reads them, and mtlsd decides on connections; remove it, or enforce this policy elsewhere"
+    )]
+    IstioNotL4(&'static str),
+    /// An external authorizer.
+    #[error(
+        "the action CUSTOM asks an external authorizer for requests, which mtlsd does not read; use ALLOW, DENY or AUDIT"
+    )]
+    IstioCustom,
+    /// A condition that is not about the connection.
+    #[error(
+        "the condition {0} is not about what mtlsd decides on; it knows source.principal, source.namespace, source.serviceAccount, source.ip and destination.port"
+    )]
+    IstioCondition(Quoted),
+    /// The same property in two places.
+    #[error(
+        "the same property stands in `from` and in `when`, and both would have to match; write it in one place"
+    )]
+    IstioTwice,
+    /// Istio ignores these; a reader would not expect it.
+    #[error("`portLevelMtls` counts only with a `selector`; add one")]
+    IstioPortsWithoutSelector,
+    /// Ports of Istio are text.
+    #[error("the port {0} cannot be: write a number from 1 to 65535 in quotes")]
+    IstioPort(Quoted),
     /// No label.
     #[error("the label {0} cannot be: {1}")]
     WorkloadLabel(Quoted, WorkloadLabelError),

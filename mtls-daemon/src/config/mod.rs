@@ -6,6 +6,7 @@
 mod at;
 mod check;
 mod error;
+mod istio;
 mod raw;
 mod read;
 mod rule;
@@ -50,9 +51,7 @@ impl Config {
         for file in drop_in_files(&mut check, &directories) {
             let index = check.enter(&file);
             match read::read_file(&file, &mut budget) {
-                Ok(text) => {
-                    drop_ins.extend(parse_document(&mut check, &text).map(|drop_in| (index, drop_in)))
-                }
+                Ok(text) => drop_ins.extend(parse_drop_in(&mut check, &text).map(|drop_in| (index, drop_in))),
                 Err(fault) => {
                     let full = fault == Fault::FilesTooLarge;
                     check.fault(WHOLE_FILE, fault);
@@ -81,7 +80,7 @@ impl Config {
         let mut parsed = Vec::new();
         for source in drop_ins {
             let index = check.enter(&source.path);
-            parsed.extend(parse_document(&mut check, &source.text).map(|drop_in| (index, drop_in)));
+            parsed.extend(parse_drop_in(&mut check, &source.text).map(|drop_in| (index, drop_in)));
         }
         let Some(document) = document else { return Err(check.into_error()) };
         let directories = directories.into_iter().map(|directory| directory.path).collect();
@@ -91,6 +90,19 @@ impl Config {
 
 fn parse_document<T: serde::de::DeserializeOwned>(check: &mut Check, text: &str) -> Option<T> {
     yaml::parse(text).map_err(|(spot, fault)| check.fault(spot, fault)).ok()
+}
+
+/// What a drop-in holds.
+enum DropIn {
+    Ours(raw::DropIn),
+    Istio(Vec<at::At<istio::IstioResource>>),
+}
+
+fn parse_drop_in(check: &mut Check, text: &str) -> Option<DropIn> {
+    match istio::is_resources(text) {
+        true => Some(DropIn::Istio(istio::parse(check, text))),
+        false => parse_document(check, text).map(DropIn::Ours),
+    }
 }
 
 struct DropInDirectory {

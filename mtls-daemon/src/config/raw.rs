@@ -9,6 +9,7 @@ use super::types::{
     ConnectHold, DatapathChoice, EbpfLog, LogLevel, Mode, OutboundDefault, PolicyDefault, UnknownDestinations,
 };
 
+pub(super) mod istio;
 mod policy;
 mod vault;
 

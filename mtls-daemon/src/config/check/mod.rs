@@ -2,6 +2,7 @@
 
 mod directory;
 mod issuer;
+mod istio;
 mod local;
 mod modes;
 mod node;
@@ -21,9 +22,10 @@ use std::time::Duration;
 use crate::identity::alarm::Threshold;
 use crate::identity::{SpiffeId, TrustDomain};
 
+use super::DropIn;
 use super::at::{At, Given, Number, Spot};
 use super::error::{ConfigError, Fault, Place, Problem, Quoted};
-use super::raw::{Document, DropIn};
+use super::raw::Document;
 use super::scalar;
 use super::types::{Config, Exclusions};
 
@@ -285,7 +287,15 @@ pub(super) fn check(
     let mut modes = tag(0, std::mem::take(&mut main.modes));
     let mut policy = tag(0, std::mem::take(&mut main.policy));
     let mut outbound = tag(0, std::mem::take(&mut main.outbound_policy));
+    let mut resources = Vec::new();
     for (file, drop_in) in drop_ins {
+        let drop_in = match drop_in {
+            DropIn::Ours(drop_in) => drop_in,
+            DropIn::Istio(list) => {
+                resources.extend(tag(file, list));
+                continue;
+            }
+        };
         workloads.extend(tag(file, drop_in.workloads));
         directory.extend(tag(file, drop_in.directory));
         modes.extend(tag(file, drop_in.modes));
@@ -295,10 +305,13 @@ pub(super) fn check(
 
     check.file = 0;
     let node = node::check(&mut check, main);
-    let modes = modes::Modes::check(&mut check, modes);
-    let workloads = workload::check(&mut check, &node, &modes, workloads);
+    let (resources, of_resources) = istio::Resources::check(&mut check, resources);
+    let modes = modes::Modes::check(&mut check, modes, of_resources);
+    let mut workloads = workload::check(&mut check, &node, &modes, workloads);
     let directory = directory::check(&mut check, &node, &workloads, directory);
-    let policy = policy::check(&mut check, &workloads.list, policy, outbound);
+    let mut policy = policy::check(&mut check, &workloads.list, policy, outbound);
+    policy.inbound.extend(resources.rules(&mut check, &workloads.list, node.trust_domain.as_ref()));
+    resources.set_defaults(&mut workloads.list, &workloads.says_default, &policy.inbound);
     let Some(trust_domain) = node.trust_domain else { return Err(check.into_error()) };
     let mut check = check.refuse_faults()?;
     let warnings = std::mem::take(&mut check.warnings);

@@ -16,12 +16,12 @@ pub(super) struct Modes {
     entries: Vec<Entry>,
 }
 
-struct Entry {
-    at: FileSpot,
-    namespaces: Option<Vec<TextPattern>>,
-    labels: BTreeMap<String, String>,
-    mode: Option<Mode>,
-    ports: BTreeMap<u16, Mode>,
+pub(super) struct Entry {
+    pub at: FileSpot,
+    pub namespaces: Option<Vec<TextPattern>>,
+    pub labels: BTreeMap<String, String>,
+    pub mode: Option<Mode>,
+    pub ports: BTreeMap<u16, Mode>,
 }
 
 /// How closely an entry describes its workloads; the closest counts.
@@ -48,7 +48,8 @@ impl Entry {
 }
 
 impl Modes {
-    pub fn check(check: &mut Check, raw: InFile<raw::ModeEntry>) -> Self {
+    /// `more`: what other resources say.
+    pub fn check(check: &mut Check, raw: InFile<raw::ModeEntry>, more: Vec<Entry>) -> Self {
         let entries = raw.into_iter().map(|(file, At { value, spot })| {
             check.file = file;
             let entry = Entry {
@@ -63,7 +64,7 @@ impl Modes {
             }
             entry
         });
-        Self { entries: entries.collect() }
+        Self { entries: entries.chain(more).collect() }
     }
 
     /// Gives the workload what it does not say itself.

@@ -1,6 +1,6 @@
 //! Workloads.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
 
@@ -22,6 +22,8 @@ use super::{Check, FileSpot, InFile, Seen, issuer, local};
 pub(super) struct Workloads {
     pub list: Vec<Workload>,
     pub addresses: Vec<(IpNet, FileSpot)>,
+    /// Names of those that say themselves what happens to what no rule matches.
+    pub says_default: BTreeSet<String>,
 }
 
 struct Unique {
@@ -39,12 +41,15 @@ pub(super) fn check(check: &mut Check, node: &Node, modes: &Modes, raw: InFile<r
         cgroups: Seen::new("cgroup", "select it for one workload only"),
         cgroup_list: Vec::new(),
     };
-    let mut workloads = Workloads { list: Vec::new(), addresses: Vec::new() };
+    let mut workloads = Workloads { list: Vec::new(), addresses: Vec::new(), says_default: BTreeSet::new() };
     for (file, at) in raw {
         check.file = file;
         let addresses = addresses(check, &at.value.addresses, &mut workloads.addresses);
         if let Some(mut workload) = workload(check, node, &mut unique, &at.value, addresses) {
             modes.apply(check, &mut workload, at.value.mode.0.is_some());
+            if at.value.policy_default.0.is_some() {
+                workloads.says_default.insert(workload.name.clone());
+            }
             workloads.list.push(workload);
         }
     }

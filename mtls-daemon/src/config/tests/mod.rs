@@ -1,6 +1,7 @@
 mod faults;
 mod files;
 mod generate;
+mod istio;
 mod properties;
 mod rules;
 mod vault;
