@@ -23,7 +23,7 @@ pub fn add(suite: &mut Suite) {
         };
         bench("allow-exact", |n| id(TextPattern::Exact, &exact(n)), |n| Who::new(exact(n)), true);
         bench("allow-prefix", |n| id(TextPattern::Prefix, &prefix(n)), |n| Who::new(prefix(n) + "web"), true);
-        bench("allow-network", network, |n| Who::at(n), true);
+        bench("allow-network", network, Who::at, true);
         bench("all-but-one", all_but_one, |n| Who::new(exact(n)), true);
         let nobody = |n| Who::new(format!("spiffe://example.org/none/{n:05}/web"));
         bench("deny-by-default", |n| id(TextPattern::Exact, &exact(n)), nobody, false);

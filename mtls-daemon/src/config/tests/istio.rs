@@ -125,7 +125,7 @@ fn an_allow_rule_of_our_own_closes_a_workload_that_has_resources() {
     let main = format!(
         "{WORKLOADS}policy:\n- {{ name: mine, action: allow, to: {{ workloads: [cart] }}, from: {{ trust_domains: [other] }} }}\n"
     );
-    let drop_in = source("istio.yaml", &authentication("shop", "default", "{ mtls: { mode: STRICT } }"));
+    let drop_in = source("istio.yaml", authentication("shop", "default", "{ mtls: { mode: STRICT } }"));
     let config = Config::parse(&source("main.yaml", &main), &[drop_in]).unwrap();
     assert_eq!(decide(&config, WEB, HERE, "cart", 80), (false, None));
     assert_eq!(decide(&config, WEB, HERE, "pay", 80), (true, None));
