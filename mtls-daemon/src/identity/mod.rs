@@ -12,6 +12,7 @@ pub mod files;
 pub mod issuer;
 mod key;
 pub(crate) mod leaf;
+pub mod ocsp;
 pub mod peer;
 pub mod pkcs11;
 pub mod revocation;
