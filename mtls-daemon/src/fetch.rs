@@ -18,6 +18,18 @@ pub const SYSTEM_ROOTS: &str = "/etc/ssl/certs/ca-certificates.crt";
 /// Most bytes of an answer's head.
 const MAX_HEAD: usize = 16 * 1024;
 
+/// Longer than any that is meant.
+const MAX_URL: usize = 2_048;
+
+/// Is it a URL that can be asked: http:// or https://, with a host, in printable ASCII?
+#[must_use]
+pub fn is_url(url: &str) -> bool {
+    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
+    let fine =
+        |rest: &str| !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic());
+    rest.is_some_and(fine) && url.len() <= MAX_URL
+}
+
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
 pub enum FetchError {

@@ -345,6 +345,17 @@ pub enum Fault {
         "`crl_policy: require` is for the trust domains under `crls`, and there are none; list them, or remove it"
     )]
     CrlPolicyWithoutCrls,
+    /// Not a responder.
+    #[error(
+        "{0} is not an OCSP responder; write a URL that begins with http:// or https://, or `certificate` for the one that \
+         each certificate names"
+    )]
+    OcspResponder(Quoted),
+    /// `ocsp_policy: require` without responders.
+    #[error(
+        "`ocsp_policy: require` is for the trust domains under `ocsp`, and there are none; list them, or remove it"
+    )]
+    OcspPolicyWithoutOcsp,
     /// The same thing twice.
     #[error("the {what} {text} is taken already, at {first}; {mend}")]
     Duplicate {

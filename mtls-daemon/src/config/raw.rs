@@ -212,6 +212,10 @@ pub(super) struct Trust {
     pub crls: Vec<At<CrlSource>>,
     /// What happens to a peer for whom there is no fresh list. Default prefer.
     pub crl_policy: Given<CrlPolicy>,
+    /// OCSP responders, one for each trust domain.
+    pub ocsp: Vec<At<OcspSource>>,
+    /// What happens to a peer of whom no responder says that it is good. Default prefer.
+    pub ocsp_policy: Given<OcspPolicy>,
     /// Legacy peers without a URI SAN.
     pub peer_names: PeerNames,
     /// How much too early a peer's certificate may be, for issuers whose clock is ahead (0s to 5m). Default 60s. There is no
@@ -257,6 +261,32 @@ pub(super) struct CrlSource {
 #[serde(rename_all = "lowercase")]
 pub(super) enum CrlPolicy {
     /// The peer is accepted; log and metrics say that the list is stale.
+    Prefer,
+    /// The peer is refused.
+    Require,
+}
+
+/// Who is asked about the leaves of one trust domain.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OcspSource {
+    /// The trust domain whose leaves are asked about.
+    pub trust_domain: At<String>,
+    /// http:// or https://, or `certificate`: the one that each leaf names (authorityInfoAccess).
+    pub responder: At<String>,
+    /// PEM file with the roots for HTTPS, absolute. Default: the system's.
+    #[serde(default)]
+    pub ca_file: Given<String>,
+    /// After which an answer is asked for again at the latest (1s to 365d). Default 1h.
+    #[serde(default)]
+    pub refresh: Given<String>,
+}
+
+/// What happens without a fresh answer.
+#[derive(Clone, Copy, Debug, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub(super) enum OcspPolicy {
+    /// The peer is accepted; log and metrics tell.
     Prefer,
     /// The peer is refused.
     Require,

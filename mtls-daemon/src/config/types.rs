@@ -161,6 +161,10 @@ pub struct Trust {
     pub crls: Vec<CrlSource>,
     /// What happens to a peer of a trust domain with `crls` for whom there is no fresh one.
     pub crl_policy: CrlPolicy,
+    /// OCSP responders, one for each trust domain.
+    pub ocsp: Vec<OcspSource>,
+    /// What happens to a peer of a trust domain with `ocsp` of whom nobody says that it is good.
+    pub ocsp_policy: OcspPolicy,
     /// Names that stand for an identity when a certificate has no URI SAN.
     pub peer_names: PeerNames,
     /// How much too early a peer's certificate may be. Default 60 s, at most 5 min.
@@ -216,6 +220,38 @@ impl fmt::Display for CrlOrigin {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CrlPolicy {
     /// The peer is accepted; log and metrics say that the list is stale.
+    #[default]
+    Prefer,
+    /// The peer is refused.
+    Require,
+}
+
+/// Who is asked about the leaves of one trust domain.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OcspSource {
+    /// The trust domain.
+    pub trust_domain: TrustDomain,
+    /// Who is asked.
+    pub responder: OcspResponder,
+    /// PEM file with the roots for HTTPS, absolute; `None`: the system's.
+    pub ca_file: Option<PathBuf>,
+    /// After which an answer is asked for again at the latest. Default 1 h.
+    pub refresh: Duration,
+}
+
+/// An OCSP responder.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum OcspResponder {
+    /// The one that each verified leaf names (authorityInfoAccess).
+    Certificate,
+    /// HTTP or HTTPS, with its scheme.
+    Url(String),
+}
+
+/// What happens without a fresh answer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum OcspPolicy {
+    /// The peer is accepted; log and metrics tell.
     #[default]
     Prefer,
     /// The peer is refused.

@@ -1,11 +1,12 @@
 //! The rustls configurations of a workload: one per connection, because each carries its own verdict.
 
 use std::sync::Arc;
+use std::time::SystemTime;
 
 use rustls::client::Resumption;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
-use rustls::sign::SingleCertAndKey;
+use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
@@ -13,7 +14,7 @@ use super::verifier::{Authorise, PeerClientVerifier, PeerServerVerifier};
 use super::verify::{ExpectedServer, Trust};
 use super::{ALPN_MTLSD, Verdict};
 use crate::datapath::ktls::{Abilities, Suite};
-use crate::identity::X509Svid;
+use crate::identity::{ChainMarks, X509Svid};
 
 /// The oldest TLS version that is spoken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -100,8 +101,11 @@ const TLS12_TOO: &[&SupportedProtocolVersion] = &[&TLS13, &TLS12];
 pub struct WorkloadTls {
     provider: Arc<CryptoProvider>,
     key: Arc<SingleCertAndKey>,
+    certified: Arc<CertifiedKey>,
     trust: Arc<Trust>,
     settings: TlsSettings,
+    /// Of the own chain, for which an OCSP answer may be there to be stapled.
+    own: Option<Arc<ChainMarks>>,
 }
 
 impl WorkloadTls {
@@ -111,8 +115,28 @@ impl WorkloadTls {
         // Named here and passed everywhere: the process-wide default depends on what else is linked in.
         let mut provider = aws_lc_rs::default_provider();
         settings.suites.apply(&mut provider);
-        let key = Arc::new(SingleCertAndKey::from(svid.certified_key()));
-        Self { provider: Arc::new(provider), key, trust, settings }
+        let certified = Arc::new(svid.certified_key());
+        let key = Arc::new(SingleCertAndKey::from(Arc::clone(&certified)));
+        Self { provider: Arc::new(provider), key, certified, trust, settings, own: None }
+    }
+
+    /// As server, with the OCSP answer about its own certificate, whose chain this is, while there is a good one.
+    #[must_use]
+    pub fn stapling(self, own: Arc<ChainMarks>) -> Self {
+        Self { own: Some(own), ..self }
+    }
+
+    fn server_key(&self) -> Arc<SingleCertAndKey> {
+        let ocsp = self.trust.revocations.ocsp();
+        let staple = self.own.as_ref().and_then(|own| ocsp.staple(own, SystemTime::now()));
+        match staple {
+            Some(staple) => {
+                let stapled =
+                    CertifiedKey { ocsp: Some(staple.to_vec()), ..CertifiedKey::clone(&self.certified) };
+                Arc::new(SingleCertAndKey::from(stapled))
+            }
+            None => Arc::clone(&self.key),
+        }
     }
 
     /// For one inbound connection. `mtlsd_alpn`: the ClientHello offers [`ALPN_MTLSD`]; rustls refuses a
@@ -131,7 +155,7 @@ impl WorkloadTls {
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(self.versions())?
             .with_client_cert_verifier(Arc::new(verifier))
-            .with_cert_resolver(Arc::clone(&self.key) as _);
+            .with_cert_resolver(self.server_key());
         // A resumed session would skip the verifier: expiry, revocation and policy would not be asked.
         config.session_storage = Arc::new(NoServerSessionStorage {});
         config.send_tls13_tickets = 0;

@@ -27,6 +27,8 @@ pub const ALPN_MTLSD: &[u8] = b"mtlsd/1";
 #[cfg(test)]
 mod federation;
 #[cfg(test)]
+mod ocsp;
+#[cfg(test)]
 mod suites;
 #[cfg(test)]
 pub(crate) mod tests;

@@ -1,4 +1,4 @@
-//! The rustls side of [`verify_peer`]: one verifier per connection, which leaves its verdict behind.
+//! The rustls side of [`verify_peer`](super::verify_peer): one verifier per connection, which leaves its verdict behind.
 
 use std::fmt;
 use std::sync::{Arc, OnceLock};
@@ -14,7 +14,7 @@ use rustls::{
 
 use super::claim::Claim;
 use super::refusal;
-use super::verify::{ExpectedServer, PeerRole, Trust, verify_peer};
+use super::verify::{ExpectedServer, PeerRole, Trust, verify_stapled};
 use crate::identity::{PeerIdentity, when};
 use crate::observe::{Reason, Refusal};
 
@@ -142,6 +142,7 @@ impl Common {
         &self,
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
+        staple: &[u8],
         role: PeerRole,
         expected: Option<&ExpectedServer>,
         now: UnixTime,
@@ -151,7 +152,7 @@ impl Common {
             .chain(intermediates)
             .map(|der| CertificateDer::from(der.as_ref()))
             .collect();
-        let found = verify_peer(&chain, role, &self.trust, expected, now)
+        let found = verify_stapled(&chain, staple, role, &self.trust, expected, now)
             .map_err(|refusal| Rejected { refusal, claim: Claim::read(end_entity, self.trust.max_bytes) });
         self.verdict.set_chain(found)
     }
@@ -219,7 +220,7 @@ impl ClientCertVerifier for PeerClientVerifier {
         intermediates: &[CertificateDer<'_>],
         now: UnixTime,
     ) -> Result<ClientCertVerified, TlsError> {
-        self.common.verify(end_entity, intermediates, PeerRole::Client, None, now)?;
+        self.common.verify(end_entity, intermediates, &[], PeerRole::Client, None, now)?;
         Ok(ClientCertVerified::assertion())
     }
 
@@ -275,10 +276,11 @@ impl ServerCertVerifier for PeerServerVerifier {
         end_entity: &CertificateDer<'_>,
         intermediates: &[CertificateDer<'_>],
         _server_name: &ServerName<'_>,
-        _ocsp_response: &[u8],
+        ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, TlsError> {
-        self.common.verify(end_entity, intermediates, PeerRole::Server, Some(&self.expected), now)?;
+        let expected = Some(&*self.expected);
+        self.common.verify(end_entity, intermediates, ocsp_response, PeerRole::Server, expected, now)?;
         Ok(ServerCertVerified::assertion())
     }
 

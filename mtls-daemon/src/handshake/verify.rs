@@ -13,6 +13,7 @@ use webpki::{EndEntityCert, Error as PkiError, KeyUsage, VerifiedPath};
 
 use crate::identity::bundle::Root;
 use crate::identity::leaf::{Leaf, Unreadable, show};
+use crate::identity::ocsp::Stapled;
 use crate::identity::verified::{Fingerprint, Validity};
 use crate::identity::{
     Bundle, ChainMarks, PeerIdentity, PeerName, Revocations, SpiffeId, TrustBundles, TrustDomain, when,
@@ -99,6 +100,18 @@ pub fn verify_peer(
     expected: Option<&ExpectedServer>,
     now: SystemTime,
 ) -> Result<PeerIdentity, Refusal> {
+    verify_stapled(chain, &[], role, trust, expected, now)
+}
+
+/// The same with the OCSP answer that the peer sent along, which may be empty.
+pub(super) fn verify_stapled(
+    chain: &[CertificateDer<'_>],
+    staple: &[u8],
+    role: PeerRole,
+    trust: &Trust,
+    expected: Option<&ExpectedServer>,
+    now: SystemTime,
+) -> Result<PeerIdentity, Refusal> {
     check_size(chain, trust)?;
     let Some((first, intermediates)) = chain.split_first() else {
         return Err(Reason::NoCertificate.into());
@@ -146,8 +159,12 @@ pub fn verify_peer(
             marks
         }
     };
+    let stapled = trust.revocations.ocsp().take_stapled(&marks, staple, now);
     // Also for a chain that is remembered: it may have been revoked since.
-    if let Some(revoked) = trust.revocations.refusal_of(&marks, now) {
+    if let Some(mut revoked) = trust.revocations.refusal_of(&marks, now) {
+        if let (Err(Stapled(error)), Reason::RevocationUnknown) = (stapled, revoked.reason) {
+            revoked.detail.push_str(&format!("; what it stapled was refused: {error}"));
+        }
         return Err(peer.refuse(revoked.reason, revoked.detail));
     }
     if let Some(expected) = expected

@@ -106,7 +106,7 @@ mod tests {
     }
 
     fn marks(fingerprint: Fingerprint) -> Arc<ChainMarks> {
-        Arc::new(ChainMarks { fingerprint, id: None, certificates: [].into(), rooted: false })
+        Arc::new(ChainMarks { fingerprint, id: None, certificates: [].into(), rooted: false, question: None })
     }
 
     fn holds(chains: &VerifiedChains, chain: &Fingerprint, now: SystemTime) -> bool {

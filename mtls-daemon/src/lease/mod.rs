@@ -165,6 +165,15 @@ impl Leases {
         outcome
     }
 
+    /// Has a connection that `mark` leads to what `wanted` looks for?
+    #[must_use]
+    pub fn any(&self, mark: Mark<'_>, wanted: impl Fn(&Parties) -> bool) -> bool {
+        let groups = self.lock();
+        let hash = self.hashes.hash_one(mark);
+        let mut found = groups.by_mark.range((hash, GroupId::MIN)..=(hash, GroupId::MAX));
+        found.any(|(_, id)| groups.by_id.get(id).is_some_and(|group| wanted(&group.parties)))
+    }
+
     fn leave(&self, id: GroupId) {
         let mut groups = self.lock();
         // A group that was ended is not here any more.

@@ -28,6 +28,7 @@ fn chain(number: usize) -> Arc<ChainMarks> {
         ]
         .into(),
         rooted: false,
+        question: None,
     })
 }
 

@@ -15,7 +15,9 @@ use crate::identity::issuer::Request;
 use crate::identity::issuer::exec::ExecIssuer;
 use crate::identity::issuer::vault::VaultIssuer;
 use crate::identity::leaf::Unreadable;
+use crate::identity::ocsp::Question;
 use crate::identity::pkcs11::TokenKeySettings;
+use crate::identity::revocation::crl::is_signed_by;
 use crate::identity::store::watch::Stamp;
 use crate::identity::verified::Fingerprint;
 use crate::identity::{
@@ -264,11 +266,12 @@ impl Prepared {
             clock_skew: self.config.trust.clock_skew,
         };
         let settings = tls_settings(&self.config, workload, ktls);
+        let marks = Arc::new(own_marks(&identity.svid, &trust.bundles)?);
         Ok(OwnIdentity {
-            tls: WorkloadTls::new(&identity.svid, Arc::new(trust), settings),
+            tls: WorkloadTls::new(&identity.svid, Arc::new(trust), settings).stapling(Arc::clone(&marks)),
             certificate: certificate_info(&identity.svid.serial, identity.svid.not_after),
             not_after: identity.svid.not_after,
-            marks: Arc::new(own_marks(&identity.svid)?),
+            marks,
             revocations: Arc::clone(revocations),
         })
     }
@@ -277,9 +280,16 @@ impl Prepared {
 /// A purpose of its own, beside those of peers.
 const OWN: u8 = 0;
 
-pub(super) fn own_marks(svid: &X509Svid) -> Result<ChainMarks, Refusal> {
-    ChainMarks::of(Fingerprint::of(OWN, &svid.chain), Some(svid.id.clone()), &svid.chain, false)
-        .map_err(|Unreadable(why)| Refusal::new(Reason::NoIdentity, format!("its own chain: {why}")))
+/// `bundles`: where the issuer is, if it is a root.
+pub(super) fn own_marks(svid: &X509Svid, bundles: &TrustBundles) -> Result<ChainMarks, Refusal> {
+    let print = Fingerprint::of(OWN, &svid.chain);
+    let mut marks = ChainMarks::of(print, Some(svid.id.clone()), &svid.chain, false)
+        .map_err(|Unreadable(why)| Refusal::new(Reason::NoIdentity, format!("its own chain: {why}")))?;
+    if let ([leaf], Some(bundle)) = (svid.chain.as_slice(), bundles.get(svid.id.trust_domain())) {
+        let root = bundle.roots().iter().find(|root| is_signed_by(leaf, root.der()));
+        marks.question = root.and_then(|root| Question::of(leaf, root.der()).ok()).map(Arc::new);
+    }
+    Ok(marks)
 }
 
 fn tls_settings(config: &Config, workload: &Workload, ktls: &KernelTls) -> TlsSettings {

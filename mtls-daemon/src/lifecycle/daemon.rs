@@ -18,7 +18,7 @@ use super::logging::LogControl;
 use super::reconcile::Node;
 use super::registry::Registry;
 use super::secrets::{self, Secrets};
-use super::{alarms, offload, serve, watch as files};
+use super::{alarms, ocsp, offload, serve, watch as files};
 use crate::capture::{Capture, EbpfLog};
 use crate::config::{self, Config};
 use crate::control::http::{HttpServer, Readiness};
@@ -116,6 +116,8 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     // Before the first connection: what is on disk counts from the start.
     daemon.look_at_crls(true);
     tokio::spawn(crls::keep(Arc::clone(&daemon)));
+    daemon.look_at_ocsp();
+    tokio::spawn(ocsp::keep(Arc::clone(&daemon)));
     daemon.reconcile();
     daemon.readiness.clear(Readiness::STARTING);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
@@ -301,6 +303,7 @@ impl Daemon {
             Ok(messages) => {
                 changing.last_refusal = None;
                 drop(changing);
+                self.look_at_ocsp();
                 self.reconcile();
                 // The old configuration and what it took to read the new one.
                 sys::memory::give_back();

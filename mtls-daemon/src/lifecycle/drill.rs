@@ -172,7 +172,7 @@ async fn issue(ground: &Ground, client: &SpiffeId) -> Result<(End, End), String>
             requested_by: "mtlsd drill revoke",
         };
         let svid = ca.issue(&order, SystemTime::now()).map_err(|error| error.to_string())?;
-        let marks = Arc::new(own_marks(&svid).map_err(|refusal| refusal.to_string())?);
+        let marks = Arc::new(own_marks(&svid, &trust.bundles).map_err(|refusal| refusal.to_string())?);
         let tls = WorkloadTls::new(&svid, Arc::clone(&trust), TlsSettings::default());
         Ok(End { tls, id, serial: svid.serial, marks })
     };
@@ -377,7 +377,7 @@ mod tests {
             let (id, subject) = ("spiffe://example.org/x".parse().unwrap(), Subject::default());
             let order = Order { id: &id, dns_names: &[], subject: &subject, requested_by: "" };
             let svid = ground.ca.issue(&order, SystemTime::now()).unwrap();
-            own_marks(&svid).unwrap().certificates[1].clone()
+            own_marks(&svid, &TrustBundles::new()).unwrap().certificates[1].clone()
         };
         let ground = Ground { revocations: Arc::default(), ..ground };
         let key = Target::Key { sha256: intermediate.key };

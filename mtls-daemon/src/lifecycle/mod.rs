@@ -9,6 +9,7 @@ pub mod drill;
 mod error;
 pub mod lock;
 pub mod logging;
+mod ocsp;
 mod offload;
 pub mod reconcile;
 pub mod registry;

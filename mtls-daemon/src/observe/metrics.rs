@@ -328,6 +328,22 @@ struct Shared {
     roots: Mutex<Vec<RootsSample>>,
     ca: Mutex<Vec<CaSample>>,
     crls: Mutex<Vec<CrlHealth>>,
+    ocsp: Mutex<Vec<OcspHealth>>,
+}
+
+/// How a trust domain's OCSP responder does.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct OcspHealth {
+    /// The trust domain of the configuration.
+    pub trust_domain: String,
+    /// Questions that were answered.
+    pub answered: u64,
+    /// Questions that were not, or not so that the answer counts.
+    pub failed: u64,
+    /// Certificates in use that no answer calls good or revoked now.
+    pub stale: usize,
+    /// Since the oldest answer in force was made; `None`: there is none.
+    pub age: Option<Duration>,
 }
 
 /// How a source of CRLs is.
@@ -421,6 +437,11 @@ impl Metrics {
         *lock(&self.shared.crls) = crls;
     }
 
+    /// The OCSP responders now.
+    pub fn set_ocsp(&self, ocsp: Vec<OcspHealth>) {
+        *lock(&self.shared.ocsp) = ocsp;
+    }
+
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
@@ -452,6 +473,7 @@ impl Collector for Shared {
         encode_ca(&mut encoder, &lock(&self.ca))?;
 
         encode_crls(&mut encoder, &lock(&self.crls))?;
+        encode_ocsp(&mut encoder, &lock(&self.ocsp))?;
 
         let help = "Events counted by the eBPF programs";
         let mut metric = encoder.encode_descriptor("ebpf_events", help, None, MetricType::Counter)?;
@@ -477,6 +499,32 @@ fn encode_crls(encoder: &mut DescriptorEncoder<'_>, crls: &[CrlHealth]) -> fmt::
     let mut metric = encoder.encode_descriptor("crl_stale", help, None, MetricType::Gauge)?;
     for crl in crls {
         ConstGauge::new(i64::from(crl.stale)).encode(metric.encode_family(&labels(crl))?)?;
+    }
+    Ok(())
+}
+
+fn encode_ocsp(encoder: &mut DescriptorEncoder<'_>, ocsp: &[OcspHealth]) -> fmt::Result {
+    let label = |health: &OcspHealth| ("trust_domain", health.trust_domain.clone());
+    let help = "Questions to OCSP responders";
+    let mut metric = encoder.encode_descriptor("ocsp_questions", help, None, MetricType::Counter)?;
+    for health in ocsp {
+        for (result, value) in [("answered", health.answered), ("failed", health.failed)] {
+            counter(&mut metric, &[label(health), ("result", result.to_owned())], value)?;
+        }
+    }
+    let help = "Certificates in use that no OCSP answer calls good or revoked now";
+    let mut metric = encoder.encode_descriptor("ocsp_stale", help, None, MetricType::Gauge)?;
+    for health in ocsp {
+        let stale = i64::try_from(health.stale).unwrap_or(i64::MAX);
+        ConstGauge::new(stale).encode(metric.encode_family(&[label(health)])?)?;
+    }
+    let help = "Time since the oldest OCSP answer in force was made (its thisUpdate)";
+    let mut metric = encoder.encode_descriptor("ocsp_age", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    for health in ocsp {
+        if let Some(age) = health.age {
+            let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+            ConstGauge::new(seconds).encode(metric.encode_family(&[label(health)])?)?;
+        }
     }
     Ok(())
 }
@@ -674,6 +722,13 @@ mod tests {
             age: Some(Duration::from_secs(90)),
             stale: true,
         }]);
+        metrics.set_ocsp(vec![OcspHealth {
+            trust_domain: "example.org".into(),
+            answered: 3,
+            failed: 2,
+            stale: 1,
+            age: Some(Duration::from_secs(80)),
+        }]);
         let web = metrics.workload("web");
         for side in Side::ALL {
             web.handshake_ok(side, Duration::from_millis(2));
@@ -761,6 +816,10 @@ mod tests {
             "mtlsd_access_log_lost_total 1",
             r#"mtlsd_crl_age_seconds{trust_domain="example.org",source="/site.crl"} 90"#,
             r#"mtlsd_crl_stale{trust_domain="example.org",source="/site.crl"} 1"#,
+            r#"mtlsd_ocsp_questions_total{trust_domain="example.org",result="answered"} 3"#,
+            r#"mtlsd_ocsp_questions_total{trust_domain="example.org",result="failed"} 2"#,
+            r#"mtlsd_ocsp_stale{trust_domain="example.org"} 1"#,
+            r#"mtlsd_ocsp_age_seconds{trust_domain="example.org"} 80"#,
             r#"mtlsd_ebpf_events_total{event="connect4"} 12"#,
             r#"mtlsd_handshakes_total{workload="web",side="client",result="ok",reason="none"} 1"#,
             r#"mtlsd_handshakes_total{workload="web",side="server",result="failed",reason="plaintext"} 1"#,

@@ -226,10 +226,10 @@ reasons! {
     Revoked = "revoked", 42,
         "A certificate of this connection was revoked.",
         "Issue a new certificate with a new key; if it was a mistake, see `mtlsd revoke --list` and `mtlsd unrevoke`.";
-    /// `trust.crl_policy: require`, and no fresh list.
+    /// `trust.crl_policy: require` and no fresh list, or `trust.ocsp_policy: require` and no fresh answer.
     RevocationUnknown = "revocation_unknown", 43,
         "It is not known whether a certificate of the peer was revoked, and this node requires that it is.",
-        "See in the log why trust.crls has no fresh CRL of the issuer; trust.crl_policy: prefer accepts without.";
+        "Try again in a moment if an OCSP responder is being asked. Else see in the log why trust.crls has no fresh CRL or trust.ocsp no answer; trust.crl_policy or trust.ocsp_policy: prefer accepts without.";
 }
 
 /// A refusal: the reason and what was seen, for the log, `explain` and the peer.

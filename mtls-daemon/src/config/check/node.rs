@@ -9,10 +9,11 @@ use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::types::{
     AccessLog, CrlOrigin, CrlPolicy, CrlSource, DatapathChoice, EmbeddedCa, Exclusions, Issuer, Limits, Log,
-    Paths, PeerNames, Pkcs11Token, Recorder, Timeouts, Tls, TlsVersion, Trust, TrustBundleFile,
-    WorkloadIdentity,
+    OcspPolicy, OcspResponder, OcspSource, Paths, PeerNames, Pkcs11Token, Recorder, Timeouts, Tls,
+    TlsVersion, Trust, TrustBundleFile, WorkloadIdentity,
 };
 use crate::datapath::ktls::Suite;
+use crate::fetch::is_url;
 use crate::handshake;
 use crate::identity::TrustDomain;
 use crate::identity::alarm::{Threshold, Thresholds};
@@ -158,10 +159,23 @@ fn trust(check: &mut Check, raw: raw::Trust) -> Trust {
         }
         Some(At { value: raw::CrlPolicy::Prefer, .. }) | None => CrlPolicy::Prefer,
     };
+    let mut seen = Seen::new("OCSP responder of trust domain", "write one for each trust domain");
+    let ocsp: Vec<_> = raw.ocsp.iter().filter_map(|at| ocsp_source(check, &mut seen, at)).collect();
+    let ocsp_policy = match raw.ocsp_policy.0 {
+        Some(At { value: raw::OcspPolicy::Require, spot }) => {
+            if raw.ocsp.is_empty() {
+                check.fault(spot, Fault::OcspPolicyWithoutOcsp);
+            }
+            OcspPolicy::Require
+        }
+        Some(At { value: raw::OcspPolicy::Prefer, .. }) | None => OcspPolicy::Prefer,
+    };
     Trust {
         bundles,
         crls,
         crl_policy,
+        ocsp,
+        ocsp_policy,
         peer_names,
         clock_skew: clock_skew.unwrap_or(handshake::Trust::CLOCK_SKEW),
     }
@@ -195,19 +209,38 @@ fn crl_source(
     Some(CrlSource { trust_domain, origin, issuer_file: issuer_file?, refresh: refresh? })
 }
 
-/// Longer than any that is meant.
-const MAX_URL: usize = 2_048;
-
 fn crl_url(check: &mut Check, at: &At<String>) -> Option<String> {
     let url = &at.value;
-    let rest = url.strip_prefix("http://").or_else(|| url.strip_prefix("https://"));
-    let fine =
-        |rest: &str| !rest.is_empty() && !rest.starts_with('/') && rest.bytes().all(|b| b.is_ascii_graphic());
-    if rest.is_some_and(fine) && url.len() <= MAX_URL {
+    if is_url(url) {
         return Some(url.clone());
     }
     check.fault(at.spot, Fault::CrlUrl(Quoted::new(url)));
     None
+}
+
+fn ocsp_source(
+    check: &mut Check,
+    seen: &mut Seen<TrustDomain>,
+    at: &At<raw::OcspSource>,
+) -> Option<OcspSource> {
+    let raw = &at.value;
+    let trust_domain = check.trust_domain(&raw.trust_domain);
+    let responder = match raw.responder.value.as_str() {
+        "certificate" => Some(OcspResponder::Certificate),
+        url if is_url(url) => Some(OcspResponder::Url(url.to_owned())),
+        other => {
+            check.fault(raw.responder.spot, Fault::OcspResponder(Quoted::new(other)));
+            None
+        }
+    };
+    let ca_file = check.optional_path(raw.ca_file.0.as_ref());
+    let refresh = match raw.refresh.0 {
+        None => Some(HOUR),
+        Some(_) => check.duration(&raw.refresh, SECOND, YEAR),
+    };
+    let trust_domain = trust_domain?;
+    seen.note(check, &trust_domain, trust_domain.as_str(), at.spot);
+    Some(OcspSource { trust_domain, responder: responder?, ca_file: ca_file?, refresh: refresh? })
 }
 
 fn tls(check: &mut Check, raw: raw::Tls) -> Tls {

@@ -259,6 +259,28 @@ fn a_text_that_cannot_be_is_refused() {
     one("trust: { crl_policy: §hard }", &["write one of: prefer, require"]);
     let crl = "{ trust_domain: b, file: /c }";
     one(&format!("trust: {{ crls: [¤{crl}, §{crl}] }}"), &["the CRL `/c` is taken already, at ¤"]);
+    for responder in ["cert", "ftp://c", "''", "'http://'"] {
+        one(
+            &format!("trust: {{ ocsp: [{{ trust_domain: b, responder: §{responder} }}] }}"),
+            &["is not an OCSP responder", "http:// or https://, or `certificate`"],
+        );
+    }
+    let ocsp =
+        |more: &str| format!("trust: {{ ocsp: [{{ trust_domain: b, responder: certificate, {more} }}] }}");
+    one(&ocsp("ca_file: §r"), &["the path `r` cannot be"]);
+    one(&ocsp("refresh: §1ms"), &["the duration `1ms` cannot be"]);
+    one(
+        "trust: { ocsp: [{ trust_domain: §B, responder: certificate }] }",
+        &["the trust domain `B` cannot be"],
+    );
+    one("trust: { ocsp_policy: §require }", &["for the trust domains under `ocsp`", "there are none"]);
+    one("trust: { ocsp_policy: §hard }", &["write one of: prefer, require"]);
+    let (one_of_b, other_of_b) =
+        ("{ trust_domain: b, responder: certificate }", "{ trust_domain: b, responder: 'http://o' }");
+    one(
+        &format!("trust: {{ ocsp: [¤{one_of_b}, §{other_of_b}] }}"),
+        &["the OCSP responder of trust domain `b` is taken already, at ¤"],
+    );
     one(&inner("exec: §{ timeout: 3s }"), &["either `command`", "or `shell`"]);
     one(&inner("exec: §{ command: [/x], shell: x }"), &["either `command`", "or `shell`"]);
     one(&inner("exec: { command: §[] }"), &["this list is empty; write the program and its arguments"]);

@@ -313,6 +313,21 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
                         },
                     ],
                     crl_policy: if common_name { CrlPolicy::Require } else { CrlPolicy::Prefer },
+                    ocsp: vec![
+                        OcspSource {
+                            trust_domain: "other".parse().unwrap(),
+                            responder: OcspResponder::Certificate,
+                            ca_file: dns.then(|| "/r".into()),
+                            refresh: timeouts.0 + Duration::from_secs(1),
+                        },
+                        OcspSource {
+                            trust_domain: "own".parse().unwrap(),
+                            responder: OcspResponder::Url("http://ocsp".into()),
+                            ca_file: None,
+                            refresh: timeouts.1 + Duration::from_secs(1),
+                        },
+                    ],
+                    ocsp_policy: if dns { OcspPolicy::Require } else { OcspPolicy::Prefer },
                     peer_names: PeerNames { dns, common_name },
                     clock_skew: timeouts.0.min(Duration::from_secs(300)),
                 },
@@ -388,6 +403,17 @@ fn crl_document(crl: &CrlSource) -> Value {
     given(json!({
         "trust_domain": crl.trust_domain, "file": file, "url": url, "ca_file": ca_file,
         "issuer_file": crl.issuer_file, "refresh": super::super::scalar::show(crl.refresh),
+    }))
+}
+
+fn ocsp_document(ocsp: &OcspSource) -> Value {
+    let responder = match &ocsp.responder {
+        OcspResponder::Certificate => "certificate",
+        OcspResponder::Url(url) => url,
+    };
+    given(json!({
+        "trust_domain": ocsp.trust_domain, "responder": responder, "ca_file": ocsp.ca_file,
+        "refresh": super::super::scalar::show(ocsp.refresh),
     }))
 }
 
@@ -541,6 +567,11 @@ pub(super) fn document(config: &Config) -> Value {
             "crl_policy": match config.trust.crl_policy {
                 CrlPolicy::Prefer => "prefer",
                 CrlPolicy::Require => "require",
+            },
+            "ocsp": config.trust.ocsp.iter().map(ocsp_document).collect::<Value>(),
+            "ocsp_policy": match config.trust.ocsp_policy {
+                OcspPolicy::Prefer => "prefer",
+                OcspPolicy::Require => "require",
             },
             "peer_names": { "dns": config.trust.peer_names.dns, "common_name": config.trust.peer_names.common_name },
         },

@@ -41,6 +41,16 @@ fn every_key_of_the_example_is_taken() {
         (Duration::from_secs(600), &Some("/etc/mtlsd/site.pem".into()))
     );
     assert_eq!((url.trust_domain.as_str(), config.trust.crl_policy), ("example.org", CrlPolicy::Require));
+    let [certificate, url] = &config.trust.ocsp[..] else { panic!("{:?}", config.trust.ocsp) };
+    assert_eq!(certificate.responder, OcspResponder::Certificate);
+    assert_eq!((certificate.refresh, &certificate.ca_file), (Duration::from_secs(3600), &None));
+    assert_eq!(url.responder, OcspResponder::Url("https://ocsp.partner.example/".into()));
+    let ca_file = Some("/etc/mtlsd/web-roots.pem".into());
+    assert_eq!((url.refresh, &url.ca_file), (Duration::from_secs(1200), &ca_file));
+    assert_eq!(
+        (url.trust_domain.as_str(), config.trust.ocsp_policy),
+        ("partner.example", OcspPolicy::Require)
+    );
     assert_eq!(config.access_log, AccessLog::File("/var/log/mtlsd/access.jsonl".into()));
     let web = config.workload("web").unwrap();
     assert_eq!(web.select, Selector { netns: Some("/run/netns/web".into()), cgroup: None });

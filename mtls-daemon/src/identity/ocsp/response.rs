@@ -4,20 +4,22 @@ use std::time::{Duration, SystemTime};
 
 use rustls::pki_types::{CertificateDer, UnixTime};
 use webpki::{EndEntityCert, KeyUsage};
+use x509_cert::der::oid::AssociatedOid;
 use x509_cert::der::{Decode, Encode};
+use x509_cert::ext::Extension;
 use x509_ocsp::{
     BasicOcspResponse, CertStatus, OcspGeneralizedTime, OcspResponse, OcspResponseStatus, SingleResponse,
 };
 
 use super::IssuerId;
-use super::issuer::parse;
+use super::question::parse;
 use crate::identity::leaf::show;
 use crate::identity::when;
 
 /// Largest answer that is read, in bytes. With a responder's certificate they have 1 to 3 KiB.
 pub const MAX_RESPONSE: usize = 64 * 1024;
 /// By how much the clocks of a responder and of this node may differ.
-const SKEW: Duration = Duration::from_secs(60);
+const SKEW: Duration = when::CLOCK_SKEW;
 /// For how long an answer without nextUpdate counts.
 const WITHOUT_END: Duration = Duration::from_secs(86_400);
 /// id-kp-OCSPSigning (RFC 6960, section 4.2.2.2), without tag and length.
@@ -46,24 +48,42 @@ pub enum OcspError {
         reason: String,
     },
     /// The responder does not answer.
-    #[error("the OCSP responder says {0}; look at its log")]
+    #[error("responseStatus: the OCSP responder says {0}; look at its log")]
     NotSuccessful(&'static str),
     /// Not signed by the CA, nor by whom it has put in charge.
     #[error(
-        "the OCSP response is not signed by the issuer of the certificate: {0}; check the responder's key"
+        "signature: the OCSP response is not signed by the issuer of the certificate, nor by whom it has put in charge: {0}; \
+         check the responder's key and certificate"
     )]
     Signature(String),
     /// About other certificates.
     #[error(
-        "the OCSP response is not about the certificate that was asked for; check the responder's address"
+        "certID: the OCSP response is not about the certificate that was asked for; check the responder's address"
     )]
     OtherCertificate,
     /// From the future.
-    #[error("the OCSP response is {0}; check the clocks of this node and of the responder")]
+    #[error("thisUpdate: the OCSP response is {0}; check the clocks of this node and of the responder")]
     NotYetValid(String),
+    /// Older than one that is known.
+    #[error(
+        "thisUpdate: the OCSP response of {0} is older than the one in force, of {1}; whoever serves it went back"
+    )]
+    Older(String, String),
+    /// It says more than is understood, and that it matters.
+    #[error(
+        "{0} of the OCSP response: there is a critical extension, and none is known here; have the responder leave it out"
+    )]
+    Critical(&'static str),
     /// Too old.
-    #[error("the OCSP response {0}; look at the responder, or check this node's clock")]
+    #[error("nextUpdate: the OCSP response {0}; look at the responder, or check this node's clock")]
     Expired(String),
+}
+
+impl OcspError {
+    /// Would the responder answer no other question either, just now?
+    pub(super) fn is_of_responder(&self) -> bool {
+        matches!(self, Self::NotSuccessful("tryLater" | "internalError"))
+    }
 }
 
 /// What a CA says about a certificate.
@@ -89,6 +109,12 @@ pub struct Answer {
 }
 
 impl Answer {
+    /// Does it count still?
+    #[must_use]
+    pub fn is_fresh(&self, now: SystemTime) -> bool {
+        when::between(self.until, now) <= SKEW
+    }
+
     /// Reads and verifies an answer about the certificate `id`, which `issuer` has signed.
     ///
     /// # Errors
@@ -104,11 +130,13 @@ impl Answer {
         }
         let basic = basic(der)?;
         verify(&basic, issuer, now)?;
+        is_understood(basic.tbs_response_data.response_extensions.as_deref(), "responseExtensions")?;
         let single = basic.tbs_response_data.responses.iter().find(|single| id.is(&single.cert_id));
         Self::of(single.ok_or(OcspError::OtherCertificate)?, now)
     }
 
     fn of(single: &SingleResponse, now: SystemTime) -> Result<Self, OcspError> {
+        is_understood(single.single_extensions.as_deref(), "singleExtensions")?;
         let this_update = time(single.this_update);
         let until = match single.next_update {
             Some(next) => time(next),
@@ -129,6 +157,13 @@ impl Answer {
     }
 }
 
+fn is_understood(extensions: Option<&[Extension]>, field: &'static str) -> Result<(), OcspError> {
+    match extensions.into_iter().flatten().find(|extension| extension.critical) {
+        Some(_) => Err(OcspError::Critical(field)),
+        None => Ok(()),
+    }
+}
+
 fn time(time: OcspGeneralizedTime) -> SystemTime {
     time.0.to_system_time()
 }
@@ -138,7 +173,7 @@ fn malformed(field: &'static str) -> impl Fn(x509_cert::der::Error) -> OcspError
 }
 
 fn basic(der: &[u8]) -> Result<BasicOcspResponse, OcspError> {
-    let response = OcspResponse::from_der(der).map_err(malformed("the envelope"))?;
+    let response = OcspResponse::from_der(der).map_err(malformed("OCSPResponse"))?;
     let refused = match response.response_status {
         OcspResponseStatus::Successful => None,
         OcspResponseStatus::MalformedRequest => Some("malformedRequest"),
@@ -152,7 +187,11 @@ fn basic(der: &[u8]) -> Result<BasicOcspResponse, OcspError> {
     }
     let empty = || OcspError::Malformed { field: "responseBytes", reason: "there are none".to_owned() };
     let bytes = response.response_bytes.ok_or_else(empty)?;
-    BasicOcspResponse::from_der(bytes.response.as_bytes()).map_err(malformed("the basic response"))
+    if bytes.response_type != BasicOcspResponse::OID {
+        let reason = format!("it is {}, not id-pkix-ocsp-basic", bytes.response_type);
+        return Err(OcspError::Malformed { field: "responseType", reason });
+    }
+    BasicOcspResponse::from_der(bytes.response.as_bytes()).map_err(malformed("BasicOCSPResponse"))
 }
 
 /// Signed by the issuer itself, or by a responder whose certificate the issuer has signed for that (RFC 6960, section 4.2.2.2).

@@ -50,8 +50,11 @@ impl Ca {
     }
 
     fn run(&self, words: &str) {
-        let output =
-            Command::new("openssl").args(words.split_whitespace()).current_dir(self.0.path()).output().unwrap();
+        let output = Command::new("openssl")
+            .args(words.split_whitespace())
+            .current_dir(self.0.path())
+            .output()
+            .unwrap();
         assert!(output.status.success(), "openssl {words}: {}", String::from_utf8_lossy(&output.stderr));
     }
 
@@ -150,8 +153,8 @@ fn an_answer_about_another_certificate_or_of_another_time_does_not_count() {
 fn what_is_no_answer_says_which_part_is_wrong() {
     let ca = Ca::new();
     for (der, part) in [
-        (vec![], "the envelope of the OCSP response"),
-        (b"<html>".to_vec(), "the envelope of the OCSP response"),
+        (vec![], "OCSPResponse of the OCSP response"),
+        (b"<html>".to_vec(), "OCSPResponse of the OCSP response"),
         (vec![0x30, 3, 0x0a, 1, 3], "says tryLater"),
         (vec![0x30, 3, 0x0a, 1, 6], "says unauthorized"),
         (vec![0x30, 3, 0x0a, 1, 0], "responseBytes of the OCSP response"),

@@ -11,7 +11,6 @@ use std::time::SystemTime;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, CertificateRevocationListDer};
 use webpki::{BorrowedCertRevocationList, EndEntityCert, Error as PkiError};
-use x509_parser::certificate::X509Certificate;
 use x509_parser::extensions::ParsedExtension;
 use x509_parser::oid_registry::Oid;
 
@@ -264,11 +263,13 @@ fn is_authority_below(der: &CertificateDer<'_>, known: &[CertificateDer<'_>], no
     let is_ca = certificate.basic_constraints().ok().flatten().is_some_and(|basic| basic.value.ca);
     let (from, until) = (certificate.validity().not_before, certificate.validity().not_after);
     let valid = when::from_unix(from.timestamp()) <= now && now <= when::from_unix(until.timestamp());
-    is_ca && valid && known.iter().any(|issuer| is_signed_by(&certificate, issuer))
+    is_ca && valid && known.iter().any(|issuer| is_signed_by(der, issuer))
 }
 
-fn is_signed_by(certificate: &X509Certificate<'_>, issuer: &CertificateDer<'_>) -> bool {
-    let Ok((_, parsed)) = x509_parser::parse_x509_certificate(issuer) else { return false };
+/// Is it the issuer that the certificate names, and is the signature its?
+pub(crate) fn is_signed_by(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> bool {
+    let parse = |der| x509_parser::parse_x509_certificate(der).map(|(_, parsed)| parsed);
+    let (Ok(certificate), Ok(parsed)) = (parse(certificate), parse(issuer)) else { return false };
     let signed = Signed {
         content: certificate.tbs_certificate.as_ref(),
         algorithm: &certificate.signature_algorithm.algorithm,

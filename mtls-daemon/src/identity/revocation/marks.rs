@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::str::FromStr;
+use std::sync::Arc;
 
 use aws_lc_rs::digest::{SHA256, digest};
 use rustls::pki_types::CertificateDer;
@@ -9,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::identity::SpiffeId;
 use crate::identity::leaf::{Unreadable, show, shown_name};
+use crate::identity::ocsp::Question;
 use crate::identity::verified::Fingerprint;
 
 /// Longest serial that somebody may write down, in bytes. RFC 5280 section 4.1.2.2 allows 20; some CAs make more.
@@ -191,6 +193,8 @@ pub struct ChainMarks {
     pub certificates: Box<[CertificateMarks]>,
     /// Is the last one the root?
     pub rooted: bool,
+    /// How the leaf's issuer is asked about it; `None` where the issuer is not known.
+    pub(crate) question: Option<Arc<Question>>,
 }
 
 impl ChainMarks {
@@ -201,9 +205,13 @@ impl ChainMarks {
         path: impl IntoIterator<Item = &'a CertificateDer<'c>>,
         rooted: bool,
     ) -> Result<Self, Unreadable> {
-        let certificates =
-            path.into_iter().map(|der| CertificateMarks::read(der)).collect::<Result<_, _>>()?;
-        Ok(Self { fingerprint, id, certificates, rooted })
+        let path: Vec<_> = path.into_iter().collect();
+        let certificates = path.iter().map(|der| CertificateMarks::read(der)).collect::<Result<_, _>>()?;
+        let question = match path.as_slice() {
+            [leaf, issuer, ..] => Question::of(leaf, issuer).ok().map(Arc::new),
+            _ => None,
+        };
+        Ok(Self { fingerprint, id, certificates, rooted, question })
     }
 }
 

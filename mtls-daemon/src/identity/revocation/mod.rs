@@ -1,8 +1,8 @@
 //! Which certificates are good no longer, although their time has not run out.
 //!
 //! [`Revocations::refusal_of`] is the one place that is asked: for each peer, also one whose chain is remembered, and
-//! for our own SVIDs. It looks into what is in memory, without a lock and never at the network. The deny list is the
-//! operator's own ([`Entry`], kept on disk); [`Crls`] are the issuers'. OCSP answers would be a third.
+//! for our own SVIDs. It looks into what is in memory, never at the network. The deny list is the
+//! operator's own ([`Entry`], kept on disk); [`Crls`] are the issuers', and so are the answers of [`Ocsp`].
 
 pub mod crl;
 mod crls;
@@ -24,6 +24,7 @@ pub use entry::{Entry, Target};
 pub(crate) use file::write_beside;
 pub use marks::{CertificateMarks, ChainMarks, DistinguishedName, MarkError, Serial, Sha256};
 
+use super::ocsp::Ocsp;
 use crate::observe::{Reason, Refusal};
 use entry::DenyList;
 use file::ListFile;
@@ -83,6 +84,7 @@ pub enum RevocationError {
 pub struct Revocations {
     denied: ArcSwap<DenyList>,
     crls: ArcSwap<Crls>,
+    ocsp: Ocsp,
     /// `None`: in memory only. The lock is for those who change the list.
     file: Mutex<Option<ListFile>>,
 }
@@ -97,7 +99,12 @@ impl Revocations {
     /// An empty list that is not kept on disk.
     #[must_use]
     pub fn in_memory() -> Self {
-        Self { denied: ArcSwap::default(), crls: ArcSwap::default(), file: Mutex::new(None) }
+        Self {
+            denied: ArcSwap::default(),
+            crls: ArcSwap::default(),
+            ocsp: Ocsp::default(),
+            file: Mutex::new(None),
+        }
     }
 
     /// The list that is kept in `directory`, which exists.
@@ -110,6 +117,7 @@ impl Revocations {
         Ok(Self {
             denied: ArcSwap::from_pointee(list),
             crls: ArcSwap::default(),
+            ocsp: Ocsp::default(),
             file: Mutex::new(Some(file)),
         })
     }
@@ -120,7 +128,21 @@ impl Revocations {
         let denied = self.denied.load();
         let by_operator =
             denied.find(chain, now).map(|entry| Refusal::new(Reason::Revoked, entry.to_string()));
-        by_operator.or_else(|| self.crls.load().refusal_of(chain, now))
+        let by_crl = || self.crls.load().refusal_of(chain, now);
+        let by_ocsp = || self.ocsp.refusal_of(chain, now);
+        match by_operator.or_else(by_crl) {
+            // What is only unknown by a list is perhaps known by an answer to be revoked.
+            Some(unknown) if unknown.reason == Reason::RevocationUnknown => {
+                by_ocsp().filter(|refusal| refusal.reason == Reason::Revoked).or(Some(unknown))
+            }
+            refusal => refusal.or_else(by_ocsp),
+        }
+    }
+
+    /// The answers of OCSP responders.
+    #[must_use]
+    pub fn ocsp(&self) -> &Ocsp {
+        &self.ocsp
     }
 
     /// Takes other CRLs into use.

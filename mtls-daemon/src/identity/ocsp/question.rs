@@ -1,5 +1,7 @@
 //! How OCSP names a certificate: by hashes of its issuer's name and key, and its serial (RFC 6960, section 4.1.1).
 
+use std::time::SystemTime;
+
 use aws_lc_rs::digest::{Algorithm, SHA1_FOR_LEGACY_USE_ONLY, SHA256, digest};
 use rustls::pki_types::CertificateDer;
 use x509_ocsp::CertId;
@@ -8,8 +10,11 @@ use x509_parser::extensions::{GeneralName, ParsedExtension};
 use x509_parser::oid_registry::{OID_HASH_SHA1, OID_NIST_HASH_SHA256, Oid};
 use x509_parser::prelude::FromDer;
 
-use super::OcspError;
+use super::response::{Answer, OcspError};
+use crate::fetch::is_url;
 use crate::identity::leaf::show;
+use crate::identity::revocation::{Serial, Sha256};
+use crate::identity::when;
 
 /// The access method of a responder (RFC 6960, section 4.2.2.2: id-ad-ocsp).
 const ID_AD_OCSP: &str = "1.3.6.1.5.5.7.48.1";
@@ -77,6 +82,85 @@ fn significant(number: &[u8]) -> &[u8] {
     number.get(zeros..).unwrap_or_default()
 }
 
+/// A leaf whose chain was verified, and all that it takes to ask about it and to understand the answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Question {
+    id: IssuerId,
+    key: Sha256,
+    serial: Serial,
+    issuer: CertificateDer<'static>,
+    responder: Option<Box<str>>,
+    not_after: SystemTime,
+}
+
+impl Question {
+    /// About a certificate that `issuer` has signed.
+    ///
+    /// # Errors
+    /// For bytes that are no certificates.
+    pub fn of(certificate: &CertificateDer<'_>, issuer: &CertificateDer<'_>) -> Result<Self, OcspError> {
+        let id = IssuerId::of(certificate, issuer)?;
+        // Two hashes and what is left: no two certificates have the same.
+        let name = [id.hashes_with(&SHA256).0, id.hashes_with(&SHA256).1, id.serial.clone()].concat();
+        Ok(Self {
+            key: Sha256::of(&name),
+            serial: Serial::from_bytes(&id.serial),
+            id,
+            issuer: CertificateDer::from(issuer.to_vec()),
+            responder: responder_url(certificate)?.map(Into::into),
+            not_after: when::from_unix(parse(certificate)?.validity().not_after.timestamp()),
+        })
+    }
+
+    /// The question as it is sent.
+    ///
+    /// # Errors
+    /// For a serial that is too long.
+    pub fn request(&self) -> Result<Vec<u8>, OcspError> {
+        super::request(&self.id)
+    }
+
+    /// What was answered, if it is an answer to this question that counts.
+    ///
+    /// # Errors
+    /// As [`Answer::read`].
+    pub fn read(&self, der: &[u8], now: SystemTime) -> Result<Answer, OcspError> {
+        Answer::read(der, &self.id, &self.issuer, now)
+    }
+
+    /// The same for every certificate of this issuer's key with this serial.
+    #[must_use]
+    pub fn key(&self) -> &Sha256 {
+        &self.key
+    }
+
+    /// The same about another certificate.
+    #[cfg(test)]
+    pub(super) fn numbered(&self, number: usize) -> Self {
+        let serial = number.to_be_bytes();
+        let (key, serial) = (Sha256::of(&serial), Serial::from_bytes(&serial));
+        Self { key, serial, ..self.clone() }
+    }
+
+    /// The certificate's serial.
+    #[must_use]
+    pub fn serial(&self) -> &Serial {
+        &self.serial
+    }
+
+    /// The responder that the certificate names.
+    #[must_use]
+    pub fn responder(&self) -> Option<&str> {
+        self.responder.as_deref()
+    }
+
+    /// The certificate's `notAfter`.
+    #[must_use]
+    pub fn not_after(&self) -> SystemTime {
+        self.not_after
+    }
+}
+
 pub(super) fn parse<'a>(der: &'a CertificateDer<'_>) -> Result<X509Certificate<'a>, OcspError> {
     let parsed = x509_parser::parse_x509_certificate(der);
     parsed.map(|(_, parsed)| parsed).map_err(|error| OcspError::Certificate(show(&error.to_string())))
@@ -94,9 +178,7 @@ pub fn responder_url(certificate: &CertificateDer<'_>) -> Result<Option<String>,
     });
     let locations = access.iter().flat_map(|access| &access.accessdescs);
     let mut urls = locations.filter_map(|description| match &description.access_location {
-        GeneralName::URI(url)
-            if description.access_method.to_id_string() == ID_AD_OCSP && url.starts_with("http") =>
-        {
+        GeneralName::URI(url) if description.access_method.to_id_string() == ID_AD_OCSP && is_url(url) => {
             Some((*url).to_owned())
         }
         _ => None,
