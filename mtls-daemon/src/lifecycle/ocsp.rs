@@ -6,7 +6,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use tokio::task::JoinSet;
 
-use super::daemon::{Daemon, lock};
+use super::daemon::Daemon;
 use crate::config::{Config, OcspPolicy, OcspResponder};
 use crate::fetch::{Fetch, FetchSettings};
 use crate::identity::Revocations;
@@ -82,8 +82,9 @@ fn lives(leases: &Leases, question: &Question) -> bool {
 impl Daemon {
     /// Takes the configured responders into use, and begins to ask about the connections that there are.
     fn follow_ocsp_rules(&self) {
-        let config = Arc::clone(&lock(&self.changing).prepared.config);
-        if !self.revocations.ocsp().set_rules(rules(&config)) {
+        let snapshot = self.relay.snapshot.load();
+        let config = &snapshot.config;
+        if !self.revocations.ocsp().set_rules(rules(config)) {
             return;
         }
         let now = SystemTime::now();

@@ -63,11 +63,12 @@ impl Says {
             response_extensions: None,
         };
         let signature = ca.key.sign(&data.to_der().unwrap()).unwrap();
+        let certs = || self.certs.iter().map(|der| Certificate::from_der(der).unwrap()).collect();
         let basic = BasicOcspResponse {
             tbs_response_data: data,
             signature_algorithm: AlgorithmIdentifierOwned { oid: ECDSA_SHA256, parameters: None },
             signature: BitString::from_bytes(&signature).unwrap(),
-            certs: Some(self.certs.iter().map(|der| Certificate::from_der(der).unwrap()).collect()),
+            certs: (!self.certs.is_empty()).then(certs),
         };
         let bytes = Some(basic.to_response_bytes().unwrap());
         OcspResponse { response_status: OcspResponseStatus::Successful, response_bytes: bytes }
