@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use mtls_tests::certs::{Authority, Files, Leaf};
-use mtls_tests::lab::{Cmd, Lab, Process, Record};
+use mtls_tests::lab::{Cmd, Lab, Process, Record, free_port};
 use mtls_tests::programs::{Identity, s_client, s_server};
 use mtls_tests::{Pair, STRICT_PAIR, eventually, slow};
 
@@ -42,15 +42,11 @@ impl Site {
         command.arg("-rkey").arg(&self.authority.key_file)
     }
 
-    /// Where the daemon runs, with what is in the index now. Port 0: any; which one it is comes back.
-    fn respond(&self, lab: &Lab, port: u16) -> (Process, u16) {
-        let responder = self.openssl(lab).args(["-port", &port.to_string()]).piped().spawn();
-        let port = eventually(slow::limit(15), "the responder", || {
-            let said = String::from_utf8_lossy(&responder.stdout()).into_owned() + &responder.stderr();
-            let rest = said.split_once("ACCEPT ")?.1;
-            rest.split_whitespace().next()?.rsplit_once(':')?.1.parse().ok()
-        });
-        (responder, port)
+    /// Where the daemon runs, with what is in the index now.
+    fn respond(&self, lab: &Lab, port: u16) -> Process {
+        let mut responder = self.openssl(lab).args(["-port", &port.to_string()]).piped().spawn();
+        responder.wait_for("ACCEPT");
+        responder
     }
 
     /// An answer as a file, to be stapled.
@@ -106,7 +102,8 @@ fn a_responder_decides_over_new_and_live_connections_and_its_answer_is_stapled()
     let site = Site::new(&lab);
     let [web, db, guest] = ["web", "db", "guest"].map(|name| site.issue(name));
     site.knows(&lab, &[(&web, true), (&db, true), (&guest, true)]);
-    let (responder, port) = site.respond(&lab, 0);
+    let port = free_port();
+    let responder = site.respond(&lab, port);
     let pair = Pair::configured(lab, &site.yaml([&web, &db], &ocsp(port, "require")));
     wait_until_it_works(&pair);
 
@@ -143,7 +140,7 @@ fn a_responder_decides_over_new_and_live_connections_and_its_answer_is_stapled()
     });
     drop(responder);
     site.knows(&pair.lab, &[(&web, true), (&db, true), (&guest, false)]);
-    let (responder, _) = site.respond(&pair.lab, port);
+    let responder = site.respond(&pair.lab, port);
     let cut = pair.daemon.wait_for_log("the cut", |r| !r.refused() && r.inbound() && r.reason() == "revoked");
     assert!(cut.detail().contains(&format!("127.0.0.1:{port}")), "{cut:?}");
     pair.refuses("revoked", |to| {
@@ -170,9 +167,7 @@ fn without_an_answer_prefer_accepts_and_require_refuses_until_there_is_one() {
     let lab = Pair::lab();
     let site = Site::new(&lab);
     let [web, db] = ["web", "db"].map(|name| site.issue(name));
-    // A port where nobody is.
-    let (nobody, port) = site.respond(&lab, 0);
-    drop(nobody);
+    let port = free_port();
     let mut pair = Pair::configured(lab, &site.yaml([&web, &db], &ocsp(port, "prefer")));
     pair.works();
     eventually(slow::limit(15), "the failure in the log", || {
@@ -188,7 +183,7 @@ fn without_an_answer_prefer_accepts_and_require_refuses_until_there_is_one() {
     });
     assert!(down.detail().contains("cannot be reached"), "{down:?}");
     // It is there, and knows nobody.
-    let (responder, _) = site.respond(&pair.lab, port);
+    let responder = site.respond(&pair.lab, port);
     eventually(slow::limit(30), "a refusal that says so", || {
         pair.curl(pair.http()[0]);
         pair.daemon.access_log().into_iter().find(|r| r.detail().contains("certStatus unknown"))
@@ -207,8 +202,8 @@ fn what_another_server_staples_counts() {
         Site { authority: Authority::new(lab.dir(), "partner"), index: lab.dir().join("partner.txt") };
     let api = partner.authority.issue("api", &Leaf::good("spiffe://partner.example/api"));
     let [web, db] = ["web", "db"].map(|name| site.issue(name));
-    let (nobody, port) = site.respond(&lab, 0);
-    drop(nobody);
+    // Nobody is there.
+    let port = free_port();
     let more = format!(
         "  ocsp: [ {{ trust_domain: partner.example, responder: 'http://127.0.0.1:{port}/' }} ]\n  ocsp_policy: require\n\
          directory:\n  - {{ name: api, addresses: [\"$out.v4\"], ports: [4433, 4434], spiffe_ids: [\"spiffe://partner.example/api\"] }}\n"

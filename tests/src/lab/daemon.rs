@@ -412,7 +412,10 @@ pub fn program_beside_the_test(name: &str) -> PathBuf {
 }
 
 /// A free port of loopback outside the ephemeral range, which outgoing connections could take meanwhile.
-fn free_port() -> u16 {
+///
+/// # Panics
+/// If all are taken.
+pub fn free_port() -> u16 {
     static NEXT: AtomicU16 = AtomicU16::new(0);
     let start = u16::try_from(std::process::id() % 10_000).unwrap_or_default();
     for _ in 0..10_000 {

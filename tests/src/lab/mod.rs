@@ -26,7 +26,7 @@ use std::fs;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
-pub use daemon::{Daemon, Node, program_beside_the_test};
+pub use daemon::{Daemon, Node, free_port, program_beside_the_test};
 pub use process::{Cmd, Output, Place, Process, silence, tail};
 pub use record::Record;
 pub use wait::{eventually, within};

@@ -3,7 +3,8 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::book::{IDLE, MAX_LEAVES, MAX_STAPLE};
+use super::book::{IDLE, MAX_LEAVES};
+use super::leaf::MAX_STAPLE;
 use super::testing::{Says, good, revoked};
 use super::*;
 use crate::identity::ChainMarks;

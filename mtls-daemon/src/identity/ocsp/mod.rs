@@ -4,6 +4,7 @@
 
 mod book;
 mod due;
+mod leaf;
 mod question;
 mod request;
 mod response;
