@@ -704,7 +704,10 @@ pub(crate) mod tests {
         let cells =
             |line: &str| line.split('|').map(|c| c.trim().trim_matches('`').to_owned()).collect::<Vec<_>>();
         let rows: Vec<_> = document.lines().filter(|l| l.starts_with("| `")).map(cells).collect();
-        let record = serde_json::to_value(live(1).ended(Ending::Closed)).unwrap();
+        let noted = live(1);
+        let dry_run = Some(DryRun { allow: false, rule: "r".into() });
+        noted.learn(|l| l.notes = Some(Box::new(PolicyNotes { audited: vec!["r".into()], dry_run })));
+        let record = serde_json::to_value(noted.ended(Ending::Closed)).unwrap();
         let mut documented = HashSet::new();
         for row in &rows {
             assert!(documented.insert(row[1].clone()), "{} is documented twice", row[1]);
