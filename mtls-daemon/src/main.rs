@@ -16,6 +16,9 @@ fn main() -> ExitCode {
         }),
         Command::Ask(ask) => runtime(tokio::runtime::Builder::new_current_thread())
             .and_then(|runtime| runtime.block_on(ask.run(&mut stdout())).map_err(|error| error.to_string())),
+        Command::Policy(asked) => commands::policy::run(&asked, &mut stdout())
+            .map(|holds| if holds { EXIT_HOLDS } else { EXIT_DOES_NOT_HOLD })
+            .map_err(|error| error.to_string()),
         other => command(other).map(|()| EXIT_HOLDS).map_err(|error| error.to_string()),
     };
     match outcome {
@@ -43,6 +46,6 @@ fn command(command: Command) -> Result<(), CommandError> {
         Command::Config(ConfigCommand::Schema) => commands::print_schema(out),
         Command::Ca(command) => commands::ca::run(&command, out),
         Command::Uninstall(args) => commands::uninstall(&args.config.config, args.output.json, out),
-        Command::Run(_) | Command::Ask(_) => Ok(()),
+        Command::Run(_) | Command::Ask(_) | Command::Policy(_) => Ok(()),
     }
 }

@@ -461,6 +461,17 @@ pub enum Fault {
     /// Ports of Istio are text.
     #[error("the port {0} cannot be: write a number from 1 to 65535 in quotes")]
     IstioPort(Quoted),
+    /// A port of the end that connects.
+    #[error("the port belongs to `to`")]
+    TestPort,
+    /// Nobody of this configuration.
+    #[error("neither end is a workload of this configuration; write `workload: NAME` for one of them")]
+    TestWithoutWorkload,
+    /// Contradictory, or attributes of nobody.
+    #[error(
+        "write either `workload`, or `spiffe_id` with what its certificate says, or only `address` for somebody who proves nothing"
+    )]
+    TestEnd,
     /// No label.
     #[error("the label {0} cannot be: {1}")]
     WorkloadLabel(Quoted, WorkloadLabelError),

@@ -7,6 +7,7 @@ mod at;
 mod check;
 mod error;
 mod istio;
+mod policy_tests;
 mod raw;
 mod read;
 mod rule;
@@ -23,6 +24,7 @@ use std::path::{Path, PathBuf};
 use check::{Check, WHOLE_FILE};
 
 pub use error::{ConfigError, Fault, Place, Problem, Quoted};
+pub use policy_tests::{End, PolicyTest, Who, load_policy_tests, parse_policy_tests};
 pub use read::{MAX_BYTES, MAX_DROP_INS, Source};
 pub use rule::*;
 pub use scalar::{CgroupError, CidrError, DnsNameError, DurationError, NameError, NetnsError, PathError};

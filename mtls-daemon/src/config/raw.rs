@@ -11,6 +11,7 @@ use super::types::{
 
 pub(super) mod istio;
 mod policy;
+pub(super) mod tests;
 mod vault;
 
 pub(super) use policy::{Extension, Labels, LocalMatch, ModeEntry, OutboundRule, PeerMatch, Peers, Rule};

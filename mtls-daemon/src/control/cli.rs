@@ -47,6 +47,9 @@ pub enum Command {
     /// Look at a configuration without using it
     #[command(subcommand)]
     Config(ConfigCommand),
+    /// Look at the rules without using them
+    #[command(subcommand)]
+    Policy(PolicyCommand),
     /// The embedded certificate authority, for demos and small sites
     #[command(subcommand)]
     Ca(CaCommand),
@@ -95,6 +98,32 @@ pub enum ConfigCommand {
     },
     /// Print the JSON schema of the configuration
     Schema,
+}
+
+/// `mtlsd policy …`
+#[derive(Debug, Subcommand)]
+pub enum PolicyCommand {
+    /// Find contradictions, rules without effect, and rules that let in everybody
+    Check {
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// How to answer.
+        #[command(flatten)]
+        output: Output,
+    },
+    /// Decide on the connections of a file, and compare with what it expects
+    Test {
+        /// Files of tests: who, to whom, allow or deny
+        #[arg(value_name = "FILE", required = true)]
+        files: Vec<PathBuf>,
+        /// Which configuration.
+        #[command(flatten)]
+        config: ConfigFile,
+        /// How to answer.
+        #[command(flatten)]
+        output: Output,
+    },
 }
 
 /// Where the daemon is and how to show its answer.

@@ -1,6 +1,7 @@
 //! The commands that need no running daemon: `config`, `ca`, `uninstall`.
 
 pub mod ca;
+pub mod policy;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};

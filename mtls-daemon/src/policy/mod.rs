@@ -5,7 +5,10 @@
 //! compare with, and what explains a decision.
 
 mod bits;
+pub mod check;
+pub mod coverage;
 mod dimension;
+pub mod expect;
 mod index;
 mod lookup;
 mod nested;

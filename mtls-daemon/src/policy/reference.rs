@@ -54,6 +54,12 @@ pub fn matches(rule: &Rule, peer: &Peer<'_>, workload: &str, port: u16) -> bool 
     misses(rule, peer, workload, port).is_empty()
 }
 
+/// Whether the rule is for this workload and port, whoever the peer is.
+#[must_use]
+pub fn is_for(rule: &Rule, workload: &str, port: u16) -> bool {
+    local_misses(&rule.local, workload, port).is_empty()
+}
+
 fn local_misses(local: &LocalMatch, workload: &str, port: u16) -> Vec<Miss> {
     let mut misses = Vec::new();
     let named = local.workloads.as_ref().is_none_or(|names| names.contains(workload));

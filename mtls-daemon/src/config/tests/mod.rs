@@ -2,6 +2,7 @@ mod faults;
 mod files;
 mod generate;
 mod istio;
+mod policy_tests;
 mod properties;
 mod rules;
 mod vault;

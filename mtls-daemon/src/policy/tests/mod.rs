@@ -1,3 +1,5 @@
+mod check;
+mod expect;
 mod mutation;
 mod properties;
 

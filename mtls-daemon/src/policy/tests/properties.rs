@@ -5,7 +5,8 @@ use proptest::option;
 use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
-use super::super::reference;
+use super::super::check::{self, FindingKind};
+use super::super::{coverage, reference};
 use super::*;
 use crate::config::{Action, LocalMatch, PeerMatch, PeerTrait, PeerTraits, Rule, TextPattern};
 
@@ -129,6 +130,22 @@ fn naive<'r>(rules: &'r [Rule], query: &Query<'_>, with_dry_run: bool) -> Verdic
     Verdict { allow: query.allowed_by_default, rule: None }
 }
 
+/// Rules that decide, numbered.
+fn deciding_rules() -> impl Strategy<Value = Vec<Rule>> {
+    vec(rule(), 1..6).prop_map(|rules| {
+        let mut rules: Vec<Rule> =
+            rules.into_iter().filter(|rule| rule.action != Action::Audit && !rule.dry_run).collect();
+        (0..).zip(&mut rules).for_each(|(number, rule): (u32, _)| rule.name = format!("r{number}"));
+        rules
+    })
+}
+
+type Asked = (Option<PeerName>, CertificateAttributes, &'static str, &'static str, u16);
+
+fn asked() -> impl Strategy<Value = Asked> {
+    (name(), attributes(), select(ADDRESSES.to_vec()), select(WORKLOADS.to_vec()), 1..5_u16)
+}
+
 proptest! {
     #![proptest_config(ProptestConfig::with_cases(600))]
 
@@ -175,6 +192,41 @@ proptest! {
                     prop_assert!(early.is_none() || !want.allow);
                 }
             }
+        }
+    }
+
+    #[test]
+    fn a_rule_that_is_said_to_be_covered_or_to_match_nothing_never_decides(
+        rules in deciding_rules(),
+        queries in vec(asked(), 1..40),
+    ) {
+        let mut config = config("");
+        config.policy = rules.clone();
+        let useless: Vec<String> = check::check(&config)
+            .into_iter()
+            .filter(|finding| matches!(
+                finding.kind,
+                FindingKind::Shadowed | FindingKind::Contradiction | FindingKind::MatchesNothing
+            ))
+            .map(|finding| finding.rule)
+            .collect();
+        for (name, attributes, address, workload, port) in &queries {
+            let attributes = if name.is_none() { CertificateAttributes::NONE } else { attributes };
+            let peer = Peer {
+                name: name.as_ref(), attributes: Some(attributes), address: Some(address.parse().unwrap()),
+            };
+            let matching = |rule: &&Rule| reference::matches(rule, &peer, workload, *port);
+            for (place, outer) in rules.iter().enumerate() {
+                for inner in rules.iter().skip(place + 1) {
+                    if coverage::covers(outer, inner) && matching(&inner) {
+                        prop_assert!(matching(&outer), "{:?} covers {:?}: {:?}", outer, inner, peer);
+                    }
+                }
+            }
+            let query = Query { peer, workload, port: *port, mode: Mode::Permissive, allowed_by_default: false };
+            let verdict = naive(&rules, &query, false);
+            let by_useless = verdict.rule.filter(|rule| useless.iter().any(|name| name == rule));
+            prop_assert_eq!(by_useless, None, "{:?}", query);
         }
     }
 }
