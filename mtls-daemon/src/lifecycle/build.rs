@@ -1,28 +1,25 @@
 //! From a configuration to identity sources, trust, and the snapshot that connections are decided on.
 
+mod sources;
+
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::SystemTime;
 
 use super::error::PrepareError;
 use super::registry::Registry;
-use crate::config::{self, Config, DatapathChoice, IssuerKind, TlsVersion, Workload, WorkloadIdentity};
+use crate::config::{Config, DatapathChoice, TlsVersion, Workload, WorkloadIdentity};
 use crate::datapath::relay::KernelTls;
 use crate::datapath::relay::context::certificate_info;
 use crate::directory::Directory;
 use crate::handshake::{MinVersion, PeerNameSettings, SuiteOrder, TlsSettings, Trust, WorkloadTls};
-use crate::identity::issuer::Request;
-use crate::identity::issuer::exec::ExecIssuer;
-use crate::identity::issuer::vault::VaultIssuer;
 use crate::identity::leaf::Unreadable;
 use crate::identity::ocsp::Question;
-use crate::identity::pkcs11::TokenKeySettings;
 use crate::identity::revocation::crl::is_signed_by;
 use crate::identity::store::watch::Stamp;
 use crate::identity::verified::Fingerprint;
 use crate::identity::{
-    Agent, ChainMarks, DelegatedSource, EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentityFiles,
-    IdentitySource, IdentityStore, Issuer, IssuerSource, Revocations, TrustBundles, WorkloadApiSource,
+    ChainMarks, EmbeddedCa, EmbeddedCaSettings, IdentitySource, IdentityStore, Revocations, TrustBundles,
     X509Svid, files,
 };
 use crate::observe::metrics::Metrics;
@@ -78,18 +75,11 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
     }
     let needs_ca = config.workloads.iter().any(|workload| workload.identity == WorkloadIdentity::EmbeddedCa);
     let ca = if needs_ca { Some(Arc::new(open_ca(&config)?)) } else { None };
-    let issuers = issuers(&config);
     for (root, one, other) in bundles.shared_roots() {
         let root = root.subject();
         tracing::warn!(root, %one, %other, "this root vouches for two trust domains, whose IDs it may both issue; give each its own");
     }
-    let sources = config
-        .workloads
-        .iter()
-        .filter_map(|workload| {
-            Some((workload.name.clone(), source(&config, workload, ca.as_ref(), &issuers)?))
-        })
-        .collect();
+    let sources = sources::of(&config, ca.as_ref());
     let directory = Arc::new(Directory::from_config(&config));
     let policy = Arc::new(Policy::from_config(&config));
     let bundles = Arc::new(bundles);
@@ -104,84 +94,6 @@ fn open_ca(config: &Config) -> Result<EmbeddedCa, PrepareError> {
         key: config.embedded_ca.key.clone(),
     };
     Ok(EmbeddedCa::open(settings, SystemTime::now())?)
-}
-
-type Issuers = BTreeMap<String, Arc<dyn Issuer>>;
-
-fn source(
-    config: &Config,
-    workload: &Workload,
-    ca: Option<&Arc<EmbeddedCa>>,
-    issuers: &Issuers,
-) -> Option<Arc<dyn IdentitySource>> {
-    match &workload.identity {
-        WorkloadIdentity::Files(files) => Some(Arc::new(IdentityFiles {
-            certificate: files.certificate.clone(),
-            key: files.key.clone(),
-            bundle: files.bundle.clone(),
-        })),
-        WorkloadIdentity::EmbeddedCa => Some(Arc::new(EmbeddedSource {
-            ca: Arc::clone(ca?),
-            id: workload.spiffe_id.clone(),
-            dns_names: workload.dns_names.clone(),
-            subject: workload.subject.clone(),
-            workload: workload.name.clone(),
-        })),
-        WorkloadIdentity::Delegated { issuer, selectors } => {
-            let issuer = config.issuers.iter().find(|known| known.name == *issuer)?;
-            let IssuerKind::DelegatedIdentity { socket } = &issuer.kind else { return None };
-            let (id, selectors) = (workload.spiffe_id.clone(), selectors.clone());
-            Some(Arc::new(DelegatedSource::new(Agent::at(socket), id, selectors)))
-        }
-        WorkloadIdentity::Issuer(issuer) => from_issuer(config, workload, issuer, None, issuers),
-        WorkloadIdentity::IssuerWithToken { issuer, key } => {
-            from_issuer(config, workload, issuer, Some(key.clone()), issuers)
-        }
-        WorkloadIdentity::Token(identity) => Some(Arc::new(identity.clone())),
-    }
-}
-
-fn from_issuer(
-    config: &Config,
-    workload: &Workload,
-    name: &str,
-    key: Option<TokenKeySettings>,
-    issuers: &Issuers,
-) -> Option<Arc<dyn IdentitySource>> {
-    let issuer = config.issuers.iter().find(|issuer| issuer.name == name)?;
-    if let IssuerKind::WorkloadApi { socket } = &issuer.kind {
-        return Some(Arc::new(WorkloadApiSource::new(Agent::at(socket), workload.spiffe_id.clone())));
-    }
-    Some(Arc::new(IssuerSource {
-        name: name.to_owned(),
-        issuer: Arc::clone(issuers.get(name)?),
-        request: Request {
-            workload: workload.name.clone(),
-            id: workload.spiffe_id.clone(),
-            dns_names: workload.dns_names.clone(),
-            subject: workload.subject.clone(),
-            lifetime: issuer.lifetime,
-        },
-        key,
-        bundle: issuer.bundle.clone(),
-    }))
-}
-
-/// One of each, whatever the number of its workloads: an issuer may have a token to look after.
-fn issuers(config: &Config) -> Issuers {
-    config.issuers.iter().filter_map(|issuer| Some((issuer.name.clone(), signer(issuer)?))).collect()
-}
-
-/// `None`: it gives whole identities and signs nothing.
-fn signer(settings: &config::Issuer) -> Option<Arc<dyn Issuer>> {
-    let name = settings.name.clone();
-    match &settings.kind {
-        IssuerKind::Exec { program, timeout } => {
-            Some(Arc::new(ExecIssuer { name, program: program.clone(), timeout: *timeout }))
-        }
-        IssuerKind::Vault(vault) => Some(Arc::new(VaultIssuer::new(name, vault.clone()))),
-        IssuerKind::WorkloadApi { .. } | IssuerKind::DelegatedIdentity { .. } => None,
-    }
 }
 
 impl Prepared {

@@ -180,7 +180,7 @@ pub(super) fn of_workload(
                 bundle: bundle?,
             }))
         }
-        (None, Some(certificate), None, Some(key), bundle) => {
+        (None, Some(certificate), None, Some(key), bundle) if files_only => {
             let (certificate, key) = (check.path(certificate), pkcs11::key(check, tokens, key));
             let bundle = check.optional_path(bundle.as_ref());
             Some(WorkloadIdentity::Token(TokenIdentity {

@@ -318,6 +318,10 @@ fn a_text_that_cannot_be_is_refused() {
         &["either `issuer` with or without `selectors`, or `certificate`"],
     );
     one(
+        &workload("identity: §{ certificate: /c, pkcs11: { token: t, label: l }, selectors: ['a:b'] }"),
+        &["either `issuer` with or without `selectors`, or `certificate`"],
+    );
+    one(
         &workload("identity: { certificate: /c, pkcs11: { token: §t, label: l } }"),
         &["no token `t` under `identity.pkcs11` (known: there is none)"],
     );

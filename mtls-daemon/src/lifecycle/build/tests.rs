@@ -45,22 +45,6 @@ fn workloads_get_their_identity_from_the_ca_or_from_their_files() {
 }
 
 #[test]
-fn all_workloads_of_an_issuer_share_it_and_its_token() {
-    let vault = "vault: { address: 'https://vault', role: r, auth: { token: { file: /t } } }";
-    let text = format!(
-        "identity:\n  issuer: v\n  issuers: [{{ name: v, {vault} }}, {{ name: e, exec: {{ shell: x }} }}]\nworkloads:\n\
-         - {{ name: web, select: {{ netns: web }} }}\n- {{ name: db, select: {{ netns: db }} }}\n\
-         - {{ name: own, select: {{ netns: own }}, identity: {{ issuer: e }} }}\n"
-    );
-    let config = config(&text);
-    let issuers = issuers(&config);
-    let kinds: Vec<_> =
-        config.workloads.iter().map(|w| source(&config, w, None, &issuers).unwrap()).collect();
-    assert_eq!(kinds.iter().map(|source| source.kind()).collect::<Vec<_>>(), ["vault", "vault", "exec"]);
-    assert_eq!((Arc::strong_count(&issuers["v"]), Arc::strong_count(&issuers["e"])), (3, 2));
-}
-
-#[test]
 fn an_own_identity_that_is_revoked_is_not_used_until_that_is_taken_back() {
     let directory = tempfile::tempdir().unwrap();
     let text = paths(directory.path()) + "workloads: [{ name: web, select: { netns: web } }]";
