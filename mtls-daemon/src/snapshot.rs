@@ -14,7 +14,7 @@ use crate::config::{self, Config};
 use crate::directory::{Destination, Directory};
 use crate::handshake::WorkloadTls;
 use crate::identity::when;
-use crate::identity::{ChainMarks, PeerName, Revocations};
+use crate::identity::{ChainMarks, PeerName, Revocations, TrustBundles};
 use crate::observe::connection::CertificateInfo;
 use crate::observe::metrics::WorkloadMetrics;
 use crate::observe::{Reason, Refusal};
@@ -59,6 +59,8 @@ pub struct WorkloadState {
 pub struct OwnIdentity {
     /// Makes TLS configurations.
     pub tls: WorkloadTls,
+    /// Whom it believes.
+    pub bundles: Arc<TrustBundles>,
     /// What the log says about the certificate.
     pub certificate: CertificateInfo,
     /// The certificate's `notAfter`.

@@ -6,7 +6,8 @@ use serde::Deserialize;
 
 use super::at::{At, AutoOr, Entries, Given, Number};
 use super::types::{
-    ConnectHold, DatapathChoice, EbpfLog, LogLevel, Mode, OutboundDefault, PolicyDefault, UnknownDestinations,
+    AtEnd, ConnectHold, DatapathChoice, EbpfLog, LogLevel, Mode, OutboundDefault, PolicyDefault,
+    UnknownDestinations,
 };
 
 pub(super) mod istio;
@@ -479,6 +480,9 @@ pub(super) struct Workload {
     /// Its share of the limits.
     #[serde(default)]
     pub limits: WorkloadLimits,
+    /// What becomes of live connections that would not be allowed any more.
+    #[serde(default)]
+    pub lease: WorkloadLease,
 }
 
 /// How a workload is found. At least one; all that are given must match.
@@ -540,6 +544,21 @@ pub(super) struct CertificateSubject {
 pub(super) struct WorkloadLimits {
     /// Live connections. Default `limits.connections_per_workload`.
     pub connections: Given<Number>,
+}
+
+/// What becomes of live connections that would not be allowed any more: `cut` (reset at once on both sides), `drain` (reset
+/// after some time), or `keep` (they go on, with an alarm).
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct WorkloadLease {
+    /// A certificate has run out and no newer one of the same identity is known. Default keep.
+    pub expired: Given<AtEnd>,
+    /// A certificate was revoked, or the root above the peer's left the bundle. Default cut.
+    pub revoked: Given<AtEnd>,
+    /// A rule, a default or a mode is another one. Default cut.
+    pub policy: Given<AtEnd>,
+    /// How long connections have that are to drain, 1s to 1d. Default 30s.
+    pub drain: Given<String>,
 }
 
 /// A destination that is another node's workload.

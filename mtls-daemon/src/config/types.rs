@@ -458,6 +458,8 @@ pub struct Workload {
     pub addresses: Vec<IpAddr>,
     /// Live connections. Default [`Limits::connections_per_workload`].
     pub max_connections: u32,
+    /// What becomes of live connections that would not be allowed any more.
+    pub lease: LeaseSettings,
 }
 
 impl Workload {
@@ -565,6 +567,41 @@ pub enum UnknownDestinations {
     Passthrough,
     /// connect() fails.
     Deny,
+}
+
+/// What becomes of live connections that would not be allowed any more, by why they would not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LeaseSettings {
+    /// A certificate of either end has run out, and none of the same identity is known that is newer.
+    pub expired: AtEnd,
+    /// A certificate of either end was revoked, or the root above the peer's is trusted no longer.
+    pub revoked: AtEnd,
+    /// A rule, a default or a mode is another one.
+    pub policy: AtEnd,
+    /// How long they have with [`AtEnd::Drain`], 1 s to 1 d.
+    pub drain: Duration,
+}
+
+impl LeaseSettings {
+    /// What holds where nothing is configured.
+    pub const DEFAULT: Self = Self {
+        expired: AtEnd::Keep,
+        revoked: AtEnd::Cut,
+        policy: AtEnd::Cut,
+        drain: Duration::from_secs(30),
+    };
+}
+
+/// What becomes of a live connection that would not be allowed any more.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum AtEnd {
+    /// It is reset at once, on both sides.
+    Cut,
+    /// It is reset after [`LeaseSettings::drain`], unless it has ended by then or is allowed again.
+    Drain,
+    /// It goes on, with an alarm.
+    Keep,
 }
 
 /// When the application's connect() completes.

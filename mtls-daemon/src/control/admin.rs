@@ -322,7 +322,7 @@ pub(crate) mod tests {
                         detail: "the certificate expires in 3 min".into(),
                     }],
                 },
-                connections: ConnectionSums { live: 1, opened: 2, refused: 1, plaintext: 0 },
+                connections: ConnectionSums { live: 1, opened: 2, refused: 1, plaintext: 0, overdue: 3 },
                 abilities: vec![Ability {
                     name: "relay-ktls".into(),
                     available: self.healthy,
@@ -378,7 +378,7 @@ pub(crate) mod tests {
             let now = SystemTime::now();
             let entry = Entry::new(request.target, request.reason, by, request.seconds, now)?;
             self.revocations.revoke(entry.clone(), now)?;
-            Ok(RevokeReport { entry, connections_cut: 2 })
+            Ok(RevokeReport { entry, connections_cut: 2, connections_draining: 1, connections_kept: 0 })
         }
 
         fn unrevoke(&self, request: UnrevokeRequest, _: String) -> Result<UnrevokeReport, RevocationError> {

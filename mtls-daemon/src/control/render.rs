@@ -60,6 +60,15 @@ pub fn status(status: &Status) -> String {
             sums.live, sums.opened, sums.refused, sums.plaintext
         ),
     );
+    if sums.overdue > 0 {
+        line(
+            &mut out,
+            format_args!(
+                "OVERDUE: {} live connections would not be let in any more (docs/policy.md)",
+                sums.overdue
+            ),
+        );
+    }
     if let Some(ca) = &status.embedded_ca {
         out.push_str(&certificate_authority(ca));
     }

@@ -126,6 +126,9 @@ pub struct ConnectionSums {
     pub refused: u64,
     /// Accepted in plaintext by permissive ports since the daemon started.
     pub plaintext: u64,
+    /// Open now, though they would not be let in any more.
+    #[serde(default)]
+    pub overdue: u64,
 }
 
 /// Something that the daemon can do on this node, or why it cannot.

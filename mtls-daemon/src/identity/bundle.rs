@@ -10,6 +10,7 @@ use rustls::pki_types::pem::{self, PemObject, SectionKind};
 use rustls::pki_types::{CertificateDer, TrustAnchor};
 
 use super::leaf::{show, shown_name};
+use super::revocation::Sha256;
 use super::verified::{Validity, VerifiedChains};
 use super::{TrustDomain, when};
 
@@ -64,6 +65,7 @@ pub enum BundleError {
 pub struct Root {
     der: CertificateDer<'static>,
     subject: String,
+    key: Sha256,
     not_before: SystemTime,
     not_after: SystemTime,
 }
@@ -79,6 +81,12 @@ impl Root {
     #[must_use]
     pub fn subject(&self) -> &str {
         &self.subject
+    }
+
+    /// SHA-256 of its SubjectPublicKeyInfo.
+    #[must_use]
+    pub fn key(&self) -> &Sha256 {
+        &self.key
     }
 
     /// Its `notAfter`.
@@ -170,7 +178,8 @@ impl Bundle {
         let not_after = when::from_unix(parsed.validity().not_after.timestamp());
         if !self.roots.iter().any(|root| root.der == der) {
             self.anchors.push(anchor);
-            self.roots.push(Root { der, subject, not_before, not_after });
+            let key = Sha256::of(parsed.public_key().raw);
+            self.roots.push(Root { der, subject, key, not_before, not_after });
         }
         Ok(())
     }

@@ -165,8 +165,9 @@ impl Prepared {
     ) -> Result<OwnIdentity, Refusal> {
         let identity = store.usable(&workload.name, SystemTime::now())?;
         let limits = &self.config.limits;
+        let bundles = Arc::new(identity.trusted_with(bundles));
         let trust = Trust {
-            bundles: Arc::new(identity.trusted_with(bundles)),
+            bundles: Arc::clone(&bundles),
             trust_domain: identity.svid.id.trust_domain().clone(),
             names: PeerNameSettings {
                 dns: self.config.trust.peer_names.dns,
@@ -181,6 +182,7 @@ impl Prepared {
         let marks = Arc::new(own_marks(&identity.svid, &trust.bundles)?);
         Ok(OwnIdentity {
             tls: WorkloadTls::new(&identity.svid, Arc::new(trust), settings).stapling(Arc::clone(&marks)),
+            bundles,
             certificate: certificate_info(&identity.svid.serial, identity.svid.not_after),
             not_after: identity.svid.not_after,
             marks,

@@ -18,7 +18,7 @@ use super::logging::LogControl;
 use super::reconcile::Node;
 use super::registry::Registry;
 use super::secrets::{self, Secrets};
-use super::{alarms, ocsp, offload, serve, watch as files};
+use super::{alarms, leases, ocsp, offload, serve, watch as files};
 use crate::capture::{Capture, EbpfLog};
 use crate::config::{self, Config};
 use crate::control::http::{HttpServer, Readiness};
@@ -118,6 +118,7 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     tokio::spawn(crls::keep(Arc::clone(&daemon)));
     daemon.look_at_ocsp();
     tokio::spawn(ocsp::keep(Arc::clone(&daemon)));
+    tokio::spawn(leases::keep(Arc::clone(&daemon)));
     daemon.reconcile();
     daemon.readiness.clear(Readiness::STARTING);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
@@ -198,6 +199,7 @@ impl Daemon {
         let mut registry = Registry::new(Arc::clone(&revocations), Arc::clone(&leases));
         let ktls = offload::ask(&prepared.config);
         let snapshot = prepared.snapshot(1, &store, &ktls, &mut registry, observer.metrics());
+        leases.set_terms(leases::terms(&snapshot));
         let relay = Arc::new(Relay {
             capture: Arc::new(capture),
             admission: ArcSwap::from_pointee(Admission::new(prepared.config.limits.handshakes, None)),
@@ -374,10 +376,11 @@ impl Daemon {
         let Changing { prepared, registry, generation, .. } = changing;
         let (ktls, metrics) = (self.relay.ktls.load(), self.relay.observer.metrics());
         let snapshot = prepared.snapshot(*generation, &self.store, &ktls, registry, metrics);
-        self.relay.snapshot.store(Arc::new(snapshot));
+        self.put_in_force(snapshot);
     }
 
     fn metrics_text(&self) -> Result<String, std::fmt::Error> {
+        self.count_overdue();
         let metrics = self.relay.observer.metrics();
         for (label, value) in self.relay.capture.counters() {
             metrics.set_ebpf_counter(label, value);

@@ -22,8 +22,8 @@ use crate::handshake::{
 };
 use crate::identity::ca::Order;
 use crate::identity::revocation::{Entry, Target};
-use crate::identity::{ChainMarks, EmbeddedCa, Revocations, SpiffeId, Subject, TrustBundles};
-use crate::lease::{Leases, Parties};
+use crate::identity::{EmbeddedCa, Revocations, SpiffeId, Subject, TrustBundles};
+use crate::lease::{Leases, Own, Parties};
 use crate::observe::connection::{ConnectionRecord, Direction, Event};
 use crate::observe::observer::{Captured, Observer};
 use crate::observe::{Reason, Refusal};
@@ -106,7 +106,7 @@ async fn drill(ground: &Ground, id: SpiffeId, target: &Target, steps: &mut Steps
     let entry = Entry::new(target.clone(), NAME.to_owned(), NAME.to_owned(), Some(LASTS), now);
     let started = Instant::now();
     let cut = entry.and_then(|entry| revoke(&ground.revocations, &ground.leases, &entry, now));
-    let told = cut.map(|cut| format!("{cut} live connections are to be cut"));
+    let told = cut.map(|cut| format!("{} live connections are to be cut", cut.connections));
     steps.note("revoke it", started, told.map_err(|error| error.to_string()))?;
 
     let ended =
@@ -148,7 +148,7 @@ struct End {
     tls: WorkloadTls,
     id: SpiffeId,
     serial: String,
-    marks: Arc<ChainMarks>,
+    own: Own,
 }
 
 async fn issue(ground: &Ground, client: &SpiffeId) -> Result<(End, End), String> {
@@ -173,8 +173,9 @@ async fn issue(ground: &Ground, client: &SpiffeId) -> Result<(End, End), String>
         };
         let svid = ca.issue(&order, SystemTime::now()).map_err(|error| error.to_string())?;
         let marks = Arc::new(own_marks(&svid, &trust.bundles).map_err(|refusal| refusal.to_string())?);
+        let own = Own { marks, not_after: svid.not_after };
         let tls = WorkloadTls::new(&svid, Arc::clone(&trust), TlsSettings::default());
-        Ok(End { tls, id, serial: svid.serial, marks })
+        Ok(End { tls, id, serial: svid.serial, own })
     };
     // The CA reads its keys from the disk.
     let both = tokio::task::spawn_blocking(move || Ok((end(client)?, end(server)?)));
@@ -252,8 +253,11 @@ async fn convey(
     note_handshake(&observed, session.records().agreed().as_ref(), &verdict);
     let parties = Parties {
         workload: NAME.into(),
-        own: Some(Arc::clone(&end.marks)),
-        peer: verdict.peer().map(|peer| Arc::clone(&peer.marks)),
+        own: Some(end.own.clone()),
+        peer: verdict.peer().map(|peer| Arc::new(peer.clone())),
+        direction,
+        port: address.port(),
+        address: address.ip(),
     };
     let lease = ground.leases.join(parties);
     // Its own count: a drill takes no place of a workload's.

@@ -74,8 +74,9 @@ fn cut(revocations: &Revocations, leases: &Leases, now: SystemTime) -> usize {
 /// Has a live connection this leaf?
 fn lives(leases: &Leases, question: &Question) -> bool {
     leases.any(Mark::Serial(question.serial()), |parties| {
-        let mut chains = parties.own.iter().chain(&parties.peer);
-        chains.any(|chain| chain.question.as_ref().is_some_and(|known| known.key() == question.key()))
+        parties
+            .chains()
+            .any(|chain| chain.question.as_ref().is_some_and(|known| known.key() == question.key()))
     })
 }
 

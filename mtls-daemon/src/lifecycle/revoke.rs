@@ -7,18 +7,17 @@ use super::daemon::Daemon;
 use crate::control::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use crate::identity::revocation::{Entry, RevocationError};
 use crate::identity::{ChainMarks, Revocations};
-use crate::lease::{Leases, Mark};
+use crate::lease::{Ended, Leases, Mark};
 
-/// Puts the entry in force and cuts what it names; how many connections that were.
+/// Puts the entry in force and ends what it names, as each workload wants it.
 pub(super) fn revoke(
     revocations: &Revocations,
     leases: &Leases,
     entry: &Entry,
     now: SystemTime,
-) -> Result<usize, RevocationError> {
+) -> Result<Ended, RevocationError> {
     revocations.revoke(entry.clone(), now)?;
-    let ended = leases.end(Mark::from(&entry.target), |parties| parties.revoked(revocations, now));
-    Ok(ended.connections)
+    Ok(leases.end(Mark::from(&entry.target), |parties| parties.revoked(revocations, now)))
 }
 
 impl Daemon {
@@ -29,10 +28,12 @@ impl Daemon {
     ) -> Result<RevokeReport, RevocationError> {
         let now = SystemTime::now();
         let entry = Entry::new(request.target, request.reason, by, request.seconds, now)?;
-        let connections_cut = revoke(&self.revocations, &self.relay.leases, &entry, now)?;
+        let ended = revoke(&self.revocations, &self.relay.leases, &entry, now)?;
         self.warn_of_own(&entry);
-        tracing::warn!(target = %entry.target, by = entry.by, reason = entry.reason, connections_cut, "revoked");
-        Ok(RevokeReport { entry, connections_cut })
+        let Ended { connections: connections_cut, draining, kept, .. } = ended;
+        let reason = &entry.reason;
+        tracing::warn!(target = %entry.target, by = entry.by, reason, connections_cut, draining, kept, "revoked");
+        Ok(RevokeReport { entry, connections_cut, connections_draining: draining, connections_kept: kept })
     }
 
     pub(super) fn take_off_deny_list(
@@ -44,6 +45,7 @@ impl Daemon {
         for entry in &entries {
             tracing::warn!(target = %entry.target, by, "no longer revoked");
         }
+        self.judge_overdue();
         Ok(UnrevokeReport { entries })
     }
 

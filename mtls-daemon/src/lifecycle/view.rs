@@ -24,6 +24,7 @@ use crate::workload::Presence;
 
 impl DaemonView for Daemon {
     fn status(&self) -> Status {
+        self.count_overdue();
         let standings = self.standings(SystemTime::now());
         let alarms = standings.into_iter().filter(|(_, standing)| standing.level != Level::Ok);
         let snapshot = self.relay.snapshot.load_full();
@@ -54,6 +55,7 @@ impl DaemonView for Daemon {
     }
 
     fn workloads(&self) -> Vec<WorkloadStatus> {
+        self.count_overdue();
         let snapshot = self.relay.snapshot.load_full();
         let now = SystemTime::now();
         let identities = self.store.status(now);
@@ -208,6 +210,7 @@ fn total(snapshot: &Snapshot) -> ConnectionSums {
         total.opened += one.opened;
         total.refused += one.refused;
         total.plaintext += one.plaintext;
+        total.overdue += one.overdue;
     }
     total
 }
@@ -218,6 +221,7 @@ fn sums(metrics: &Arc<WorkloadMetrics>) -> ConnectionSums {
         opened: metrics.opened_total(),
         refused: metrics.refused_total(),
         plaintext: metrics.plaintext_total(),
+        overdue: metrics.overdue(),
     }
 }
 

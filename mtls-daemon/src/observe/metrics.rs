@@ -20,6 +20,7 @@ use prometheus_client::metrics::histogram::{Histogram, exponential_buckets};
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
+use super::cause::Cause;
 use super::connection::{Datapath, Direction};
 use super::reason::Reason;
 use crate::identity::alarm::Level;
@@ -106,6 +107,9 @@ pub struct WorkloadMetrics {
     certificate_expiry: AtomicI64,
     identity_alarm: AtomicUsize,
     identity_failures: AtomicU64,
+    leases_ended: Counts<{ Cause::ALL.len() }>,
+    /// Kept, and draining.
+    leases_overdue: Counts<2>,
 }
 
 /// No certificate: the gauge is absent, rather than a lie.
@@ -127,6 +131,8 @@ impl WorkloadMetrics {
             certificate_expiry: AtomicI64::new(NO_CERTIFICATE),
             identity_alarm: AtomicUsize::new(0),
             identity_failures: AtomicU64::new(0),
+            leases_ended: Counts::default(),
+            leases_overdue: Counts::default(),
         }
     }
 
@@ -181,6 +187,24 @@ impl WorkloadMetrics {
     pub fn set_identity(&self, alarm: Level, failures: u32) {
         self.identity_alarm.store(alarm as usize, Ordering::Relaxed);
         self.identity_failures.store(failures.into(), Ordering::Relaxed);
+    }
+
+    /// Live connections that were cut because they would not be allowed any more.
+    pub fn leases_ended(&self, cause: Cause, connections: usize) {
+        self.leases_ended.add(cause as usize, u64::try_from(connections).unwrap_or(u64::MAX));
+    }
+
+    /// Live connections that go on though they would not be allowed any more: for good, and for a time.
+    pub fn set_overdue(&self, kept: u64, draining: u64) {
+        for (place, value) in self.leases_overdue.0.iter().zip([kept, draining]) {
+            place.store(value, Ordering::Relaxed);
+        }
+    }
+
+    /// What [`Self::set_overdue`] said last, in all.
+    #[must_use]
+    pub fn overdue(&self) -> u64 {
+        self.leases_overdue.get(0) + self.leases_overdue.get(1)
     }
 
     /// A connection whose datapath is established; it counts as live until the guard is dropped.
@@ -469,6 +493,7 @@ impl Collector for Shared {
         encode_traffic(&mut encoder, &workloads)?;
         encode_verdicts(&mut encoder, &workloads)?;
         encode_identities(&mut encoder, &workloads)?;
+        encode_leases(&mut encoder, &workloads)?;
         encode_roots(&mut encoder, &lock(&self.roots))?;
         encode_ca(&mut encoder, &lock(&self.ca))?;
 
@@ -667,6 +692,27 @@ fn encode_identities(encoder: &mut DescriptorEncoder<'_>, workloads: &[Arc<Workl
     Ok(())
 }
 
+fn encode_leases(encoder: &mut DescriptorEncoder<'_>, workloads: &[Arc<WorkloadMetrics>]) -> fmt::Result {
+    let help = "Live connections that were cut because they would not be allowed any more, by why";
+    let mut metric = encoder.encode_descriptor("leases_ended", help, None, MetricType::Counter)?;
+    for workload in workloads {
+        for cause in Cause::ALL {
+            let labels = [("workload", &*workload.name), ("cause", cause.as_str())];
+            counter(&mut metric, &labels, workload.leases_ended.get(cause as usize))?;
+        }
+    }
+
+    let help = "Live connections that go on though they would not be allowed any more";
+    let mut metric = encoder.encode_descriptor("leases_overdue", help, None, MetricType::Gauge)?;
+    for workload in workloads {
+        for (index, state) in ["kept", "draining"].into_iter().enumerate() {
+            let labels = [("workload", &*workload.name), ("state", state)];
+            ConstGauge::new(workload.leases_overdue.get(index)).encode(metric.encode_family(&labels)?)?;
+        }
+    }
+    Ok(())
+}
+
 fn encode_roots(encoder: &mut DescriptorEncoder<'_>, roots: &[RootsSample]) -> fmt::Result {
     let help =
         "How near its end the longest root of the trust domain is: 0 ok, 1 warning, 2 critical, 3 expired";
@@ -754,6 +800,8 @@ mod tests {
             level: Level::Critical,
             not_after: Some(1_850_000_000),
         }]);
+        web.leases_ended(Cause::Revoked, 3);
+        web.set_overdue(5, 6);
         metrics.set_roots(vec![RootsSample {
             trust_domain: "example.org".into(),
             level: Level::Warning,
@@ -834,6 +882,9 @@ mod tests {
             r#"mtlsd_identity_failures{workload="web"} 4"#,
             r#"mtlsd_embedded_ca_alarm{certificate="intermediate",name="mtlsd intermediate CA 0a1b2c3d"} 2"#,
             r#"mtlsd_embedded_ca_expiry_timestamp_seconds{certificate="intermediate",name="mtlsd intermediate CA 0a1b2c3d"} 1850000000"#,
+            r#"mtlsd_leases_ended_total{workload="web",cause="revoked"} 3"#,
+            r#"mtlsd_leases_overdue{workload="web",state="kept"} 5"#,
+            r#"mtlsd_leases_overdue{workload="web",state="draining"} 6"#,
             r#"mtlsd_trust_roots_alarm{trust_domain="example.org"} 1"#,
             r#"mtlsd_trust_roots_expiry_timestamp_seconds{trust_domain="example.org"} 1900000000"#,
         ] {

@@ -1,6 +1,7 @@
 //! What the daemon tells people: reasons, logs, metrics, the flight recorder.
 
 pub mod access_log;
+pub mod cause;
 pub mod connection;
 pub mod explain;
 pub mod metrics;

@@ -15,7 +15,7 @@ mod nested;
 mod peer;
 pub mod reference;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 use crate::config::{Config, Mode, Rule};
 

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use ipnet::IpNet;
 
@@ -10,13 +11,16 @@ use crate::config::at::{At, Entries, Given, Spot};
 use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::scalar;
-use crate::config::types::{Mode, Selector, Workload, WorkloadIdentity};
+use crate::config::types::{AtEnd, LeaseSettings, Mode, Selector, Workload, WorkloadIdentity};
 
 use crate::identity::{Subject, SubjectAttribute};
 
 use super::modes::Modes;
 use super::node::Node;
 use super::{Check, FileSpot, InFile, Seen, issuer, local};
+
+const SECOND: Duration = Duration::from_secs(1);
+const DAY: Duration = Duration::from_secs(86_400);
 
 /// The workloads, and where their addresses stand (for the directory, which must not repeat them).
 pub(super) struct Workloads {
@@ -124,7 +128,19 @@ fn workload(
         identity: identity?,
         addresses,
         max_connections,
+        lease: lease(check, &raw.lease),
     })
+}
+
+fn lease(check: &mut Check, raw: &raw::WorkloadLease) -> LeaseSettings {
+    let default = LeaseSettings::DEFAULT;
+    let at_end = |given: &Given<AtEnd>, default| given.0.as_ref().map_or(default, |at| at.value);
+    LeaseSettings {
+        expired: at_end(&raw.expired, default.expired),
+        revoked: at_end(&raw.revoked, default.revoked),
+        policy: at_end(&raw.policy, default.policy),
+        drain: check.duration(&raw.drain, SECOND, DAY).unwrap_or(default.drain),
+    }
 }
 
 /// What is refused fails the load.

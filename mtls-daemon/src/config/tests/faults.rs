@@ -157,6 +157,12 @@ fn a_subject_that_cannot_be_is_refused() {
 #[test]
 fn a_duration_that_cannot_be_is_refused() {
     one("timeouts: { handshake: §off }", &["`off` cannot be: it may not be off here"]);
+    one(&workload("lease: { drain: §999ms }"), &["`999ms` cannot be", "1s"]);
+    one(&workload("lease: { drain: §25h }"), &["`25h` cannot be", "1d"]);
+    one(
+        &workload("lease: { policy: §reset }"),
+        &["`reset` may not stand here", "write one of: cut, drain, keep"],
+    );
     one("timeouts: { drain: §5 }", &["`5` cannot be: it is not whole numbers with units; write it as 300ms"]);
     one("timeouts: { detect: §0s }", &["it is out of range; write one from 1ms to 1h"]);
     one("timeouts: { idle: §1x }", &["it is not whole numbers with units"]);

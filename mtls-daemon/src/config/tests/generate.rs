@@ -109,9 +109,21 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                     },
                     addresses: addresses.iter().take(count).copied().collect(),
                     max_connections: max,
+                    lease: lease(index),
                 }
             },
         )
+}
+
+fn lease(index: usize) -> LeaseSettings {
+    let all = [AtEnd::Cut, AtEnd::Drain, AtEnd::Keep];
+    let seconds = 1 + 86_399 * u64::try_from(index % 2).unwrap();
+    LeaseSettings {
+        expired: all[index % 3],
+        revoked: all[(index + 1) % 3],
+        policy: all[(index + 2) % 3],
+        drain: Duration::from_secs(seconds),
+    }
 }
 
 fn subject(index: usize) -> Subject {
@@ -524,6 +536,12 @@ pub(super) fn document(config: &Config) -> Value {
                 },
                 "addresses": strings(&w.addresses),
                 "limits": { "connections": w.max_connections },
+                "lease": {
+                    "expired": word(w.lease.expired),
+                    "revoked": word(w.lease.revoked),
+                    "policy": word(w.lease.policy),
+                    "drain": time(w.lease.drain),
+                },
             }))
         })
         .collect();

@@ -43,6 +43,12 @@ pub struct RevokeReport {
     pub entry: Entry,
     /// Live connections that were cut.
     pub connections_cut: usize,
+    /// Live connections that have some time to end, by their workload's settings.
+    #[serde(default)]
+    pub connections_draining: usize,
+    /// Live connections that go on all the same, by their workload's settings.
+    #[serde(default)]
+    pub connections_kept: usize,
 }
 
 /// What was taken back.
@@ -59,6 +65,13 @@ pub fn revoked(report: &RevokeReport) -> String {
     let until = report.entry.until.map_or_else(String::new, |until| format!(" until {}", date(until)));
     line(&mut out, format_args!("Revoked on this node{until}: {}.", report.entry.target));
     line(&mut out, format_args!("Live connections cut: {}.", report.connections_cut));
+    if report.connections_draining + report.connections_kept > 0 {
+        let (draining, kept) = (report.connections_draining, report.connections_kept);
+        line(
+            &mut out,
+            format_args!("By `lease.revoked`, {draining} have some time to end, and {kept} go on."),
+        );
+    }
     out
 }
 

@@ -64,6 +64,7 @@ async fn what_is_revoked_is_told_with_its_cuts_listed_and_taken_back() {
         told.contains("Live connections cut: 2.") && told.contains(WEB) && told.contains("until"),
         "{told}"
     );
+    assert!(told.contains("By `lease.revoked`, 1 have some time to end, and 0 go on."), "{told}");
     let json = ask(&format!("revoke --key {KEY} --json"), &served.path).await.unwrap();
     let report: RevokeReport = serde_json::from_str(&json).unwrap();
     assert_eq!((report.connections_cut, report.entry.until), (2, None));

@@ -1,6 +1,7 @@
 //! What every connection of the relay needs.
 
 use std::borrow::Cow;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::SystemTime;
 
@@ -11,10 +12,10 @@ use crate::capture::Capture;
 use crate::config::{DatapathChoice, Tls, Workload};
 use crate::datapath::ktls::{Abilities, Suite, Terms, Unavailable};
 use crate::handshake::{Agreed, Verdict};
-use crate::identity::ChainMarks;
-use crate::lease::{Lease, Leases, Parties};
+use crate::identity::PeerIdentity;
+use crate::lease::{Lease, Leases, Own, Parties, judge};
 use crate::observe::Reason;
-use crate::observe::connection::{CertificateInfo, TlsInfo};
+use crate::observe::connection::{CertificateInfo, Direction, TlsInfo};
 use crate::observe::observer::{Observed, Observer};
 use crate::snapshot::{Snapshot, WorkloadState};
 
@@ -47,24 +48,35 @@ impl Relay {
         settings.datapath == DatapathChoice::RelayKtls && self.ktls.load().is_ok()
     }
 
-    /// What keeps a connection alive from now on. `peer`: what the peer's chain can be revoked by; `None` without TLS.
+    /// What keeps a connection alive from now on.
     #[must_use]
-    pub fn lease(&self, workload: &WorkloadState, peer: Option<Arc<ChainMarks>>) -> Lease {
+    pub fn lease(&self, workload: &WorkloadState, other: Other) -> Lease {
+        let Other { direction, port, address, peer } = other;
         let identity = workload.identity.as_ref().ok().filter(|_| peer.is_some());
-        let own = identity.map(|identity| Arc::clone(&identity.marks));
-        let parties = Parties { workload: Arc::clone(workload.metrics.name()), own, peer };
-        let mut lease = self.leases.join(parties.clone());
+        let own = identity
+            .map(|identity| Own { marks: Arc::clone(&identity.marks), not_after: identity.not_after });
+        let workload_name = Arc::clone(workload.metrics.name());
+        let parties = Parties { workload: workload_name, own, peer, direction, port, address };
+        let mut lease = self.leases.join(parties);
         // Only now: what was decided since the handshake found no connection to end.
         if *workload.stopped.borrow() {
             lease.end(Reason::ShuttingDown.into());
-        } else if let Some(refusal) =
-            identity.and_then(|identity| parties.revoked(&identity.revocations, SystemTime::now()))
-            // The handshake has just found enough to be known; a list that becomes stale meanwhile cuts nobody.
-            && refusal.reason == Reason::Revoked
-        {
-            lease.end(refusal);
+            return lease;
         }
-        lease
+        loop {
+            let snapshot = self.snapshot.load_full();
+            let now = SystemTime::now();
+            let settled =
+                self.leases.settle(&lease, |parties, renewed| judge(&snapshot, parties, renewed, now));
+            if let Err(refusal) = settled {
+                lease.end(refusal);
+                return lease;
+            }
+            // Its group was asked of this one; whoever puts the next in force finds it so.
+            if Arc::ptr_eq(&snapshot, &self.snapshot.load()) {
+                return lease;
+            }
+        }
     }
 
     /// On what terms may the records of this workload's connection move into the kernel? `suite`: what the
@@ -82,6 +94,18 @@ impl Relay {
         let terms = Terms { suite, rekey, records_per_key: tls.records_per_key(suite) };
         Ok(Offload { terms, at_once: settings.datapath == DatapathChoice::RelayKtls })
     }
+}
+
+/// The other end of an open connection.
+pub struct Other {
+    /// Who opened it.
+    pub direction: Direction,
+    /// The server's port.
+    pub port: u16,
+    /// Where the other end is.
+    pub address: IpAddr,
+    /// Who it proved to be; `None`: it proved nothing.
+    pub peer: Option<Arc<PeerIdentity>>,
 }
 
 /// How a connection moves into the kernel.

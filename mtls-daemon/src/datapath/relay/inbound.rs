@@ -8,7 +8,7 @@ use tokio::net::TcpStream;
 
 use super::admission::HandshakePermit;
 use super::authorise::{note_decision, refusal_reason};
-use super::context::{Relay, note_handshake};
+use super::context::{Other, Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
 use super::hello::{Hello, read_hello};
@@ -18,7 +18,7 @@ use super::session::{Session, SessionError, end_politely};
 use crate::config::{Mode, Timeouts};
 use crate::datapath::ktls::Suite;
 use crate::handshake::{Authorise, Preface, Records, Verdict};
-use crate::identity::{ChainMarks, PeerIdentity};
+use crate::identity::PeerIdentity;
 use crate::observe::connection::{Datapath, Direction, Ending, LiveConnection};
 use crate::observe::observer::{Captured, Observed};
 use crate::observe::{Reason, Refusal};
@@ -83,7 +83,8 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
     };
     match opened {
         Ok((open, peer)) => {
-            let lease = relay.lease(&workload, peer);
+            let (direction, port, address) = (Direction::Inbound, to.port(), from.ip());
+            let lease = relay.lease(&workload, Other { direction, port, address, peer });
             let limits = Limits { idle: snapshot.config.timeouts.idle, lease, permit };
             convey::spawn(open, limits, observed);
         }
@@ -91,8 +92,8 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
     }
 }
 
-/// An open connection, and what its peer's chain can be revoked by.
-type Opened = (Open, Option<Arc<ChainMarks>>);
+/// An open connection, and who the peer proved to be.
+type Opened = (Open, Option<Arc<PeerIdentity>>);
 
 struct Reception<'a> {
     relay: &'a Relay,
@@ -216,13 +217,13 @@ impl Reception<'_> {
                     }
                     let suite = session.records().suite().and_then(Suite::of);
                     let tls = &self.snapshot.config.tls;
-                    let marks = Arc::clone(&peer.marks);
+                    let identity = Arc::new(peer.clone());
                     let peer = Peer::Tls {
                         offload: self.relay.offload(&self.workload.settings, tls, suite),
                         records_per_key: suite.and_then(|suite| tls.records_per_key(suite)),
                         session,
                     };
-                    return Ok((Open { application, peer }, Some(marks)));
+                    return Ok((Open { application, peer }, Some(identity)));
                 }
                 Err(refusal) => refusal,
             },

@@ -11,7 +11,7 @@ use tokio::sync::oneshot;
 
 use super::admission::ConnectionPermit;
 use super::authorise;
-use super::context::{Relay, note_handshake};
+use super::context::{Other, Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
 use super::place::Place;
@@ -21,7 +21,7 @@ use crate::config::ConnectHold;
 use crate::datapath::ktls::Suite;
 use crate::directory::Destination;
 use crate::handshake::{ExpectedServer, Preface, Records, Verdict};
-use crate::identity::ChainMarks;
+use crate::identity::PeerIdentity;
 use crate::observe::connection::{Direction, Ending};
 use crate::observe::observer::{Captured, Observed};
 use crate::observe::{Reason, Refusal};
@@ -94,7 +94,13 @@ pub async fn carry(relay: Arc<Relay>, place: Arc<Place>, held: Held) {
         records_per_key: suite.and_then(|suite| snapshot.config.tls.records_per_key(suite)),
         session: ready.session,
     };
-    let lease = relay.lease(&workload, ready.peer);
+    let other = Other {
+        direction: Direction::Outbound,
+        port: destination.port(),
+        address: destination.ip(),
+        peer: ready.peer,
+    };
+    let lease = relay.lease(&workload, other);
     let limits = Limits { idle: snapshot.config.timeouts.idle, lease, permit: ready.permit };
     convey::spawn(Open { application: ready.application, peer }, limits, observed);
 }
@@ -104,8 +110,8 @@ struct Ready {
     session: Session,
     application: TcpStream,
     permit: ConnectionPermit,
-    /// What the server's chain can be revoked by.
-    peer: Option<Arc<ChainMarks>>,
+    /// Who the server proved to be.
+    peer: Option<Arc<PeerIdentity>>,
 }
 
 struct Attempt<'a> {
@@ -187,7 +193,7 @@ impl Attempt<'_> {
         &self,
         peer: TcpStream,
         destination: &Destination,
-    ) -> Result<(Session, Duration, Option<Arc<ChainMarks>>), Refusal> {
+    ) -> Result<(Session, Duration, Option<Arc<PeerIdentity>>), Refusal> {
         let limit = self.snapshot.config.timeouts.handshake;
         let _slot = self.relay.admission.load().outbound_handshake(limit).await?;
         let identity = self.workload.usable_identity(SystemTime::now())?;
@@ -225,7 +231,7 @@ impl Attempt<'_> {
                         return Err(refusal);
                     }
                 }
-                Ok((session, took, peer.map(|peer| Arc::clone(&peer.marks))))
+                Ok((session, took, peer.map(|peer| Arc::new(peer.clone()))))
             }
             Ok(Err(error)) => {
                 let refusal = refusal_of(&error, &verdict);

@@ -217,7 +217,7 @@ async fn the_end_of_a_lease_is_rst_both_ways() {
         let (mut application, at_pump) = tcp().await;
         let (mut peer, from_peer) = tcp().await;
         let leases = Arc::new(Leases::default());
-        let mut lease = leases.join(Parties { workload: "web".into(), own: None, peer: None });
+        let mut lease = leases.join(Parties::of_peer("web", None));
         let outcome = tokio::spawn(async move {
             let observed = observed();
             let mut pump = match tls {

@@ -259,7 +259,7 @@ async fn a_new_list_cuts_the_live_connections_whose_certificates_it_names() {
     let (w, now) = (world(), SystemTime::now());
     let (good, bad) = (w.intermediate.leaf(&LeafSpec::default()), w.intermediate.leaf(&LeafSpec::default()));
     let (leases, revocations) = (Arc::new(Leases::default()), Revocations::in_memory());
-    let join = |leaf| leases.join(Parties { workload: "db".into(), own: None, peer: Some(w.marks(leaf)) });
+    let join = |leaf| leases.join(Parties::of_peer("db", Some(w.marks(leaf))));
     let (mut stays, mut goes) = (join(&good), join(&bad));
     let store = store(&w);
     let empty = w.file(&w.intermediate.crl(&[], now - HOUR, now + HOUR));

@@ -117,7 +117,7 @@ async fn an_answer_that_says_revoked_cuts_the_connections_of_that_certificate_an
         ("200 OK", revoked().about(&bad.chain[0], &ca)),
     ]);
     let (leases, revocations) = (Arc::new(Leases::default()), revocations(&url));
-    let join = |peer| leases.join(Parties { workload: "db".into(), own: None, peer: Some(peer) });
+    let join = |peer| leases.join(Parties::of_peer("db", Some(peer)));
     let (stays, goes) = (marks(&good_leaf, &ca), marks(&bad, &ca));
     let (mut staying, mut going) = (join(Arc::clone(&stays)), join(Arc::clone(&goes)));
     let now = SystemTime::now();

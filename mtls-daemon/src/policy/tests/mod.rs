@@ -1,7 +1,7 @@
 mod check;
 mod expect;
 mod mutation;
-mod properties;
+pub(crate) mod properties;
 
 use std::net::IpAddr;
 

@@ -24,7 +24,7 @@ const IDS: [&str; 9] = [
 const WORDS: [&str; 4] = ["Shop", "Shopping", "Other", "hex:00"];
 const OIDS: [&str; 2] = ["1.2.3", "1.2.3.4"];
 const NETWORKS: [&str; 6] = ["10.0.0.0/8", "10.1.0.0/16", "10.1.0.1/32", "0.0.0.0/0", "::/0", "fd00::/8"];
-const ADDRESSES: [&str; 5] = ["10.1.0.1", "10.2.0.1", "192.0.2.1", "fd00::1", "::ffff:10.1.0.1"];
+pub(crate) const ADDRESSES: [&str; 5] = ["10.1.0.1", "10.2.0.1", "192.0.2.1", "fd00::1", "::ffff:10.1.0.1"];
 const WORKLOADS: [&str; 3] = ["w", "v", "unknown"];
 
 fn pattern(texts: &'static [&'static str]) -> impl Strategy<Value = TextPattern> {
@@ -68,7 +68,7 @@ fn traits(most: usize) -> impl Strategy<Value = PeerTraits> {
     })
 }
 
-fn rule() -> impl Strategy<Value = Rule> {
+pub(crate) fn rule() -> impl Strategy<Value = Rule> {
     let names = || btree_set(select(WORKLOADS.to_vec()).prop_map(str::to_owned), 0..3);
     let local = (
         option::of(names()),
@@ -94,7 +94,7 @@ fn rule() -> impl Strategy<Value = Rule> {
     )
 }
 
-fn attributes() -> impl Strategy<Value = CertificateAttributes> {
+pub(crate) fn attributes() -> impl Strategy<Value = CertificateAttributes> {
     let words = || subsequence(WORDS.to_vec(), 0..3);
     (words(), words(), btree_map(select(OIDS.to_vec()), select(WORDS.to_vec()), 0..3)).prop_map(
         |(organizations, units, extensions)| CertificateAttributes {
@@ -105,7 +105,7 @@ fn attributes() -> impl Strategy<Value = CertificateAttributes> {
     )
 }
 
-fn name() -> impl Strategy<Value = Option<PeerName>> {
+pub(crate) fn name() -> impl Strategy<Value = Option<PeerName>> {
     prop_oneof![
         8 => select(IDS.to_vec()).prop_map(|id| Some(spiffe(id))),
         1 => Just(Some(PeerName::Dns("a".into()))),
@@ -119,7 +119,7 @@ fn find<'r>(rules: &'r [Rule], query: &Query<'_>, of: impl Fn(&Rule) -> bool) ->
     rules.iter().filter(|rule| of(rule)).find(matches).map(|rule| rule.name.as_str())
 }
 
-fn naive<'r>(rules: &'r [Rule], query: &Query<'_>, with_dry_run: bool) -> Verdict<'r> {
+pub(crate) fn naive<'r>(rules: &'r [Rule], query: &Query<'_>, with_dry_run: bool) -> Verdict<'r> {
     let in_force = |rule: &Rule, action| rule.action == action && (with_dry_run || !rule.dry_run);
     if let Some(rule) = find(rules, query, |rule| in_force(rule, Action::Deny)) {
         return Verdict { allow: false, rule: Some(rule) };

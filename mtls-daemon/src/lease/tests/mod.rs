@@ -1,11 +1,19 @@
 //! A change ends what it names, looks at nothing else, and leaves nothing behind.
 
-use std::time::Duration;
+mod changes;
+mod properties;
+mod time;
 
-use time::OffsetDateTime;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use ::time::OffsetDateTime;
 
 use super::*;
-use crate::identity::revocation::Entry;
+use crate::identity::revocation::{CertificateMarks, Entry, Sha256, Target};
+use crate::identity::verified::Fingerprint;
+use crate::identity::{ChainMarks, Revocations};
+use crate::observe::{Reason, Refusal};
 
 const HANG: Duration = Duration::from_secs(30);
 
@@ -33,7 +41,7 @@ fn chain(number: usize) -> Arc<ChainMarks> {
 }
 
 fn parties(workload: &str, peer: Option<Arc<ChainMarks>>) -> Parties {
-    Parties { workload: workload.into(), own: None, peer }
+    Parties::of_peer(workload, peer)
 }
 
 fn revoke(revocations: &Revocations, leases: &Leases, target: Target) -> Ended {
@@ -45,11 +53,6 @@ fn revoke(revocations: &Revocations, leases: &Leases, target: Target) -> Ended {
 
 async fn is_over(lease: &mut Lease) -> bool {
     tokio::time::timeout(Duration::ZERO, lease.over()).await.is_ok()
-}
-
-fn sizes(leases: &Leases) -> (usize, usize, usize) {
-    let groups = leases.lock();
-    (groups.by_key.len(), groups.by_id.len(), groups.by_mark.len())
 }
 
 #[tokio::test]
@@ -73,7 +76,7 @@ async fn of_ten_thousand_connections_a_revocation_looks_at_those_that_it_names_a
     ] {
         assert_eq!(
             revoke(&revocations, &leases, target.clone()),
-            Ended { connections, looked_at },
+            Ended { connections, looked_at, ..Ended::default() },
             "{target}"
         );
     }
@@ -89,7 +92,7 @@ async fn of_ten_thousand_connections_a_revocation_looks_at_those_that_it_names_a
     assert_eq!(over.len(), 6 + 998);
     assert!(over.iter().all(|client| [8, 9].contains(client) || client % 10 == 7));
     drop(all);
-    assert_eq!(sizes(&leases), (0, 0, 0), "what has ended leaves nothing behind");
+    assert!(leases.is_empty(), "what has ended leaves nothing behind");
 }
 
 #[tokio::test]
@@ -99,8 +102,8 @@ async fn who_waits_is_woken_with_the_reason_and_whose_certificate_it_is() {
     for (own, whose) in [(false, "the peer"), (true, "the workload itself")] {
         let marks = chain(usize::from(own));
         let target = Target::SpiffeId { id: marks.id.clone().unwrap() };
-        let mut parties = parties("db", Some(chain(77)));
-        *(if own { &mut parties.own } else { &mut parties.peer }) = Some(marks);
+        let mut parties = parties("db", Some(if own { chain(77) } else { Arc::clone(&marks) }));
+        parties.own = own.then(|| Own { marks, not_after: SystemTime::now() });
         let waiting: Vec<_> = (0..3)
             .map(|_| {
                 let mut lease = leases.join(parties.clone());
@@ -126,7 +129,7 @@ async fn a_serial_of_another_issuer_is_looked_at_and_left_alone() {
         crate::identity::revocation::DistinguishedName { sha256: Sha256::of(b"x"), name: "x".into() };
     let target = Target::Serial { serial, issuer: Some(issuer) };
     let ended = revoke(&Revocations::in_memory(), &leases, target);
-    assert_eq!(ended, Ended { connections: 0, looked_at: 1 });
+    assert_eq!(ended, Ended { looked_at: 1, ..Ended::default() });
     assert!(!is_over(&mut lease).await);
 }
 
@@ -142,7 +145,8 @@ async fn a_workload_ends_with_all_its_connections_and_begins_anew_under_its_name
     let mut again = leases.join(parties("db", None));
     assert!(!is_over(&mut again).await);
     drop((plain, tls));
-    assert_eq!(leases.end(Mark::Workload("db"), stop), Ended { connections: 1, looked_at: 1 });
+    let ended = leases.end(Mark::Workload("db"), stop);
+    assert_eq!(ended, Ended { connections: 1, looked_at: 1, ..Ended::default() });
 }
 
 #[tokio::test]
@@ -154,7 +158,7 @@ async fn one_connection_can_be_ended_without_its_neighbours() {
     assert_eq!(one.over().await.reason, Reason::Revoked);
     assert!(!is_over(&mut two).await);
     drop((one, two));
-    assert_eq!(sizes(&leases), (0, 0, 0));
+    assert!(leases.is_empty());
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
