@@ -67,7 +67,7 @@ impl Stream {
 
     /// Reset at both ends.
     #[track_caller]
-    fn is_cut(mut self) {
+    fn ends_by_reset(mut self) {
         self.server.wait_for("ECONNRESET");
         // The client reads only once its input has ended.
         self.client.close_stdin();
@@ -120,7 +120,7 @@ fn a_rule_that_goes_and_one_that_comes_cut_what_they_forbid_and_nothing_else() {
         let (goes, stays) = (Stream::open(&pair, "web", PORT), Stream::open(&pair, "web", OTHER));
         let start = Instant::now();
         change(&pair, &yaml("", rules));
-        goes.is_cut();
+        goes.ends_by_reset();
         // The promise is a second; a slow machine only makes these programs slow.
         assert!(start.elapsed() < slow::stretched(Duration::from_secs(2)), "{:?}", start.elapsed());
         let record = cut(&pair, reason);
@@ -140,7 +140,7 @@ fn a_port_that_becomes_strict_cuts_what_is_plain_on_it() {
     let goes = Stream::open(&pair, "out", PORT);
     let stays = Stream::open(&pair, "out", OTHER);
     change(&pair, &yaml(", ports: { 7001: permissive }", BOTH));
-    goes.is_cut();
+    goes.ends_by_reset();
     let record = cut(&pair, "plaintext");
     assert!(record.detail().contains("port 7000 of db has become strict"), "{record:?}");
     stays.goes_on();
@@ -187,7 +187,7 @@ fn a_certificate_that_runs_out_cuts_where_that_is_wanted_and_a_renewed_one_does_
     }
     assert_eq!(live(&pair, |c| c["destination"].as_str().is_some_and(|to| to.ends_with(":7000"))), 2);
     // From now on nobody sees that it is renewed.
-    stream.is_cut();
+    stream.ends_by_reset();
     let record = cut(&pair, "certificate_expired");
     assert!(record.detail().contains(WEB) && record.detail().contains("no newer one was seen"), "{record:?}");
     assert!(start.elapsed() > life * 2);
@@ -206,7 +206,7 @@ fn what_drains_has_its_time_unless_it_is_allowed_again() {
     assert!(!refused.contains(r#""connect":"ok""#), "a new one is refused meanwhile: {refused}");
     change(&pair, &yaml(&drain, OTHERS));
     assert!((overdue(&pair, "draining") - 1.0).abs() < 0.1, "one is allowed again");
-    goes.is_cut();
+    goes.ends_by_reset();
     assert!(start.elapsed() >= time, "{:?}", start.elapsed());
     let record = cut(&pair, "policy_default");
     assert!(record.detail().contains(&format!("it had {}s to end", time.as_secs())), "{record:?}");

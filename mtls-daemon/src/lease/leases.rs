@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use tokio::sync::watch;
@@ -65,6 +65,7 @@ impl Leases {
                 // The others are what was let in before.
                 if look.groups.by_id.get(&lease.group).is_some_and(|group| group.members > 1) {
                     look.conclude(lease.group, refusal.clone(), false);
+                    look.finish();
                 }
                 Err(refusal)
             }
@@ -81,7 +82,7 @@ impl Leases {
                 look.conclude(id, refusal, false);
             }
         }
-        look.ended
+        look.finish()
     }
 
     /// Judges everything again that the covers lead to.
@@ -96,7 +97,7 @@ impl Leases {
         for id in found {
             look.judge(id, &judge, false);
         }
-        look.ended
+        look.finish()
     }
 
     /// Judges everything again that the clock has brought.
@@ -109,7 +110,7 @@ impl Leases {
         for (id, drained) in look.groups.take_due(now.wall, now.monotonic) {
             look.judge(id, &judge, drained);
         }
-        look.ended
+        look.finish()
     }
 
     /// Has a connection that `mark` leads to what `wanted` looks for?
@@ -153,6 +154,17 @@ struct Look<'a> {
     terms: Arc<HashMap<Arc<str>, Terms>>,
     now: Instant,
     ended: Ended,
+    alarms: Vec<Alarm>,
+}
+
+/// Connections that go on.
+struct Alarm {
+    workload: Arc<str>,
+    peer: String,
+    connections: usize,
+    refusal: Refusal,
+    /// For so long.
+    drain: Option<Duration>,
 }
 
 impl<'a> Look<'a> {
@@ -161,7 +173,24 @@ impl<'a> Look<'a> {
         let groups = leases.lock();
         let terms = leases.terms.load_full();
         let now = now.monotonic;
-        Self { groups, terms, now, ended: Ended::default() }
+        Self { groups, terms, now, ended: Ended::default(), alarms: Vec::new() }
+    }
+
+    /// Tells the log, when nobody waits for the groups any more.
+    fn finish(self) -> Ended {
+        drop(self.groups);
+        for Alarm { workload, peer, connections, refusal, drain } in self.alarms {
+            let (reason, detail) = (refusal.reason.code(), refusal.detail);
+            match drain {
+                None => {
+                    tracing::warn!(%workload, peer, connections, reason, detail, "connections go on that would not be allowed any more");
+                }
+                Some(drain) => {
+                    tracing::warn!(%workload, peer, connections, reason, detail, ?drain, "connections that would not be allowed any more have some time to end");
+                }
+            }
+        }
+        self.ended
     }
 
     fn ask(
@@ -205,19 +234,11 @@ impl<'a> Look<'a> {
             (Fate::Keep, Some(_)) if !drained => return,
             (Fate::Keep, _) => Overdue::Kept,
         };
-        let (workload, members) = (&group.parties.workload, group.members);
-        let (peer, reason, detail) = (group.parties.peer_name(), refusal.reason.code(), &refusal.detail);
-        match overdue {
-            Overdue::Kept => {
-                self.ended.kept += members;
-                tracing::warn!(%workload, peer, connections = members, reason, detail, "connections go on that would not be allowed any more");
-            }
-            Overdue::Until(_) => {
-                self.ended.draining += members;
-                let drain = settings.drain;
-                tracing::warn!(%workload, peer, connections = members, reason, detail, ?drain, "connections that would not be allowed any more have some time to end");
-            }
-        }
+        let drain = matches!(overdue, Overdue::Until(_)).then_some(settings.drain);
+        let (workload, peer) = (Arc::clone(&group.parties.workload), group.parties.peer_name());
+        let count = if drain.is_some() { &mut self.ended.draining } else { &mut self.ended.kept };
+        *count += group.members;
+        self.alarms.push(Alarm { workload, peer, connections: group.members, refusal, drain });
         self.groups.set_overdue(id, Some(overdue));
     }
 
@@ -233,7 +254,7 @@ impl<'a> Look<'a> {
     }
 }
 
-pub(super) fn ended(refusal: Refusal) -> watch::Receiver<End> {
+fn ended(refusal: Refusal) -> watch::Receiver<End> {
     watch::channel(Some(Arc::new(refusal))).1
 }
 
