@@ -5,6 +5,7 @@ pub mod capture;
 pub mod config;
 pub mod control;
 pub mod datapath;
+pub mod diagnose;
 pub mod directory;
 pub mod fetch;
 pub mod handshake;

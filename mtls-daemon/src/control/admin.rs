@@ -21,8 +21,9 @@ use tokio::sync::oneshot;
 use super::socket::AdminSocket;
 use super::view::{DaemonView, ReloadReport, Status, VerifyReport, WorkloadStatus};
 use super::{drill, revoke};
+use crate::diagnose::{PathReport, UnknownParty};
 use crate::observe::connection::{ConnectionId, ConnectionRecord};
-use crate::observe::explain::{Explanation, explain};
+use crate::observe::explain::{Explanation, explain_with};
 use crate::observe::recorder::Party;
 
 /// Connections listed when the query sets no limit.
@@ -91,6 +92,7 @@ fn router<V: DaemonView>(view: Arc<V>) -> Router {
         .route("/v1/connections", get(connections::<V>))
         .route("/v1/workloads", get(workloads::<V>))
         .route("/v1/explain", get(explained::<V>))
+        .route("/v1/path", get(path::<V>))
         .route("/v1/verify", get(verify::<V>))
         .route("/v1/reload", post(reload::<V>))
         .merge(revoke::routes())
@@ -178,10 +180,9 @@ async fn connections<V: DaemonView>(
 #[serde(deny_unknown_fields)]
 struct ExplainQuery {
     id: Option<String>,
-    from: Option<String>,
-    to: Option<String>,
     #[serde(rename = "last-refused")]
     last_refused: Option<String>,
+    near: Option<String>,
 }
 
 async fn explained<V: DaemonView>(
@@ -190,21 +191,17 @@ async fn explained<V: DaemonView>(
 ) -> Result<Json<Explanation>, Failure> {
     let Query(query) = query.map_err(bad_query)?;
     let recorder = view.recorder();
-    let (found, what) = match (query.id, query.from, query.to, query.last_refused) {
-        (Some(id), None, None, None) => {
+    let (found, what) = match (query.id, query.last_refused) {
+        (Some(id), None) => {
             let id: ConnectionId =
                 id.parse().map_err(|error: crate::observe::connection::ConnectionIdError| {
                     Failure::new(StatusCode::BAD_REQUEST, error.to_string(), "run `mtlsd connections`")
                 })?;
             (recorder.by_id(id), format!("connection {id}"))
         }
-        (None, Some(from), Some(to), None) => {
-            let found = recorder.between(&Party::from(from.as_str()), &Party::from(to.as_str()));
-            (found, format!("connection from {from} to {to}"))
-        }
-        (None, None, None, Some(_)) => (recorder.last_refused(), "refused connection".to_owned()),
+        (None, Some(_)) => (recorder.last_refused(), "refused connection".to_owned()),
         _ => {
-            let mend = "give one of: id; from and to; last-refused";
+            let mend = "give one of: id; last-refused";
             return Err(Failure::new(
                 StatusCode::BAD_REQUEST,
                 "the query does not name one connection",
@@ -212,7 +209,9 @@ async fn explained<V: DaemonView>(
             ));
         }
     };
-    found.map(|record| Json(explain(&record))).ok_or_else(|| {
+    let near = query.near.is_some();
+    let told = |record: Arc<ConnectionRecord>| explain_with(&record, view.near_misses(&record, near));
+    found.map(|record| Json(told(record))).ok_or_else(|| {
         let error = format!(
             "there is no {what} among those that are live and the last {} that ended",
             recorder.capacity()
@@ -221,6 +220,36 @@ async fn explained<V: DaemonView>(
                     `mtlsd verify` says why; recorder.entries sets how many are kept";
         Failure::new(StatusCode::NOT_FOUND, error, mend)
     })
+}
+
+/// Connections between two parties that an answer lists.
+const RECENT: usize = 3;
+
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct PathQuery {
+    from: String,
+    to: String,
+}
+
+async fn path<V: DaemonView>(
+    State(view): State<Arc<V>>,
+    query: Result<Query<PathQuery>, QueryRejection>,
+) -> Result<Json<PathReport>, Failure> {
+    let Query(PathQuery { from, to }) = query.map_err(bad_query)?;
+    let report = view.path(&from, &to).map_err(|error| {
+        let status = match error {
+            UnknownParty::NoPort(_) => StatusCode::BAD_REQUEST,
+            _ => StatusCode::NOT_FOUND,
+        };
+        Failure::new(
+            status,
+            error.to_string(),
+            "see `mtlsd workloads` and the directory in the configuration",
+        )
+    })?;
+    let recent = view.recorder().between(&Party::from(from.as_str()), &Party::from(to.as_str()), RECENT);
+    Ok(Json(report.with_recent(recent.iter().map(|record| (**record).clone()).collect())))
 }
 
 fn bad_query(rejection: QueryRejection) -> Failure {
@@ -242,6 +271,7 @@ pub(crate) mod tests {
         Ability, Alarm, Check, ConfigStatus, ConnectionSums, KtlsDefect, KtlsStatus, WorkloadState,
     };
     use super::*;
+    use crate::diagnose::Answer;
     use crate::identity::CaStatus;
     use crate::identity::Revocations;
     use crate::identity::alarm::Level;
@@ -249,6 +279,7 @@ pub(crate) mod tests {
     use crate::identity::ca::{CaCertificate, CertificateKind};
     use crate::identity::revocation::{Entry, RevocationError};
     use crate::observe::connection::{Ending, LiveConnection, Opening};
+    use crate::observe::explain::near::NearMisses;
     use crate::observe::{Direction, Reason, Recorder, Refusal};
 
     /// A daemon that has one workload and remembers three connections.
@@ -370,6 +401,32 @@ pub(crate) mod tests {
             &self.recorder
         }
 
+        fn near_misses(&self, record: &ConnectionRecord, allowed_too: bool) -> Option<NearMisses> {
+            let asked = allowed_too || record.reason.is_some();
+            asked.then(|| NearMisses { looked_at: 1, of: 1, ..NearMisses::default() })
+        }
+
+        fn path(&self, from: &str, to: &str) -> Result<PathReport, UnknownParty> {
+            if from != "web" {
+                return Err(UnknownParty::From(from.to_owned()));
+            }
+            if !to.contains(':') {
+                return Err(UnknownParty::NoPort(to.to_owned()));
+            }
+            Ok(PathReport {
+                answer: if self.healthy { Answer::Allowed } else { Answer::Denied },
+                protected: self.healthy,
+                sentences: vec![format!("A connection from {from} to {to}.")],
+                steps: Vec::new(),
+                near_misses: None,
+                datapath: None,
+                why_not_better: None,
+                generation: 2,
+                recent: Vec::new(),
+                mend: "Nothing needs mending.".into(),
+            })
+        }
+
         fn revocations(&self) -> Vec<Arc<Entry>> {
             self.revocations.entries(SystemTime::now())
         }
@@ -455,7 +512,8 @@ pub(crate) mod tests {
             ("http://d/v1/connections?workload=db&limit=1", r#""id":"0000000000000003""#),
             ("http://d/v1/workloads", r#""state":"enrolled""#),
             ("http://d/v1/explain?id=0000000000000001", "Nothing needs mending."),
-            ("http://d/v1/explain?from=10.0.0.2&to=db", r#""id":"0000000000000003""#),
+            ("http://d/v1/explain?id=0000000000000001&near", r#""near_misses":{"says":"allow""#),
+            ("http://d/v1/path?from=web&to=10.1.0.7:5432", r#""answer":"allowed""#),
             ("http://d/v1/explain?last-refused", r#""code":"policy_denied""#),
             ("http://d/v1/verify", r#""name":"connect4 attached""#),
         ] {
@@ -479,10 +537,12 @@ pub(crate) mod tests {
             ("http://d/v1/connections?colour=red", 400),
             ("http://d/v1/explain", 400),
             ("http://d/v1/explain?id=zz", 400),
-            ("http://d/v1/explain?from=web", 400),
+            ("http://d/v1/explain?from=web&to=db", 400),
+            ("http://d/v1/path?from=web", 400),
+            ("http://d/v1/path?from=web&to=db", 400),
+            ("http://d/v1/path?from=nobody&to=db:1", 404),
             ("http://d/v1/explain?id=0000000000000001&last-refused", 400),
             ("http://d/v1/explain?id=00000000000000ff", 404),
-            ("http://d/v1/explain?from=web&to=nobody", 404),
         ] {
             let (status, body) = curl(&served.path, None, &[url]);
             assert_eq!(status, want, "{url}: {body}");

@@ -177,15 +177,18 @@ pub struct ExplainArgs {
     /// The connection, as `mtlsd connections` and the access log show it
     #[arg(required_unless_present_any = ["from", "last_refused"], conflicts_with_all = ["from", "to", "last_refused"])]
     pub id: Option<ConnectionId>,
-    /// The last one from here: a SPIFFE ID, a workload or an address
+    /// What would become of a connection from here: a workload of this node, one of its addresses, or a SPIFFE ID
     #[arg(long, value_name = "WHO", requires = "to", conflicts_with = "last_refused")]
     pub from: Option<String>,
-    /// The last one to there: a SPIFFE ID, a workload, or an address with or without port
-    #[arg(long, value_name = "WHO", requires = "from")]
+    /// ... to there: a workload, a name or SPIFFE ID of the directory, or an address, with the port: NAME:PORT
+    #[arg(long, value_name = "WHO:PORT", requires = "from")]
     pub to: Option<String>,
     /// The last one that was refused
     #[arg(long)]
     pub last_refused: bool,
+    /// Also for a connection that was let in: the rules that nearly denied it
+    #[arg(long, conflicts_with = "from")]
+    pub near: bool,
     /// Where and how.
     #[command(flatten)]
     pub options: AskOptions,
@@ -193,12 +196,8 @@ pub struct ExplainArgs {
 
 impl ExplainArgs {
     fn which(&self) -> Which {
-        match (self.id, &self.from, &self.to) {
-            (Some(id), _, _) => Which::Id(id),
-            (None, Some(from), Some(to)) => Which::Between { from: from.clone(), to: to.clone() },
-            // clap lets nothing else through.
-            _ => Which::LastRefused,
-        }
+        // clap lets nothing else through.
+        self.id.map_or(Which::LastRefused, Which::Id)
     }
 }
 
@@ -235,8 +234,8 @@ impl Ask {
     }
 
     /// Asks the daemon and writes its answer; the exit code says whether what was asked holds: `status` that
-    /// the daemon is ready, `verify` that every check holds, `drill` that every step does, `reload` that the configuration is in force, and the
-    /// others that there is an answer.
+    /// the daemon is ready, `verify` that every check holds, `drill` that every step does, `reload` that the configuration is in force, `explain --from --to`
+    /// that the connection would be allowed, and the others that there is an answer.
     ///
     /// # Errors
     /// When there is no answer; the exit code is then [`EXIT_DOES_NOT_HOLD`].
@@ -259,8 +258,14 @@ impl Ask {
                 show(out, json, &client.workloads().await?, |workloads| render::workloads(workloads))?;
                 true
             }
+            Self::Explain(ExplainArgs { from: Some(from), to: Some(to), .. }) => {
+                let report = client.path(from, to).await?;
+                show(out, json, &report, render::path)?;
+                report.allowed()
+            }
             Self::Explain(arguments) => {
-                show(out, json, &client.explain(&arguments.which()).await?, render::explanation)?;
+                let explanation = client.explain(&arguments.which(), arguments.near).await?;
+                show(out, json, &explanation, render::explanation)?;
                 true
             }
             Self::Verify(_) => {
@@ -349,6 +354,7 @@ mod tests {
             "mtlsd explain 00000000000000ab",
             "mtlsd explain --from web --to 10.0.0.1:80 --json",
             "mtlsd explain --last-refused",
+            "mtlsd explain 00000000000000ab --near",
             "mtlsd verify",
             "mtlsd reload",
             "mtlsd drill revoke --json",
@@ -390,6 +396,7 @@ mod tests {
             "mtlsd explain xyz",
             "mtlsd explain --from web",
             "mtlsd explain --to web",
+            "mtlsd explain --from web --to db:1 --near",
             "mtlsd explain 00000000000000ab --last-refused",
             "mtlsd explain 00000000000000ab --from a --to b",
             "mtlsd explain --last-refused --from a --to b",
@@ -431,6 +438,7 @@ mod tests {
             ("connections", 0, 0),
             ("workloads", 0, 0),
             ("explain --last-refused", 0, 0),
+            ("explain --from web --to 10.1.0.7:5432", 0, 1),
             ("verify", 0, 1),
             ("reload", 0, 1),
             ("drill revoke", 0, 1),
@@ -448,7 +456,7 @@ mod tests {
             ("connections --workload db", "policy_denied", "/0/id"),
             ("workloads", "enrolled", "/0/spiffe_id"),
             ("explain 0000000000000001", "Nothing needs mending.", "/sentences/0"),
-            ("explain --from 10.0.0.2 --to db", "It is open", "/connection/event"),
+            ("explain --from web --to 10.1.0.7:5432", "Nothing needs mending.", "/answer"),
             ("verify", "All 1 checks hold.", "/checks/0/ok"),
             ("reload", "generation 2", "/applied"),
             ("drill revoke", "Revocation works on this node.", "/steps/0/took_us"),

@@ -17,6 +17,7 @@ use super::admin::ApiError;
 use super::drill::DrillReport;
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use super::view::{ReloadReport, Status, VerifyReport, WorkloadStatus};
+use crate::diagnose::PathReport;
 use crate::identity::revocation::Entry;
 use crate::observe::connection::{ConnectionId, ConnectionRecord};
 use crate::observe::explain::Explanation;
@@ -64,13 +65,6 @@ pub enum ClientError {
 pub enum Which {
     /// The one with this id.
     Id(ConnectionId),
-    /// The last one from one party to another.
-    Between {
-        /// SPIFFE ID, workload or address.
-        from: String,
-        /// SPIFFE ID, workload or address with or without port.
-        to: String,
-    },
     /// The last one that was refused.
     LastRefused,
 }
@@ -117,17 +111,25 @@ impl AdminClient {
         self.ask(Method::GET, "/v1/workloads").await
     }
 
-    /// One connection explained.
+    /// One connection explained; `near`: with the rules that nearly decided otherwise, also if it was let in.
     ///
     /// # Errors
     /// As [`ClientError`] lists.
-    pub async fn explain(&self, which: &Which) -> Result<Explanation, ClientError> {
+    pub async fn explain(&self, which: &Which, near: bool) -> Result<Explanation, ClientError> {
         let query = match which {
             Which::Id(id) => format!("id={id}"),
-            Which::Between { from, to } => format!("from={}&to={}", escape(from), escape(to)),
             Which::LastRefused => "last-refused".to_owned(),
         };
-        self.ask(Method::GET, &format!("/v1/explain?{query}")).await
+        let near = if near { "&near" } else { "" };
+        self.ask(Method::GET, &format!("/v1/explain?{query}{near}")).await
+    }
+
+    /// What would become of a connection.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists; also for parties that the daemon does not know.
+    pub async fn path(&self, from: &str, to: &str) -> Result<PathReport, ClientError> {
+        self.ask(Method::GET, &format!("/v1/path?from={}&to={}", escape(from), escape(to))).await
     }
 
     /// Whether everything that should be captured is.
@@ -276,17 +278,20 @@ mod tests {
         assert_eq!(client.workloads().await.unwrap()[0].name, "db");
         assert!(client.verify().await.unwrap().holds());
         assert!(client.reload().await.unwrap().applied);
-        let between = Which::Between { from: "spiffe://example.org/web".into(), to: "10.1.0.7:5432".into() };
-        let two = client.explain(&between).await.unwrap();
-        assert_eq!(two, client.explain(&Which::LastRefused).await.unwrap());
-        assert_eq!(two, client.explain(&Which::Id(two.connection.id)).await.unwrap());
+        let two = client.explain(&Which::LastRefused, false).await.unwrap();
+        assert_eq!(two, client.explain(&Which::Id(two.connection.id), false).await.unwrap());
+        let three = Which::Id(ConnectionId::from_u64(3));
+        assert_eq!(client.explain(&three, false).await.unwrap().near_misses, None);
+        assert!(client.explain(&three, true).await.unwrap().near_misses.is_some());
+        let path = client.path("web", "10.1.0.7:5432").await.unwrap();
+        assert!(path.allowed() && path.recent.is_empty());
     }
 
     #[tokio::test]
     async fn an_answer_that_is_no_comes_with_the_daemons_words() {
         let served = serve(true);
         let client = AdminClient::new(&served.path);
-        let error = client.explain(&Which::Id(ConnectionId::from_u64(99))).await.unwrap_err();
+        let error = client.explain(&Which::Id(ConnectionId::from_u64(99)), false).await.unwrap_err();
         assert!(matches!(&error, ClientError::Refused(_)));
         assert!(error.to_string().contains("mtlsd verify"), "{error}");
     }

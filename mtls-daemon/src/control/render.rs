@@ -10,6 +10,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
 use super::view::{KtlsStatus, ReloadReport, Status, VerifyReport, WorkloadStatus};
+use crate::diagnose::PathReport;
 use crate::identity::CaStatus;
 use crate::identity::alarm::Level;
 use crate::identity::ca::admin::Listing;
@@ -230,6 +231,16 @@ pub fn explanation(explanation: &Explanation) -> String {
     });
     out.push_str(&table(&["outcome", "checked, in order"], rows, ""));
     line(&mut out, format_args!("{mend}"));
+    out
+}
+
+/// `mtlsd explain --from --to`.
+#[must_use]
+pub fn path(report: &PathReport) -> String {
+    let mut out = String::new();
+    for sentence in &report.sentences {
+        line(&mut out, format_args!("{sentence}"));
+    }
     out
 }
 

@@ -9,10 +9,12 @@ use time::OffsetDateTime;
 
 use super::drill::{DrillError, DrillReport};
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
+use crate::diagnose::{PathReport, UnknownParty};
 use crate::identity::CaStatus;
 use crate::identity::alarm::Level;
 use crate::identity::revocation::{Entry, RevocationError};
-use crate::observe::connection::CertificateInfo;
+use crate::observe::connection::{CertificateInfo, ConnectionRecord};
+use crate::observe::explain::near::NearMisses;
 use crate::observe::recorder::Recorder;
 
 /// What the admin API may ask of the daemon.
@@ -25,6 +27,15 @@ pub trait DaemonView: Send + Sync + 'static {
 
     /// The flight recorder; `connections` and `explain` are answered from it.
     fn recorder(&self) -> &Recorder;
+
+    /// The rules that nearly decided otherwise on a connection; `allowed_too`: also on one that was let in.
+    fn near_misses(&self, record: &ConnectionRecord, allowed_too: bool) -> Option<NearMisses>;
+
+    /// What would become of a connection.
+    ///
+    /// # Errors
+    /// One of the two is nobody, or neither is on this node.
+    fn path(&self, from: &str, to: &str) -> Result<PathReport, UnknownParty>;
 
     /// Checks now whether everything that should be captured is.
     fn verify(&self) -> impl Future<Output = VerifyReport> + Send;

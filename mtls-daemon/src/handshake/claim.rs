@@ -4,10 +4,13 @@
 use std::time::SystemTime;
 
 use rustls::pki_types::CertificateDer;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::extensions::GeneralName;
 
 use super::verify::listed;
-use crate::identity::leaf::{Leaf, show};
+use crate::identity::leaf::{Leaf, serial, show, shown_name};
 use crate::identity::{PeerIdentity, SpiffeId};
+use crate::observe::chain::{ChainCertificate, MAX_CERTIFICATES, PeerChain};
 
 /// A presented certificate as a record shows it. Every text is bounded and safe to print.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -48,6 +51,61 @@ impl From<&PeerIdentity> for Claim {
             not_after: peer.not_after,
         }
     }
+}
+
+/// Certificates for people, leaf first, as far as they can be read; the caller bounds their size.
+pub(super) fn shown_chain<'a, 'c: 'a>(
+    certificates: impl Iterator<Item = &'a CertificateDer<'c>>,
+    verified: bool,
+) -> PeerChain {
+    let mut chain = PeerChain { verified, ..PeerChain::default() };
+    for der in certificates {
+        match x509_parser::parse_x509_certificate(der) {
+            // In order and without a gap.
+            Ok((_, certificate)) if chain.left_out == 0 && chain.certificates.len() < MAX_CERTIFICATES => {
+                chain.certificates.push(shown_certificate(&certificate));
+            }
+            _ => chain.left_out += 1,
+        }
+    }
+    chain
+}
+
+fn shown_certificate(certificate: &X509Certificate<'_>) -> ChainCertificate {
+    let uri = || {
+        let names = &certificate.subject_alternative_name().ok()??.value.general_names;
+        names.iter().find_map(|name| match name {
+            GeneralName::URI(uri) => Some(show(uri)),
+            _ => None,
+        })
+    };
+    // What has no subject is called by its SAN (RFC 5280, section 4.1.2.6).
+    let subject = Some(shown_name(certificate.subject())).filter(|subject| !subject.is_empty());
+    let name = subject.or_else(uri).unwrap_or_else(|| "(no name)".to_owned());
+    let (from, until) = (certificate.validity().not_before, certificate.validity().not_after);
+    ChainCertificate::new(&name, &serial(certificate), from.to_datetime(), until.to_datetime())
+}
+
+/// The certificates that an unproven peer presented, as far as the limits on a chain let them be read.
+pub(super) fn presented(
+    chain: &[CertificateDer<'_>],
+    max_certificates: usize,
+    max_bytes: usize,
+) -> PeerChain {
+    let mut bytes = 0_usize;
+    let within = |der: &&CertificateDer<'_>| {
+        bytes = bytes.saturating_add(der.len());
+        bytes <= max_bytes
+    };
+    let within: Vec<_> =
+        chain.iter().take(max_certificates.min(MAX_CERTIFICATES)).take_while(within).collect();
+    // What claims nothing (`Claim::read`) is not shown either.
+    let readable = within.first().is_some_and(|der| Leaf::read(der).is_ok());
+    let read = if readable { within } else { Vec::new() };
+    let unread = chain.len().saturating_sub(read.len());
+    let mut shown = shown_chain(read.into_iter(), false);
+    shown.left_out += unread;
+    shown
 }
 
 /// In the order in which [`super::verify_peer`] looks for a name, but regardless of what is accepted.
@@ -118,6 +176,29 @@ mod tests {
         assert_eq!(Claim::read(&leaf.chain[0], leaf.chain[0].len() - 1), None);
         assert!(Claim::read(&leaf.chain[0], leaf.chain[0].len()).is_some());
         assert_eq!(Claim::read(&CertificateDer::from(vec![0x30, 0x80]), 65_536), None);
+    }
+
+    #[test]
+    fn a_presented_chain_is_shown_leaf_first_within_the_limits() {
+        let root = TestCa::root("root");
+        let leaf = root.intermediate("between").leaf(&LeafSpec::id(WEB));
+        let chain = presented(&leaf.chain, 10, 65_536);
+        assert!(!chain.verified && chain.left_out == 0, "{chain:?}");
+        assert_eq!(chain.certificates.len(), leaf.chain.len());
+        assert_eq!(chain.certificates[1].name, "between");
+        let first = Leaf::read(&leaf.chain[0]).unwrap();
+        assert_eq!(chain.certificates[0].serial, first.serial);
+        assert_eq!(chain.certificates[0].not_after, first.not_after);
+        let cut = presented(&leaf.chain, 1, 65_536);
+        assert_eq!((cut.certificates.len(), cut.left_out), (1, leaf.chain.len() - 1));
+        let large = presented(&leaf.chain, 10, leaf.chain[0].len() - 1);
+        assert_eq!((large.certificates.len(), large.left_out), (0, leaf.chain.len()));
+        let many = vec![leaf.chain[0].clone(); 30];
+        let many = presented(&many, 100, 1 << 20);
+        assert_eq!((many.certificates.len(), many.left_out), (MAX_CERTIFICATES, 30 - MAX_CERTIFICATES));
+        let broken = [CertificateDer::from(vec![0x30, 0x80]), leaf.chain[0].clone()];
+        let broken = presented(&broken, 10, 65_536);
+        assert_eq!((broken.certificates.len(), broken.left_out), (0, 2));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use rustls::{AlertDescription, CertificateError, Error as TlsError, PeerIncompatible};
 
-use crate::observe::{Reason, Refusal};
+use crate::observe::{Reason, Refusal, alert};
 
 /// The refusal that an error of the handshake stands for.
 pub(super) fn of(error: &TlsError) -> Refusal {
@@ -13,7 +13,7 @@ pub(super) fn of(error: &TlsError) -> Refusal {
                 AlertDescription::ProtocolVersion => Reason::TlsVersion,
                 _ => Reason::PeerAlert,
             };
-            return Refusal::new(reason, format!("the peer's alert: {}", alert_name(*alert)));
+            return Refusal::new(reason, alert::detail((*alert).into()));
         }
         TlsError::PeerIncompatible(why) => incompatible(why),
         TlsError::NoApplicationProtocol => Reason::NoCommonParameters,
@@ -48,21 +48,4 @@ fn certificate(error: &CertificateError) -> Reason {
         CertificateError::BadSignature => Reason::BadSignature,
         _ => Reason::CertificateUnsupported,
     }
-}
-
-/// The name that RFC 8446 section 6 gives an alert: `certificate_expired`.
-fn alert_name(alert: AlertDescription) -> String {
-    let Some(name) = alert.as_str() else {
-        return format!("number {}", u8::from(alert));
-    };
-    let mut text = String::new();
-    let mut previous_lower = false;
-    for c in name.chars() {
-        if c.is_ascii_uppercase() && previous_lower {
-            text.push('_');
-        }
-        previous_lower = c.is_ascii_lowercase();
-        text.push(c.to_ascii_lowercase());
-    }
-    text
 }

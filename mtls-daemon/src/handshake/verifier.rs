@@ -12,10 +12,11 @@ use rustls::{
     SignatureScheme,
 };
 
-use super::claim::Claim;
+use super::claim::{Claim, presented};
 use super::refusal;
 use super::verify::{ExpectedServer, PeerRole, Trust, verify_stapled};
 use crate::identity::{PeerIdentity, when};
+use crate::observe::chain::PeerChain;
 use crate::observe::{Reason, Refusal};
 
 /// What the verifier of one connection found; read it after the handshake.
@@ -37,6 +38,7 @@ struct Found {
 struct Rejected {
     refusal: Refusal,
     claim: Option<Claim>,
+    presented: Arc<PeerChain>,
 }
 
 /// Decides on a peer that has proved who it is; a refusal ends the handshake with the alert access_denied.
@@ -57,6 +59,15 @@ impl Verdict {
             Ok(peer) => Some(Claim::from(peer)),
             Err(rejected) => rejected.claim.clone(),
         }
+    }
+
+    /// The peer's certificates for people, proven or not.
+    #[must_use]
+    pub fn chain(&self) -> Option<Arc<PeerChain>> {
+        Some(match self.0.chain.get()? {
+            Ok(peer) => Arc::clone(&peer.chain),
+            Err(rejected) => Arc::clone(&rejected.presented),
+        })
     }
 
     /// Why the peer was refused: its certificate, or what it may do.
@@ -152,8 +163,12 @@ impl Common {
             .chain(intermediates)
             .map(|der| CertificateDer::from(der.as_ref()))
             .collect();
-        let found = verify_stapled(&chain, staple, role, &self.trust, expected, now)
-            .map_err(|refusal| Rejected { refusal, claim: Claim::read(end_entity, self.trust.max_bytes) });
+        let found =
+            verify_stapled(&chain, staple, role, &self.trust, expected, now).map_err(|refusal| Rejected {
+                refusal,
+                claim: Claim::read(end_entity, self.trust.max_bytes),
+                presented: Arc::new(presented(&chain, self.trust.max_certificates, self.trust.max_bytes)),
+            });
         self.verdict.set_chain(found)
     }
 

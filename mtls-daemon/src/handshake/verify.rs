@@ -11,10 +11,11 @@ use std::time::{Duration, SystemTime};
 use rustls::pki_types::{CertificateDer, TrustAnchor, UnixTime};
 use webpki::{EndEntityCert, Error as PkiError, KeyUsage, VerifiedPath};
 
+use super::claim::shown_chain;
 use crate::identity::bundle::Root;
 use crate::identity::leaf::{Leaf, Unreadable, show};
 use crate::identity::ocsp::Stapled;
-use crate::identity::verified::{Fingerprint, Validity};
+use crate::identity::verified::{Fingerprint, Path, Validity};
 use crate::identity::{
     Bundle, ChainMarks, PeerIdentity, PeerName, Revocations, SpiffeId, TrustBundles, TrustDomain, when,
 };
@@ -136,8 +137,8 @@ pub(super) fn verify_stapled(
         return Err(peer.refuse(Reason::CertificateUsage, why));
     }
     let fingerprint = Fingerprint::of(role.purpose(), chain);
-    let marks = match bundle.verified().find(&fingerprint, now) {
-        Some(marks) => marks,
+    let path = match bundle.verified().find(&fingerprint, now) {
+        Some(path) => path,
         None => {
             let verify_at = |at| verify_path(&end_entity, intermediates, bundle, role, at);
             let verified = match verify_at(now) {
@@ -149,16 +150,18 @@ pub(super) fn verify_stapled(
             let (root, used) = verified.map_err(|error| {
                 peer.path_refusal(&error, &end_entity, intermediates, bundle, trust.clock_skew)
             })?;
-            let path = std::iter::once(first).chain(&used).chain([root.der()]);
-            let marks = ChainMarks::of(fingerprint, name.spiffe_id().cloned(), path, true)
+            let certificates = || std::iter::once(first).chain(&used).chain([root.der()]);
+            let marks = ChainMarks::of(fingerprint, name.spiffe_id().cloned(), certificates(), true)
                 .map_err(|Unreadable(why)| peer.refuse(Reason::MalformedCertificate, why))?;
-            let marks = Arc::new(marks);
+            let shown = shown_chain(certificates(), true);
+            let path = Path { marks: Arc::new(marks), shown: Arc::new(shown) };
             if let Some(validity) = validity_of(&leaf, intermediates, root) {
-                bundle.verified().remember(&marks, validity);
+                bundle.verified().remember(&path, validity);
             }
-            marks
+            path
         }
     };
+    let Path { marks, shown } = path;
     let stapled = trust.revocations.ocsp().take_stapled(&marks, staple, now);
     // Also for a chain that is remembered: it may have been revoked since.
     if let Some(mut revoked) = trust.revocations.refusal_of(&marks, now) {
@@ -180,6 +183,7 @@ pub(super) fn verify_stapled(
         chain_len: chain.len(),
         attributes: Arc::new(leaf.attributes),
         marks,
+        chain: shown,
     })
 }
 

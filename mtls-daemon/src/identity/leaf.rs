@@ -134,7 +134,8 @@ fn unreadable(error: impl std::fmt::Display) -> Unreadable {
     Unreadable(show(&error.to_string()))
 }
 
-fn serial(certificate: &X509Certificate<'_>) -> String {
+/// In lower-case hex without leading zero bytes; bounded.
+pub(crate) fn serial(certificate: &X509Certificate<'_>) -> String {
     let raw = certificate.raw_serial();
     let significant = raw.iter().skip_while(|byte| **byte == 0);
     let mut text: String = significant.take(MAX_SERIAL).map(|byte| format!("{byte:02x}")).collect();

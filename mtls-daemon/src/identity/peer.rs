@@ -6,6 +6,8 @@ use std::time::SystemTime;
 
 use serde::{Serialize, Serializer};
 
+use crate::observe::chain::PeerChain;
+
 use super::{CertificateAttributes, ChainMarks, SpiffeId};
 
 /// The name that a verified certificate proves.
@@ -63,6 +65,8 @@ pub struct PeerIdentity {
     pub attributes: Arc<CertificateAttributes>,
     /// What its chain can be revoked by.
     pub marks: Arc<ChainMarks>,
+    /// Its path from leaf to root, for people; shared like `marks`.
+    pub chain: Arc<PeerChain>,
 }
 
 #[cfg(test)]

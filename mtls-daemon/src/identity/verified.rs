@@ -13,6 +13,7 @@ use aws_lc_rs::digest::{Context, SHA256};
 use rustls::pki_types::CertificateDer;
 
 use super::revocation::ChainMarks;
+use crate::observe::chain::PeerChain;
 
 /// Most chains that one bundle remembers; then it begins anew. Only verified peers get in.
 const MAX_CHAINS: usize = 4_096;
@@ -60,9 +61,18 @@ impl Validity {
     }
 }
 
+/// What a verified chain is remembered by.
+#[derive(Debug, Clone)]
+pub(crate) struct Path {
+    /// What it can be revoked by.
+    pub(crate) marks: Arc<ChainMarks>,
+    /// What people are shown of it.
+    pub(crate) shown: Arc<PeerChain>,
+}
+
 /// The chains.
 #[derive(Default)]
-pub(crate) struct VerifiedChains(Mutex<HashMap<Fingerprint, (Validity, Arc<ChainMarks>)>>);
+pub(crate) struct VerifiedChains(Mutex<HashMap<Fingerprint, (Validity, Path)>>);
 
 impl fmt::Debug for VerifiedChains {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -71,20 +81,20 @@ impl fmt::Debug for VerifiedChains {
 }
 
 impl VerifiedChains {
-    /// What it can be revoked by, if it was verified and is valid now.
-    pub(crate) fn find(&self, chain: &Fingerprint, now: SystemTime) -> Option<Arc<ChainMarks>> {
+    /// The path, if it was verified and is valid now.
+    pub(crate) fn find(&self, chain: &Fingerprint, now: SystemTime) -> Option<Path> {
         let chains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let (validity, marks) = chains.get(chain)?;
-        validity.holds_at(now).then(|| Arc::clone(marks))
+        let (validity, path) = chains.get(chain)?;
+        validity.holds_at(now).then(|| path.clone())
     }
 
     /// It was verified now.
-    pub(crate) fn remember(&self, marks: &Arc<ChainMarks>, validity: Validity) {
+    pub(crate) fn remember(&self, path: &Path, validity: Validity) {
         let mut chains = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         if chains.len() >= MAX_CHAINS {
             chains.clear();
         }
-        chains.insert(marks.fingerprint, (validity, Arc::clone(marks)));
+        chains.insert(path.marks.fingerprint, (validity, path.clone()));
     }
 
     #[cfg(test)]
@@ -105,12 +115,14 @@ mod tests {
         parts.iter().map(|part| CertificateDer::from(part.to_vec())).collect()
     }
 
-    fn marks(fingerprint: Fingerprint) -> Arc<ChainMarks> {
-        Arc::new(ChainMarks { fingerprint, id: None, certificates: [].into(), rooted: false, question: None })
+    fn path(fingerprint: Fingerprint) -> Path {
+        let marks =
+            ChainMarks { fingerprint, id: None, certificates: [].into(), rooted: false, question: None };
+        Path { marks: Arc::new(marks), shown: Arc::default() }
     }
 
     fn holds(chains: &VerifiedChains, chain: &Fingerprint, now: SystemTime) -> bool {
-        chains.find(chain, now).is_some_and(|marks| marks.fingerprint == *chain)
+        chains.find(chain, now).is_some_and(|path| path.marks.fingerprint == *chain)
     }
 
     #[test]
@@ -134,7 +146,7 @@ mod tests {
         let (chains, one) = (VerifiedChains::default(), Fingerprint::of(1, &chain(&[b"one"])));
         assert!(!holds(&chains, &one, from));
         let wide = Validity { from: SystemTime::UNIX_EPOCH, until: until + SECOND };
-        chains.remember(&marks(one), Validity { from, until }.and(wide));
+        chains.remember(&path(one), Validity { from, until }.and(wide));
         assert!(holds(&chains, &one, from) && holds(&chains, &one, until));
         assert!(!holds(&chains, &one, from - SECOND / 2) && !holds(&chains, &one, until + SECOND / 2));
         assert!(!holds(&chains, &Fingerprint::of(2, &chain(&[b"one"])), from));
@@ -145,7 +157,7 @@ mod tests {
         let (chains, now) = (VerifiedChains::default(), SystemTime::now());
         for number in 0..=MAX_CHAINS {
             let one = Fingerprint::of(1, &chain(&[&number.to_be_bytes()]));
-            chains.remember(&marks(one), Validity { from: now, until: now });
+            chains.remember(&path(one), Validity { from: now, until: now });
             assert!(chains.len() <= MAX_CHAINS && holds(&chains, &one, now));
         }
     }

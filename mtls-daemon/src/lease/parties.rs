@@ -121,6 +121,7 @@ impl Parties {
                 chain_len: 1,
                 attributes: Arc::default(),
                 marks,
+                chain: Arc::default(),
             })
         });
         Self {

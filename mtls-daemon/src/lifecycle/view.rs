@@ -1,7 +1,7 @@
 //! What the daemon says about itself on the admin socket.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use super::daemon::{Daemon, lock};
 use super::secrets::Secrets;
@@ -13,10 +13,13 @@ use crate::control::view::{
     Ability, Alarm, ConfigStatus, ConnectionSums, DaemonView, KtlsDefect, KtlsStatus, ReloadReport, Status,
     VerifyReport, WorkloadState, WorkloadStatus,
 };
+use crate::datapath::ktls::Suite;
 use crate::datapath::relay::KernelTls;
+use crate::diagnose::{self, PathReport, UnknownParty};
 use crate::identity::alarm::{self, Level};
-use crate::identity::revocation::{Entry, RevocationError};
-use crate::observe::connection::CertificateInfo;
+use crate::identity::revocation::{Entry, RevocationError, Target};
+use crate::observe::connection::{CertificateInfo, ConnectionRecord, Datapath};
+use crate::observe::explain::near::NearMisses;
 use crate::observe::metrics::WorkloadMetrics;
 use crate::observe::recorder::Recorder;
 use crate::snapshot::Snapshot;
@@ -99,6 +102,31 @@ impl DaemonView for Daemon {
         self.relay.observer.recorder()
     }
 
+    fn near_misses(&self, record: &ConnectionRecord, allowed_too: bool) -> Option<NearMisses> {
+        let mut near = diagnose::near_misses(&self.relay.snapshot.load_full(), record, allowed_too)?;
+        let began = record.time - Duration::from_micros(record.duration_us);
+        let changing = lock(&self.changing);
+        near.changed_since = (changing.loaded > began).then_some(changing.generation);
+        Some(near)
+    }
+
+    fn path(&self, from: &str, to: &str) -> Result<PathReport, UnknownParty> {
+        let snapshot = self.relay.snapshot.load_full();
+        let now = SystemTime::now();
+        let entries = self.revocations.entries(now);
+        let ground = diagnose::Ground {
+            snapshot: &snapshot,
+            now,
+            presence: &|workload| lock(&self.node).presence(workload).cloned(),
+            revoked: &|id| {
+                let names = |entry: &&Arc<Entry>| entry.target == Target::SpiffeId { id: id.clone() };
+                entries.iter().find(names).map(ToString::to_string)
+            },
+            datapath: &|workload| self.expected_datapath(&snapshot, workload),
+        };
+        diagnose::path(&ground, from, to)
+    }
+
     fn revocations(&self) -> Vec<Arc<Entry>> {
         self.revocations.entries(SystemTime::now())
     }
@@ -133,6 +161,24 @@ impl DaemonView for Daemon {
 }
 
 impl Daemon {
+    /// Where a connection ends up if both ends agree on the first suite that is offered.
+    fn expected_datapath(
+        &self,
+        snapshot: &Snapshot,
+        workload: &crate::snapshot::WorkloadState,
+    ) -> (Datapath, Option<String>) {
+        let tls = &snapshot.config.tls;
+        let first = tls.cipher_suites.as_ref().and_then(|suites| suites.first().copied());
+        match self.relay.offload(&workload.settings, tls, Some(first.unwrap_or(Suite::Aes128Gcm))) {
+            Ok(offload) if offload.at_once => (Datapath::RelayKtls, None),
+            Ok(_) => (
+                Datapath::RelayUserspace,
+                Some("it moves to relay-ktls only when it carries much".to_owned()),
+            ),
+            Err(why) => (Datapath::RelayUserspace, Some(why.into_owned())),
+        }
+    }
+
     fn abilities(&self) -> Vec<Ability> {
         let features = self.relay.capture.features();
         let guard = if features.guards_unseen_sockets() {
@@ -249,7 +295,7 @@ fn selector(select: &Selector) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::datapath::ktls::{Abilities, Defect, Missing, Suite, Unavailable};
+    use crate::datapath::ktls::{Abilities, Defect, Missing, Unavailable};
 
     #[test]
     fn what_the_kernels_tls_can_do_is_told_with_its_defects_and_their_remedy() {

@@ -11,6 +11,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
+use super::chain::PeerChain;
 use super::reason::{Reason, Refusal};
 
 /// Longest text of a peer that a record keeps, in bytes: a hostile peer must not fill the recorder.
@@ -343,6 +344,9 @@ pub struct ConnectionRecord {
     pub reason: Option<RecordedReason>,
     /// What the peer's daemon said about it; null if it said nothing.
     pub remote_reason: Option<RecordedReason>,
+    /// The peer's certificates; for `mtlsd explain` only, the log does without.
+    #[serde(skip)]
+    pub peer_chain: Option<Arc<PeerChain>>,
 }
 
 /// What is known when a connection is captured.
@@ -375,8 +379,10 @@ pub struct Learned {
     pub peer_proven: bool,
     /// Certificate of the local workload.
     pub local_certificate: Option<CertificateInfo>,
-    /// Certificate that the peer presented.
+    /// Certificate that the peer presented, where `peer_chain` does not say it.
     pub peer_certificate: Option<CertificateInfo>,
+    /// Certificates that the peer presented; of a verified peer shared by all of its connections.
+    pub peer_chain: Option<Arc<PeerChain>>,
     /// How the bytes travel.
     pub datapath: Option<Datapath>,
     /// Why not a better one.
@@ -526,6 +532,7 @@ impl LiveConnection {
             local_certificate: learned.local_certificate,
             peer_certificate: learned
                 .peer_certificate
+                .or_else(|| leaf(learned.peer_chain.as_deref()?))
                 .map(|info| CertificateInfo { serial: bounded(&info.serial), ..info }),
             datapath: learned.datapath,
             why_not_better: learned.why_not_better,
@@ -538,8 +545,14 @@ impl LiveConnection {
             dry_run,
             reason: refusal.map(RecordedReason::from),
             remote_reason: learned.remote_reason,
+            peer_chain: learned.peer_chain,
         }
     }
+}
+
+fn leaf(chain: &PeerChain) -> Option<CertificateInfo> {
+    let leaf = chain.certificates.first()?;
+    Some(CertificateInfo { serial: leaf.serial.clone(), not_after: leaf.not_after })
 }
 
 /// Microseconds, saturating (584,000 years).

@@ -1,7 +1,9 @@
 //! What the daemon tells people: reasons, logs, metrics, the flight recorder.
 
 pub mod access_log;
+pub mod alert;
 pub mod cause;
+pub mod chain;
 pub mod connection;
 pub mod explain;
 pub mod metrics;

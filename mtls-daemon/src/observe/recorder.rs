@@ -82,15 +82,23 @@ impl Recorder {
         found
     }
 
-    /// The connection from one party to another that was opened last, live or ended.
+    /// The connections from one party to another that were opened last, live or ended, newest first.
     #[must_use]
-    pub fn between(&self, from: &Party, to: &Party) -> Option<Arc<ConnectionRecord>> {
+    pub fn between(&self, from: &Party, to: &Party, limit: usize) -> Vec<Arc<ConnectionRecord>> {
         let matches = |record: &ConnectionRecord| from.is_source_of(record) && to.is_destination_of(record);
-        let ended = self.ended().iter().filter(|r| matches(r)).max_by_key(|r| r.id).cloned();
-        // Newest first, so that only the connections up to the first match are copied.
-        let mut live = self.live_where(|c| ended.as_ref().is_none_or(|e| c.id() > e.id));
+        let mut found: Vec<_> = self.ended().iter().filter(|r| matches(r)).cloned().collect();
+        found.sort_unstable_by_key(|r| std::cmp::Reverse(r.id));
+        found.truncate(limit);
+        // Newest first, so that only the connections up to the last match that counts are copied.
+        let oldest = found.get(limit.saturating_sub(1)).map(|r| r.id);
+        let mut live = self.live_where(|c| oldest.is_none_or(|oldest| c.id() > oldest));
         live.sort_unstable_by_key(|c| std::cmp::Reverse(c.id()));
-        live.iter().map(|c| c.snapshot()).find(|r| matches(r)).map(Arc::new).or(ended)
+        found.extend(live.iter().map(|c| c.snapshot()).filter(|r| matches(r)).take(limit).map(Arc::new));
+        found.sort_by_key(|r| std::cmp::Reverse(r.id));
+        // One that has just ended may be there twice.
+        found.dedup_by_key(|r| r.id);
+        found.truncate(limit);
+        found
     }
 
     /// The last connection that was refused.
@@ -127,6 +135,8 @@ pub enum Party {
     Ip(IpAddr),
     /// A SPIFFE ID, a workload's name or a directory entry's name.
     Name(String),
+    /// A name with a port.
+    Service(String, u16),
 }
 
 impl From<&str> for Party {
@@ -137,7 +147,10 @@ impl From<&str> for Party {
         } else if let Ok(ip) = bare.parse() {
             Self::Ip(ip)
         } else {
-            Self::Name(text.to_owned())
+            match text.rsplit_once(':').map(|(name, port)| (name, port.parse())) {
+                Some((name, Ok(port))) => Self::Service(name.to_owned(), port),
+                _ => Self::Name(text.to_owned()),
+            }
         }
     }
 }
@@ -147,6 +160,9 @@ impl Party {
         match self {
             Self::Address(address) => record.source == *address,
             Self::Ip(ip) => record.source.ip() == *ip,
+            Self::Service(name, port) => {
+                record.source.port() == *port && Self::Name(name.clone()).is_source_of(record)
+            }
             Self::Name(name) => match record.direction {
                 Direction::Outbound => self.is_local(name, record),
                 Direction::Inbound => record.peer_identity.as_ref() == Some(name),
@@ -158,6 +174,9 @@ impl Party {
         match self {
             Self::Address(address) => record.destination == *address,
             Self::Ip(ip) => record.destination.ip() == *ip,
+            Self::Service(name, port) => {
+                record.destination.port() == *port && Self::Name(name.clone()).is_destination_of(record)
+            }
             Self::Name(name) => match record.direction {
                 Direction::Inbound => self.is_local(name, record),
                 Direction::Outbound => {
@@ -269,21 +288,28 @@ mod tests {
             ("db", "web", None),
             ("10.0.0.3", "db", None),
             ("10.0.0.2", "10.1.0.7:5433", None),
+            ("web", "db:5432", Some(2)),
+            ("web", "db:5433", None),
+            ("web", "spiffe://example.org/db:5432", Some(2)),
         ] {
-            let found = recorder.between(&from.into(), &to.into()).map(|r| r.id.as_u64());
+            let found = recorder.between(&from.into(), &to.into(), 1).first().map(|r| r.id.as_u64());
             assert_eq!(found, want, "{from} → {to}");
         }
     }
 
     #[test]
-    fn the_connection_that_was_opened_last_is_the_one_between_two_parties() {
+    fn the_connections_between_two_parties_are_those_that_were_opened_last() {
         let recorder = recorder(8);
         let (from, to) = ("web".into(), "db".into());
         recorder.open(Arc::new(outbound(1)));
         close(&recorder, &outbound(2), Ending::Closed);
-        assert_eq!(recorder.between(&from, &to).unwrap().id.as_u64(), 2);
+        let ids = |limit| -> Vec<u64> {
+            recorder.between(&from, &to, limit).iter().map(|r| r.id.as_u64()).collect()
+        };
+        assert_eq!((ids(1), ids(5)), (vec![2], vec![2, 1]));
         recorder.open(Arc::new(outbound(3)));
-        assert_eq!(recorder.between(&from, &to).unwrap().event, Event::Open);
+        close(&recorder, &outbound(4), Ending::Closed);
+        assert_eq!((ids(3), ids(9), ids(0)), (vec![4, 3, 2], vec![4, 3, 2, 1], vec![]));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use crate::handshake::Verdict;
 use crate::observe::connection::{DryRun, LiveConnection, PolicyNotes};
 use crate::observe::{Reason, Refusal};
 use crate::policy::{Decision, OutboundQuery, Peer};
@@ -58,6 +59,17 @@ pub fn outbound(
     let who = peer.name.map_or_else(|| "a server without identity".to_owned(), ToString::to_string);
     let detail = format!("{} to {who} port {port}: {rule}", workload.settings.name);
     Err(Refusal::new(refusal_reason(&decision), detail))
+}
+
+/// Notes the peer's certificates, which say what is noted of the leaf too.
+pub fn note_chain(connection: &LiveConnection, verdict: &Verdict) {
+    let chain = verdict.chain();
+    connection.learn(|learned| {
+        if chain.as_ref().is_some_and(|chain| !chain.certificates.is_empty()) {
+            learned.peer_certificate = None;
+        }
+        learned.peer_chain = chain;
+    });
 }
 
 const OUTBOUND_DEFAULT: &str = "outbound_default: deny";

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 
 use super::admission::HandshakePermit;
-use super::authorise::{note_decision, refusal_reason};
+use super::authorise::{note_chain, note_decision, refusal_reason};
 use super::context::{Other, Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
@@ -257,6 +257,7 @@ impl Reception<'_> {
         let started = Instant::now();
         let result = tokio::time::timeout(limit, session.handshake()).await;
         note_handshake(self.observed, session.records().agreed().as_ref(), &verdict);
+        note_chain(self.observed.connection(), &verdict);
         match result {
             Ok(Ok(())) => {
                 self.observed.handshake_done(started.elapsed());

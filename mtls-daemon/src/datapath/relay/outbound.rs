@@ -216,6 +216,7 @@ impl Attempt<'_> {
         let started = Instant::now();
         let result = tokio::time::timeout(limit, session.handshake()).await;
         note_handshake(self.observed, session.records().agreed().as_ref(), &verdict);
+        authorise::note_chain(self.observed.connection(), &verdict);
         match result {
             Ok(Ok(())) => {
                 let took = started.elapsed();

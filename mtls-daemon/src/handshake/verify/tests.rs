@@ -532,10 +532,13 @@ fn a_chain_is_remembered_for_its_role_and_roots_and_no_longer_than_all_of_it_is_
     let domain = "example.org".parse().unwrap();
     let bundle = trust.bundles.get(&domain).unwrap();
     assert_eq!(bundle.verified().len(), 0);
-    for _ in 0..3 {
-        verify(&leaf, &trust).unwrap();
-        assert_eq!(bundle.verified().len(), 1);
-    }
+    let shown: Vec<_> = (0..3).map(|_| verify(&leaf, &trust).unwrap().chain).collect();
+    assert_eq!(bundle.verified().len(), 1);
+    // Leaf to root, once in memory however many connections show it.
+    assert!(shown[0].verified && Arc::ptr_eq(&shown[0], &shown[2]));
+    let root = bundle.roots()[0].subject();
+    assert_eq!(shown[0].certificates.last().unwrap().name, root);
+    assert_eq!(shown[0].certificates.len(), leaf.chain.len() + 1);
     let now = SystemTime::now();
     let remembered =
         |role: PeerRole| bundle.verified().find(&Fingerprint::of(role.purpose(), &leaf.chain), now);
