@@ -432,9 +432,9 @@ pub struct Workload {
     pub dns_names: Vec<String>,
     /// Subject of its certificate. Default: the trust domain as O. Empty where the certificate comes from files.
     pub subject: Subject,
-    /// What else it is known by; for [`Config::modes`] and rules.
+    /// What else it is known by; for `modes` and rules.
     pub labels: BTreeMap<String, String>,
-    /// What an inbound connection must be. Default: what [`Config::modes`] says, else strict.
+    /// What an inbound connection must be. Default: what `modes` says, else strict.
     pub mode: Mode,
     /// Exceptions to `mode`, by own port. Read through [`Workload::mode_of_port`].
     pub ports: BTreeMap<u16, Mode>,

@@ -1,7 +1,7 @@
 //! Who may connect to whom.
 //!
-//! Deny wins, then allow, then the default. Compiled once per configuration ([`index`]): a decision costs a few lookups in
-//! tables, however many rules there are. [`reference`] says the same by going through all rules; it is what tests
+//! Deny wins, then allow, then the default. Compiled once per configuration (`index`): a decision costs a few lookups in
+//! tables, however many rules there are. [`mod@reference`] says the same by going through all rules; it is what tests
 //! compare with, and what explains a decision.
 
 mod bits;

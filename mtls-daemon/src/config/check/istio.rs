@@ -1,6 +1,6 @@
 //! Istio's resources as modes and rules. They mean here what they mean there, or are refused.
 //!
-//! https://istio.io/latest/docs/reference/config/security/authorization-policy/ and …/peer_authentication/
+//! <https://istio.io/latest/docs/reference/config/security/authorization-policy/> and <https://istio.io/latest/docs/reference/config/security/peer_authentication/>
 
 use std::collections::{BTreeMap, BTreeSet};
 
