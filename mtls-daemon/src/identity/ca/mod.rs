@@ -333,4 +333,4 @@ fn crypto(action: &'static str) -> impl Fn(rcgen::Error) -> CaError {
 }
 
 #[cfg(test)]
-mod tests;
+pub(super) mod tests;

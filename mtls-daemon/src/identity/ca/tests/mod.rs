@@ -73,7 +73,8 @@ fn id() -> SpiffeId {
     "spiffe://example.org/web".parse().unwrap()
 }
 
-fn accepted(
+/// Would a peer that believes this CA take the chain, as that of `web`?
+pub(in crate::identity) fn accepted(
     ca: &EmbeddedCa,
     chain: &[CertificateDer<'_>],
     now: SystemTime,

@@ -7,15 +7,14 @@ use std::process::Command;
 use std::time::{Duration, SystemTime};
 
 use clap::Parser;
-use rustls::pki_types::CertificateDer;
 
 use super::*;
 use crate::control::cli::{Cli, Command as Line};
-use crate::handshake::{ExpectedServer, PeerNameSettings, PeerRole, Trust, verify_peer};
 use crate::identity::ca::admin::CaDirectory;
+use crate::identity::ca::tests::accepted;
 use crate::identity::ca::{INTERMEDIATE_LIFETIME, NewKey, Order};
 use crate::identity::{
-    CaError, EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentitySource, Subject, TrustBundles, X509Svid,
+    CaError, EmbeddedCa, EmbeddedCaSettings, EmbeddedSource, IdentitySource, Subject, X509Svid,
 };
 use crate::lifecycle::commands::ca::run;
 
@@ -42,22 +41,6 @@ fn issue_at(ca: &EmbeddedCa, now: SystemTime) -> Result<X509Svid, CaError> {
 
 fn issue(ca: &EmbeddedCa) -> Result<X509Svid, CaError> {
     issue_at(ca, SystemTime::now())
-}
-
-/// Would a peer that believes this CA take the chain?
-fn accepted(ca: &EmbeddedCa, chain: &[CertificateDer<'_>], now: SystemTime) {
-    let trust = Trust {
-        bundles: Arc::new(TrustBundles::from_iter([(ca.trust_domain().clone(), ca.bundle())])),
-        trust_domain: ca.trust_domain().clone(),
-        names: PeerNameSettings::default(),
-        max_certificates: 10,
-        max_bytes: 65_536,
-        revocations: Arc::new(crate::identity::Revocations::in_memory()),
-        clock_skew: Trust::CLOCK_SKEW,
-    };
-    let expected = ExpectedServer { ids: vec![ID.parse().unwrap()], dns_names: vec![] };
-    verify_peer(chain, PeerRole::Server, &trust, Some(&expected), now).unwrap();
-    verify_peer(chain, PeerRole::Client, &trust, None, now).unwrap();
 }
 
 fn admin(hsm: &SoftHsm) -> CaDirectory {
@@ -90,7 +73,7 @@ fn what_it_issues_is_accepted_and_its_key_is_in_no_file() {
             0o600
         );
         let (now, svid) = (SystemTime::now(), issue(&ca).unwrap());
-        accepted(&ca, &svid.chain, now);
+        accepted(&ca, &svid.chain, now).unwrap();
         // The directory says where the key is: nobody else has to.
         for again in [key.clone(), None] {
             let again = open(&hsm.directory, again).unwrap();
@@ -150,7 +133,7 @@ fn a_rotation_makes_a_key_of_its_own_in_the_token_and_may_leave_it_and_come_back
             let switched = issue(&ca).unwrap();
             assert_ne!(switched.chain[1], old.chain[1]);
             for svid in [&old, &switched] {
-                accepted(&ca, &svid.chain, now);
+                accepted(&ca, &svid.chain, now).unwrap();
             }
             admin(hsm).finish(true, now).unwrap();
             let finished = issue(&ca).unwrap();
@@ -191,7 +174,7 @@ fn the_intermediate_is_renewed_without_the_token() {
         let half = SystemTime::now() + INTERMEDIATE_LIFETIME / 2 + Duration::from_secs(86_400);
         let svid = issue_at(&ca, half).unwrap();
         assert_ne!(svid.chain[1], first);
-        accepted(&ca, &svid.chain, half);
+        accepted(&ca, &svid.chain, half).unwrap();
         // Only its public half is signed.
         tool("mesh", &["--delete-object", "--type", "privkey", "--label", "ca-key"]);
         admin(hsm).renew_intermediate(None, half).unwrap();
@@ -223,7 +206,7 @@ fn a_token_that_cannot_be_used_is_said_and_leaves_nothing_behind() {
         // A key that others made is taken; it is not made again.
         keygen("EC:secp384r1", "site-key", "02");
         let ca = open(&hsm.directory, key(settings, "site-key")).unwrap();
-        accepted(&ca, &issue(&ca).unwrap().chain, SystemTime::now());
+        accepted(&ca, &issue(&ca).unwrap().chain, SystemTime::now()).unwrap();
         assert_eq!(private_keys(), ["rsa-key", "site-key"]);
     });
 }
@@ -268,7 +251,7 @@ fn a_ca_without_its_key_opens_and_says_at_each_issue_what_is_wrong() {
             );
             delete();
         }
-        accepted(&again, &good.chain, now);
+        accepted(&again, &good.chain, now).unwrap();
         hsm.delete("mesh");
         let gone = reason(&open(&hsm.directory, None).unwrap());
         assert!(gone.to_string().contains("token mesh"), "{gone}");
