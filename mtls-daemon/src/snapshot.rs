@@ -146,23 +146,20 @@ impl Snapshot {
         port: u16,
         address: Option<IpAddr>,
     ) -> Option<EarlyDenial<'_>> {
-        let allowed_by_default = client.settings.allows_outbound_by_default();
-        if (allowed_by_default && !self.policy.has_outbound_rules()) || !destination.dns_names.is_empty() {
+        if (client.settings.allows_outbound_by_default() && !self.policy.has_outbound_rules())
+            || !destination.dns_names.is_empty()
+        {
             return None;
         }
         let denied = |id: &crate::identity::SpiffeId| {
             let name = PeerName::Spiffe(id.clone());
-            self.policy.outbound_denied_early(&OutboundQuery {
-                peer: Peer::expected(&name, address),
-                workload: &client.settings.name,
-                port,
-                allowed_by_default,
-            })
+            let peer = Peer::expected(&name, address);
+            self.policy.outbound_denied_early(&OutboundQuery::from(&client.settings, port, peer))
         };
         // Each server that it may be must be one that is denied.
         let verdicts: Option<Vec<_>> = destination.expected.iter().map(denied).collect();
         let verdict = verdicts?.into_iter().next()?;
-        Some(EarlyDenial { verdict, default: "outbound_default: deny".into() })
+        Some(EarlyDenial { verdict, default: client.settings.outbound_default_name().into() })
     }
 
     /// What a server of this node will say.
@@ -173,19 +170,14 @@ impl Snapshot {
         port: u16,
     ) -> Option<EarlyDenial<'_>> {
         let server = destination.local_workload.as_deref().and_then(|name| self.by_name(name))?;
-        let mode = server.settings.mode_of_port(port);
-        if mode == config::Mode::Disabled {
+        let settings = &server.settings;
+        if settings.mode_of_port(port) == config::Mode::Disabled {
             return None;
         }
         let name = PeerName::Spiffe(client.settings.spiffe_id.clone());
-        let verdict = self.policy.denied_early(&Query {
-            peer: Peer::expected(&name, None),
-            workload: &server.settings.name,
-            port,
-            mode,
-            allowed_by_default: server.settings.allows_by_default(port),
-        })?;
-        Some(EarlyDenial { verdict, default: server.settings.default_name(port) })
+        let query = Query::to(settings, port, Peer::expected(&name, None));
+        let verdict = self.policy.denied_early(&query)?;
+        Some(EarlyDenial { verdict, default: settings.default_name(port) })
     }
 }
 

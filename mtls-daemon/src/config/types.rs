@@ -500,6 +500,15 @@ impl Workload {
     pub fn allows_outbound_by_default(&self) -> bool {
         self.outbound_default == OutboundDefault::Allow
     }
+
+    /// How the log calls what [`Self::allows_outbound_by_default`] goes by.
+    #[must_use]
+    pub fn outbound_default_name(&self) -> &'static str {
+        match self.outbound_default {
+            OutboundDefault::Allow => "outbound_default: allow",
+            OutboundDefault::Deny => "outbound_default: deny",
+        }
+    }
 }
 
 /// How a workload is found; at least one part is set, and every part that is set must match.

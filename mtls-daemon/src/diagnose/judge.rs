@@ -1,6 +1,6 @@
 //! One rule, and all of them, where not everything of the peer is known.
 
-use crate::config::{Action, PeerMatch, PeerTrait, PeerTraits, Rule};
+use crate::config::{Action, PeerMatch, PeerTraits, Rule};
 use crate::policy::Peer;
 use crate::policy::reference::{Miss, misses};
 
@@ -65,22 +65,11 @@ fn bare(rule: &Rule) -> Rule {
     }
 }
 
-fn is_unknown(kind: &PeerTrait, peer: &Peer<'_>) -> bool {
-    match kind {
-        PeerTrait::Organization | PeerTrait::OrganizationalUnit | PeerTrait::Extension(_) => {
-            peer.attributes.is_none()
-        }
-        PeerTrait::SpiffeId | PeerTrait::TrustDomain | PeerTrait::Namespace | PeerTrait::ServiceAccount => {
-            false
-        }
-    }
-}
-
 /// What the rule asks for that is not known, in words; `None`: everything is known.
 fn unknown_of(rule: &Rule, peer: &Peer<'_>) -> Option<String> {
     let traits = || rule.peers.iter().flatten().flat_map(|wanted| [&wanted.is, &wanted.not]);
     let mut unknown: Vec<String> = Vec::new();
-    for kind in traits().flat_map(|traits| traits.texts.keys()).filter(|kind| is_unknown(kind, peer)) {
+    for kind in traits().flat_map(|traits| traits.texts.keys()).filter(|kind| !peer.knows(kind)) {
         let text = kind.to_string();
         if !unknown.contains(&text) {
             unknown.push(text);
@@ -96,7 +85,7 @@ fn unknown_of(rule: &Rule, peer: &Peer<'_>) -> Option<String> {
 fn answerable(wanted: &PeerMatch, peer: &Peer<'_>) -> (PeerMatch, bool) {
     let mut whole = true;
     let mut keep = |traits: &PeerTraits| {
-        let texts = traits.texts.iter().filter(|(kind, _)| !is_unknown(kind, peer));
+        let texts = traits.texts.iter().filter(|(kind, _)| peer.knows(kind));
         let networks = if peer.address.is_some() { traits.networks.clone() } else { Default::default() };
         let kept = PeerTraits {
             texts: texts.map(|(kind, texts)| (kind.clone(), texts.clone())).collect(),

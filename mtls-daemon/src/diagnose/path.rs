@@ -8,7 +8,7 @@ use super::judge::{Ruling, rule_on};
 use super::near;
 use super::parties::{self, From, To, UnknownParty};
 use super::report::{PathReport, Refused, Walk};
-use crate::config::{Exclusions, Mode, Rule, UnknownDestinations};
+use crate::config::{Exclusions, Mode, Rule, UnknownDestinations, Workload};
 use crate::directory::Destination;
 use crate::identity::{PeerName, SpiffeId};
 use crate::observe::connection::Datapath;
@@ -167,15 +167,20 @@ impl Ground<'_> {
         let mode = settings.mode_of_port(port);
         walk.passed("mode", format!("Port {port} of {} is {mode}.", settings.name));
         let name = PeerName::Spiffe(from.clone());
-        let asked = Asked {
+        let asked = self.asked_of(settings, port);
+        asked.of(walk, &[Peer::expected(&name, None)])
+    }
+
+    /// What inbound policy is asked.
+    fn asked_of<'s>(&'s self, settings: &'s Workload, port: u16) -> Asked<'s> {
+        Asked {
             what: "policy",
             rules: &self.snapshot.config.policy,
             workload: &settings.name,
             port,
             default: settings.allows_by_default(port),
             default_name: settings.default_name(port),
-        };
-        asked.of(walk, &[Peer::expected(&name, None)])
+        }
     }
 
     /// mtlsd does not carry it: plain bytes, unless the application does otherwise.
@@ -196,14 +201,7 @@ impl Ground<'_> {
             return Err(walk.refused("mode", detail, Reason::Plaintext));
         }
         walk.passed("mode", format!("Port {port} of {} is permissive and takes plain bytes.", settings.name));
-        let asked = Asked {
-            what: "policy",
-            rules: &self.snapshot.config.policy,
-            workload: &settings.name,
-            port,
-            default: settings.allows_by_default(port),
-            default_name: settings.default_name(port),
-        };
+        let asked = self.asked_of(settings, port);
         let nobody = Peer { address: None, ..Peer::unproven(IpAddr::from([0, 0, 0, 0])) };
         asked.of(walk, &[nobody])
     }
@@ -273,14 +271,13 @@ impl Ground<'_> {
     ) -> Step {
         let settings = &client.settings;
         let peers: Vec<_> = expected.iter().map(|name| Peer::expected(name, to.address)).collect();
-        let default = settings.allows_outbound_by_default();
         let asked = Asked {
             what: "outbound policy",
             rules: &self.snapshot.config.outbound_policy,
             workload: &settings.name,
             port: to.port,
-            default,
-            default_name: if default { "outbound_default: allow" } else { "outbound_default: deny" }.into(),
+            default: settings.allows_outbound_by_default(),
+            default_name: settings.outbound_default_name().into(),
         };
         asked.of(walk, &peers)
     }

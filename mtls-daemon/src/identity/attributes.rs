@@ -2,11 +2,12 @@
 
 use std::fmt::Write as _;
 
-use aws_lc_rs::digest::{SHA256, digest};
 use x509_parser::certificate::X509Certificate;
 use x509_parser::der_parser::asn1_rs::{Any, FromDer, Tag};
 use x509_parser::oid_registry::{self, Oid};
 use x509_parser::x509::AttributeTypeAndValue;
+
+use super::revocation::Sha256;
 
 /// Most attributes of one kind that a certificate may have.
 pub const MAX_ATTRIBUTES: usize = 64;
@@ -96,7 +97,7 @@ fn bytes(bytes: &[u8]) -> Box<str> {
 }
 
 fn hash(bytes: &[u8]) -> Box<str> {
-    format!("sha256:{}", hex(digest(&SHA256, bytes).as_ref())).into()
+    format!("sha256:{}", Sha256::of(bytes)).into()
 }
 
 fn hex(bytes: &[u8]) -> String {
@@ -108,6 +109,7 @@ fn hex(bytes: &[u8]) -> String {
 
 #[cfg(test)]
 mod tests {
+    use aws_lc_rs::digest::{SHA256, digest};
     use rcgen::{CertificateParams, CustomExtension, DnType, KeyPair};
 
     use super::*;

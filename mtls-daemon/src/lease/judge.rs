@@ -128,22 +128,15 @@ fn permitted(
                 }
                 _ => {}
             }
-            let query = Query {
-                peer,
-                workload: &settings.name,
-                port,
-                mode,
-                allowed_by_default: settings.allows_by_default(port),
-            };
+            let query = Query::to(settings, port, peer);
             (snapshot.policy.decide(&query), settings.default_name(port))
         }
         Direction::Outbound => {
-            let allowed_by_default = settings.allows_outbound_by_default();
-            if allowed_by_default && !snapshot.policy.has_outbound_rules() {
+            if settings.allows_outbound_by_default() && !snapshot.policy.has_outbound_rules() {
                 return Ok(None);
             }
-            let query = OutboundQuery { peer, workload: &settings.name, port, allowed_by_default };
-            (snapshot.policy.decide_outbound(&query), "outbound_default: deny".into())
+            let query = OutboundQuery::from(settings, port, peer);
+            (snapshot.policy.decide_outbound(&query), settings.outbound_default_name().into())
         }
     };
     let Decision { verdict, .. } = decision;
@@ -155,12 +148,9 @@ fn permitted(
         Direction::Inbound => format!("{who} to {name}"),
         Direction::Outbound => format!("{name} to {who}"),
     };
-    let (reason, rule) = match verdict.rule {
-        Some(rule) => (Reason::PolicyDenied, rule),
-        None => (Reason::PolicyDefault, &*default),
-    };
+    let rule = verdict.rule.unwrap_or(&default);
     let detail = format!("{between} port {port}: {rule}, since the policy has changed");
-    Err(Refusal::new(reason, detail))
+    Err(Refusal::new(verdict.refusal_reason(), detail))
 }
 
 /// Until when both identities are good. One that has been renewed is good for as long as its newest certificate is.

@@ -6,7 +6,7 @@ use super::bits::{Bits, Clause};
 use super::lookup::Lookup;
 
 /// What clauses want of one kind of value, and what they do not want.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Dimension<L> {
     /// Clauses that take any value, but for exceptions.
     any: Bits,

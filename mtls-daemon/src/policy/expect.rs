@@ -3,7 +3,7 @@
 use serde::Serialize;
 
 use super::{OutboundQuery, Peer, Policy, Query, Verdict, reference};
-use crate::config::{Config, End, PeerTrait, PolicyTest, Rule, Who, Workload, WorkloadIdentity};
+use crate::config::{Config, End, PolicyTest, Rule, Who, Workload, WorkloadIdentity};
 use crate::identity::{CertificateAttributes, PeerName};
 
 /// What came of one test.
@@ -92,13 +92,7 @@ fn inbound(
     let peer =
         Peer { name: seen.name.as_ref(), attributes: seen.attributes.as_ref(), address: test.from.address };
     let default = server.default_name(test.port).into_owned();
-    let query = Query {
-        peer,
-        workload: &server.name,
-        port: test.port,
-        mode: server.mode_of_port(test.port),
-        allowed_by_default: server.allows_by_default(test.port),
-    };
+    let query = Query::to(server, test.port, peer);
     enough(&config.policy, &peer, &server.name, test.port)?;
     Ok(in_words(&config.policy, policy.decide(&query).verdict, &default, &peer, &server.name, test.port))
 }
@@ -112,15 +106,10 @@ fn outbound(
     let seen = seen(config, &test.to)?;
     let peer =
         Peer { name: seen.name.as_ref(), attributes: seen.attributes.as_ref(), address: test.to.address };
-    let query = OutboundQuery {
-        peer,
-        workload: &client.name,
-        port: test.port,
-        allowed_by_default: client.allows_outbound_by_default(),
-    };
+    let query = OutboundQuery::from(client, test.port, peer);
     enough(&config.outbound_policy, &peer, &client.name, test.port)?;
     let verdict = policy.decide_outbound(&query).verdict;
-    let default = if verdict.allow { "outbound_default: allow" } else { "outbound_default: deny" };
+    let default = client.outbound_default_name();
     Ok(in_words(&config.outbound_policy, verdict, default, &peer, &client.name, test.port))
 }
 
@@ -197,15 +186,7 @@ fn enough(rules: &[Rule], peer: &Peer<'_>, workload: &str, port: u16) -> Result<
             if asks_address && peer.address.is_none() {
                 return Err(format!("rule {} asks for the peer's address; say `address`", rule.name));
             }
-            let certificate = |kind: &PeerTrait| {
-                matches!(
-                    kind,
-                    PeerTrait::Organization | PeerTrait::OrganizationalUnit | PeerTrait::Extension(_)
-                )
-            };
-            if peer.attributes.is_none()
-                && wanted.is.texts.keys().chain(wanted.not.texts.keys()).any(certificate)
-            {
+            if wanted.is.texts.keys().chain(wanted.not.texts.keys()).any(|kind| !peer.knows(kind)) {
                 return Err(format!(
                     "rule {} asks for what the certificate says, and this workload's comes from elsewhere; describe it with \
                      spiffe_id, organizations, organizational_units, extensions",

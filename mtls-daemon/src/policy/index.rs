@@ -13,7 +13,7 @@ use smallvec::SmallVec;
 use super::bits::{Bits, Clause, WORD};
 use super::dimension::{Dimension, Selection};
 use super::lookup::{Exact, Networks, Texts};
-use super::peer::{Known, Peer};
+use super::peer::Peer;
 use crate::config::{Action, PeerMatch, PeerTrait, Rule, TextPattern};
 
 /// What a clause does when it matches.
@@ -40,7 +40,7 @@ impl Kind {
     }
 }
 
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Index {
     /// The rule's number, by clause; where kinds meet there are clauses without a rule.
     rules: Vec<Option<u32>>,
@@ -49,7 +49,7 @@ pub(super) struct Index {
     all: Bits,
     texts: Vec<(PeerTrait, Dimension<Texts>)>,
     networks: Dimension<Networks>,
-    workloads: Dimension<Exact<String>>,
+    workloads: Dimension<Exact<String, str>>,
     ports: Dimension<Exact<u16>>,
 }
 
@@ -123,17 +123,16 @@ impl Index {
         let mut selections: Selections<'a> = SmallVec::new();
         selections.push(Selection::from(&self.all));
         if self.workloads.is_asked() {
-            let workload = workload.to_owned();
-            selections.push(self.workloads.select(|value| value(&workload)));
+            selections.push(self.workloads.select(|value| value(workload)));
         }
         if self.ports.is_asked() {
             selections.push(self.ports.select(|value| value(&port)));
         }
         for (kind, dimension) in &self.texts {
-            match peer.knows(kind) {
-                Known::Yes => selections.push(dimension.select(|value| peer.each(kind, value))),
-                Known::No if possible => {}
-                Known::No => selections.push(dimension.certain()),
+            if peer.knows(kind) {
+                selections.push(dimension.select(|value| peer.each(kind, value)));
+            } else if !possible {
+                selections.push(dimension.certain());
             }
         }
         if self.networks.is_asked() {

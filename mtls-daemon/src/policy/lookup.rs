@@ -1,7 +1,9 @@
 //! From a value to the clauses that name it, for each kind of value.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, HashMap};
 use std::hash::Hash;
+use std::marker::PhantomData;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -25,7 +27,7 @@ pub(super) trait Lookup: Default {
 }
 
 /// Whole texts, beginnings, ends, and any text at all.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Texts {
     exact: HashMap<Box<str>, Bits>,
     present: Bits,
@@ -80,7 +82,7 @@ fn nested(collected: BTreeMap<Prefix, Bits>) -> Option<Nested<Prefix>> {
 }
 
 /// Networks, for an address.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Networks {
     collected: BTreeMap<Network, Bits>,
     networks: Option<Nested<Network>>,
@@ -105,19 +107,19 @@ impl Lookup for Networks {
     }
 }
 
-/// Values that are only equal or not.
-#[derive(Clone, Debug)]
-pub(super) struct Exact<T>(HashMap<T, Bits>);
+/// Values that are only equal or not; `V`: as they are looked up.
+#[derive(Debug)]
+pub(super) struct Exact<T, V: ?Sized = T>(HashMap<T, Bits>, PhantomData<fn(&V)>);
 
-impl<T> Default for Exact<T> {
+impl<T, V: ?Sized> Default for Exact<T, V> {
     fn default() -> Self {
-        Self(HashMap::new())
+        Self(HashMap::new(), PhantomData)
     }
 }
 
-impl<T: Eq + Hash + Clone> Lookup for Exact<T> {
+impl<T: Eq + Hash + Clone + Borrow<V>, V: Eq + Hash + ?Sized> Lookup for Exact<T, V> {
     type Named = T;
-    type Value = T;
+    type Value = V;
 
     fn note(&mut self, named: &T, clause: Clause) {
         self.0.entry(named.clone()).or_default().push(clause);
@@ -127,7 +129,7 @@ impl<T: Eq + Hash + Clone> Lookup for Exact<T> {
         self.0.values_mut().for_each(Bits::shrink);
     }
 
-    fn find<'a>(&'a self, value: &T, found: impl FnMut(&'a Bits)) {
+    fn find<'a>(&'a self, value: &V, found: impl FnMut(&'a Bits)) {
         self.0.get(value).into_iter().for_each(found);
     }
 }

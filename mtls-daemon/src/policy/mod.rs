@@ -17,7 +17,8 @@ pub mod reference;
 #[cfg(test)]
 pub(crate) mod tests;
 
-use crate::config::{Config, Mode, Rule};
+use crate::config::{Config, Mode, Rule, Workload};
+use crate::observe::Reason;
 
 use index::{Index, Kind, Search};
 pub use peer::Peer;
@@ -50,6 +51,23 @@ pub struct OutboundQuery<'a> {
     pub allowed_by_default: bool,
 }
 
+impl<'a> Query<'a> {
+    /// A connection of `peer` to this workload's port.
+    #[must_use]
+    pub fn to(server: &'a Workload, port: u16, peer: Peer<'a>) -> Self {
+        let (mode, allowed_by_default) = (server.mode_of_port(port), server.allows_by_default(port));
+        Self { peer, workload: &server.name, port, mode, allowed_by_default }
+    }
+}
+
+impl<'a> OutboundQuery<'a> {
+    /// A connection of this workload to a port of `peer`.
+    #[must_use]
+    pub fn from(client: &'a Workload, port: u16, peer: Peer<'a>) -> Self {
+        Self { peer, workload: &client.name, port, allowed_by_default: client.allows_outbound_by_default() }
+    }
+}
+
 /// What was decided.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decision<'a> {
@@ -70,11 +88,19 @@ pub struct Verdict<'a> {
     pub rule: Option<&'a str>,
 }
 
+impl Verdict<'_> {
+    /// The reason for the refusal, where it is one.
+    #[must_use]
+    pub fn refusal_reason(&self) -> Reason {
+        if self.rule.is_some() { Reason::PolicyDenied } else { Reason::PolicyDefault }
+    }
+}
+
 /// Most audit rules that one decision names.
 pub const MAX_AUDITED: usize = 8;
 
 /// All rules, compiled.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 pub struct Policy {
     inbound: Rules,
     outbound: Rules,
@@ -127,7 +153,7 @@ impl Policy {
 }
 
 /// The rules of one direction.
-#[derive(Clone, Debug, Default)]
+#[derive(Debug, Default)]
 struct Rules {
     names: Vec<String>,
     index: Index,

@@ -16,13 +16,6 @@ pub struct Peer<'a> {
     pub address: Option<IpAddr>,
 }
 
-/// Whether something is known.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Known {
-    Yes,
-    No,
-}
-
 impl<'a> Peer<'a> {
     /// A client that proved nothing.
     #[must_use]
@@ -46,14 +39,17 @@ impl<'a> Peer<'a> {
         self.name.and_then(PeerName::spiffe_id)
     }
 
-    pub(super) fn knows(&self, kind: &PeerTrait) -> Known {
+    /// Whether it is known what the peer has of this kind, be it nothing.
+    #[must_use]
+    pub fn knows(&self, kind: &PeerTrait) -> bool {
         match kind {
-            PeerTrait::Organization | PeerTrait::OrganizationalUnit | PeerTrait::Extension(_)
-                if self.attributes.is_none() =>
-            {
-                Known::No
+            PeerTrait::Organization | PeerTrait::OrganizationalUnit | PeerTrait::Extension(_) => {
+                self.attributes.is_some()
             }
-            _ => Known::Yes,
+            PeerTrait::SpiffeId
+            | PeerTrait::TrustDomain
+            | PeerTrait::Namespace
+            | PeerTrait::ServiceAccount => true,
         }
     }
 

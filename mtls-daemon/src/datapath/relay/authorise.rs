@@ -3,8 +3,8 @@
 use std::sync::Arc;
 
 use crate::handshake::Verdict;
+use crate::observe::Refusal;
 use crate::observe::connection::{DryRun, LiveConnection, PolicyNotes};
-use crate::observe::{Reason, Refusal};
 use crate::policy::{Decision, OutboundQuery, Peer};
 use crate::snapshot::{EarlyDenial, Snapshot, WorkloadState};
 
@@ -26,12 +26,6 @@ pub fn note_decision(connection: &LiveConnection, decision: &Decision<'_>, defau
     rule
 }
 
-/// The reason for a denial.
-#[must_use]
-pub fn refusal_reason(decision: &Decision<'_>) -> Reason {
-    if decision.verdict.rule.is_some() { Reason::PolicyDenied } else { Reason::PolicyDefault }
-}
-
 /// Whether a workload may connect to a server that has proved who it is.
 ///
 /// # Errors
@@ -43,22 +37,18 @@ pub fn outbound(
     peer: &Peer<'_>,
     port: u16,
 ) -> Result<(), Refusal> {
-    if !snapshot.policy.has_outbound_rules() && workload.settings.allows_outbound_by_default() {
+    let settings = &workload.settings;
+    if !snapshot.policy.has_outbound_rules() && settings.allows_outbound_by_default() {
         return Ok(());
     }
-    let decision = snapshot.policy.decide_outbound(&OutboundQuery {
-        peer: *peer,
-        workload: &workload.settings.name,
-        port,
-        allowed_by_default: workload.settings.allows_outbound_by_default(),
-    });
-    let rule = note_decision(connection, &decision, OUTBOUND_DEFAULT);
+    let decision = snapshot.policy.decide_outbound(&OutboundQuery::from(settings, port, *peer));
+    let rule = note_decision(connection, &decision, settings.outbound_default_name());
     if decision.verdict.allow {
         return Ok(());
     }
     let who = peer.name.map_or_else(|| "a server without identity".to_owned(), ToString::to_string);
-    let detail = format!("{} to {who} port {port}: {rule}", workload.settings.name);
-    Err(Refusal::new(refusal_reason(&decision), detail))
+    let detail = format!("{} to {who} port {port}: {rule}", settings.name);
+    Err(Refusal::new(decision.verdict.refusal_reason(), detail))
 }
 
 /// Notes the peer's certificates, which say what is noted of the leaf too.
@@ -72,13 +62,10 @@ pub fn note_chain(connection: &LiveConnection, verdict: &Verdict) {
     });
 }
 
-const OUTBOUND_DEFAULT: &str = "outbound_default: deny";
-
 /// What a denial that is known beforehand means; notes the rule.
 #[must_use]
 pub fn early_refusal(connection: &LiveConnection, denial: &EarlyDenial<'_>, between: &str) -> Refusal {
     let rule = denial.rule();
     connection.learn(|learned| learned.policy = Some(Arc::from(rule.as_ref())));
-    let reason = if denial.verdict.rule.is_some() { Reason::PolicyDenied } else { Reason::PolicyDefault };
-    Refusal::new(reason, format!("{between}: {rule}, at connect()"))
+    Refusal::new(denial.verdict.refusal_reason(), format!("{between}: {rule}, at connect()"))
 }

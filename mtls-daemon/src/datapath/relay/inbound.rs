@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 
 use super::admission::HandshakePermit;
-use super::authorise::{note_chain, note_decision, refusal_reason};
+use super::authorise::{note_chain, note_decision};
 use super::context::{Other, Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
@@ -317,17 +317,11 @@ impl Gate {
     /// Asks policy; notes the rule that decided.
     fn admit(&self, peer: Option<&PeerIdentity>) -> Result<(), Refusal> {
         let settings = &self.workload.settings;
-        let query = Query {
-            peer: match peer {
-                Some(peer) => Subject::proven(peer, self.from),
-                None => Subject::unproven(self.from),
-            },
-            workload: &settings.name,
-            port: self.port,
-            mode: self.mode,
-            allowed_by_default: settings.allows_by_default(self.port),
+        let subject = match peer {
+            Some(peer) => Subject::proven(peer, self.from),
+            None => Subject::unproven(self.from),
         };
-        let decision = self.snapshot.policy.decide(&query);
+        let decision = self.snapshot.policy.decide(&Query::to(settings, self.port, subject));
         let default = settings.default_name(self.port);
         let rule = note_decision(&self.connection, &decision, &default);
         if decision.verdict.allow {
@@ -335,7 +329,7 @@ impl Gate {
         }
         let who = peer.map_or_else(|| "a client without identity".to_owned(), |peer| peer.name.to_string());
         let detail = format!("{who} to {} port {}: {rule}", settings.name, self.port);
-        Err(Refusal::new(refusal_reason(&decision), detail))
+        Err(Refusal::new(decision.verdict.refusal_reason(), detail))
     }
 }
 
