@@ -167,16 +167,24 @@ fn is_refusal(record: &Record, to: SocketAddr) -> bool {
 /// order ends in the other one: the daemons before their namespaces.
 #[must_use]
 pub fn two_nodes() -> (Lab, Process, Daemon, Daemon) {
+    two_nodes_with("", "")
+}
+
+/// As [`two_nodes`]; `web`: more keys of that workload, each with a comma before it; `more`: more top-level keys of its node.
+#[must_use]
+pub fn two_nodes_with(web: &str, more: &str) -> (Lab, Process, Daemon, Daemon) {
     let mut lab = Lab::new(&["web"]);
     lab.add_node("n2");
     lab.add_pod("n2", "far");
     let nginx = programs::nginx(lab.pod("far"), HTTP);
     let mut here = lab.prepare(
         NODE,
-        r#"
-workloads: [ { name: web, select: { netns: $web.netns } } ]
-directory: [ { name: far, addresses: ["$far.v4", "$far.v6"], ports: [80], spiffe_ids: ["spiffe://example.org/far"] } ]
-"#,
+        &format!(
+            r#"
+workloads: [ {{ name: web, select: {{ netns: $web.netns }}{web} }} ]
+directory: [ {{ name: far, addresses: ["$far.v4", "$far.v6"], ports: [80], spiffe_ids: ["spiffe://example.org/far"] }} ]
+{more}"#
+        ),
     );
     here.ca_init();
     let mut there = lab.prepare(

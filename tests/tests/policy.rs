@@ -3,9 +3,9 @@
 use std::net::SocketAddr;
 
 use mtls_tests::certs::{Authority, Leaf};
-use mtls_tests::lab::{Daemon, Lab, NODE, Output, Process, Record};
-use mtls_tests::programs::{self, Identity, s_client};
-use mtls_tests::scenario::HTTP;
+use mtls_tests::lab::{Output, Record};
+use mtls_tests::programs::{Identity, s_client};
+use mtls_tests::scenario::{HTTP, two_nodes_with};
 use mtls_tests::{Pair, STRICT_PAIR};
 
 const GUEST: &str = "spiffe://example.org/guest";
@@ -68,35 +68,10 @@ fn an_address_lets_a_proven_peer_in_only_where_the_rule_says_so() {
     assert_eq!((record.reason(), record.peer()), ("policy_default", GUEST), "another address, the same peer");
 }
 
-/// `web` of the first node and nginx in `far` of the second, whose rules let `web` in; the first has these rules.
-fn two_nodes(web: &str, outbound: &str) -> (Lab, Process, Daemon, Daemon) {
-    let mut lab = Lab::new(&["web"]);
-    lab.add_node("n2");
-    lab.add_pod("n2", "far");
-    let nginx = programs::nginx(lab.pod("far"), HTTP);
-    let mut here = lab.prepare(
-        NODE,
-        &format!(
-            "workloads: [ {{ name: web, select: {{ netns: $web.netns }}{web} }} ]\n\
-             directory: [ {{ name: far, addresses: [\"$far.v4\", \"$far.v6\"], ports: [80], spiffe_ids: [\"spiffe://example.org/far\"] }} ]\n{outbound}"
-        ),
-    );
-    here.ca_init();
-    let mut there = lab.prepare(
-        "n2",
-        "workloads: [ { name: far, select: { netns: $far.netns } } ]\n\
-         policy: [ { name: web-only, action: allow, from: { spiffe_ids: [\"spiffe://example.org/web\"] } } ]\n",
-    );
-    there.share_ca(&here);
-    here.start();
-    there.start();
-    (lab, nginx, here, there)
-}
-
 #[test]
 fn an_outbound_rule_refuses_at_connect_and_no_packet_leaves() {
     let outbound = "outbound_policy: [ { name: never-far, action: deny, from: { workloads: [web] }, to: { spiffe_ids: [\"spiffe://example.org/far\"] } } ]\n";
-    let (lab, _nginx, here, there) = two_nodes("", outbound);
+    let (lab, _nginx, here, there) = two_nodes_with("", outbound);
     for to in [lab.pod("far").at(HTTP), lab.pod("far").at6(HTTP)] {
         let said = lab.pod("web").own("probe").args(["connect", &to.to_string()]).run().ok().text();
         assert!(said.contains("EACCES"), "{said}");
@@ -111,7 +86,7 @@ fn an_outbound_rule_refuses_at_connect_and_no_packet_leaves() {
 fn what_a_server_proves_can_still_be_denied_and_it_gets_no_byte() {
     // Not known before the handshake: what the server's certificate says.
     let outbound = "outbound_policy: [ { name: only-shop, action: allow, to: [{ spiffe_ids: [\"spiffe://example.org/far\"], organizations: [Shop] }] } ]\n";
-    let (lab, _nginx, here, there) = two_nodes(", outbound_default: deny", outbound);
+    let (lab, _nginx, here, there) = two_nodes_with(", outbound_default: deny", outbound);
     let to = lab.pod("far").at(HTTP);
     lab.pod("web").run(&["curl", "-sS", "--max-time", "20", &format!("http://{to}/")]).fails();
     let record = here.wait_for_log("web's record", |r| r.refused() && !r.inbound());
@@ -128,12 +103,22 @@ fn what_a_server_proves_can_still_be_denied_and_it_gets_no_byte() {
 #[test]
 fn an_outbound_allow_rule_opens_what_the_default_closes() {
     let outbound = "outbound_policy: [ { name: far, action: allow, from: { ports: [80] }, to: { spiffe_ids: [\"spiffe://example.org/far\"] } } ]\n";
-    let (lab, _nginx, here, _there) = two_nodes(", outbound_default: deny", outbound);
+    let (lab, _nginx, here, _there) = two_nodes_with(", outbound_default: deny", outbound);
     let curl =
         |to: SocketAddr| lab.pod("web").run(&["curl", "-sS", "--max-time", "20", &format!("http://{to}/")]);
     assert_eq!(curl(lab.pod("far").at(HTTP)).ok().text(), "hello from far");
     let record = here.wait_for_log("web's record", |r| !r.inbound());
     assert_eq!((record.refused(), record.policy()), (false, "far"), "{record:?}");
+}
+
+#[test]
+fn what_no_outbound_rule_matches_is_recorded_as_let_out_by_the_default() {
+    let outbound = "outbound_policy: [ { name: not-81, action: deny, from: { ports: [81] } } ]\n";
+    let (lab, _nginx, here, _there) = two_nodes_with("", outbound);
+    let to = lab.pod("far").at(HTTP);
+    lab.pod("web").run(&["curl", "-sS", "--max-time", "20", &format!("http://{to}/")]).ok();
+    let record = here.wait_for_log("web's record", |r| !r.inbound());
+    assert_eq!((record.refused(), record.policy()), (false, "outbound_default: allow"), "{record:?}");
 }
 
 #[test]
