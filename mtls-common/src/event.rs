@@ -21,6 +21,10 @@ pub enum EventKind {
     Unaccounted = 5,
     /// A strict workload's connection was refused because the daemon is not in its namespace.
     NotEntered = 6,
+    /// A SYN was refused by policy, for the address that it comes from.
+    DeniedSource = 7,
+    /// A process that belongs to no workload was refused where every process must belong to one.
+    Unclassified = 8,
 }
 
 impl EventKind {
@@ -34,6 +38,8 @@ impl EventKind {
             4 => Some(Self::DeniedUnknown),
             5 => Some(Self::Unaccounted),
             6 => Some(Self::NotEntered),
+            7 => Some(Self::DeniedSource),
+            8 => Some(Self::Unclassified),
             _ => None,
         }
     }
@@ -55,12 +61,16 @@ pub struct Event {
     pub destination: u32,
     /// How many SYNs of this socket were announced before; 0 the first time.
     pub announced: u32,
-    /// The destination that the application asked for.
+    /// The destination that the application asked for; of an inbound connection, the address of the workload.
     pub original: Endpoint,
+    /// Where an inbound connection comes from.
+    pub source: Endpoint,
     /// Bytes used in `packet`.
     pub packet_len: u32,
     /// The held SYN from its IP header on.
     pub packet: [u8; SYN_CAPACITY],
+    /// [`EventKind::Unclassified`]: the process that called connect(), 0 when it is not known.
+    pub pid: u32,
     /// Always zero.
     pub reserved: [u32; 2],
 }

@@ -12,6 +12,32 @@ pub struct AddressKey {
     pub address: [u8; 16],
 }
 
+/// Data of a longest-prefix-match key: the address of a client of a workload's port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct SourceKey {
+    /// The workload's number in network byte order.
+    pub workload: [u8; 4],
+    /// The port in network byte order; 0 stands for every port without entries of its own.
+    pub port: [u8; 2],
+    /// Always zero.
+    pub reserved: [u8; 2],
+    /// The client's address; IPv4 as `::ffff:a.b.c.d`.
+    pub address: [u8; 16],
+}
+
+impl SourceKey {
+    /// Bits before the address.
+    pub const FIXED_BITS: u32 = 64;
+
+    /// The key of an address.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(workload: u32, port: u16, address: [u8; 16]) -> Self {
+        Self { workload: workload.to_be_bytes(), port: port.to_be_bytes(), reserved: [0; 2], address }
+    }
+}
+
 /// A port of a set of destination addresses.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -10,14 +10,17 @@ pub mod socket;
 pub mod table;
 
 pub use event::{Event, EventKind, SYN_CAPACITY};
-pub use keys::{AddressKey, DeliveryKey, DestinationPort, ListenerKey, SharedPort, VerdictKey, WorkloadPort};
+pub use keys::{
+    AddressKey, DeliveryKey, DestinationPort, ListenerKey, SharedPort, SourceKey, VerdictKey, WorkloadPort,
+};
 pub use socket::{Endpoint, SocketKind, SocketState};
 pub use table::{
-    Counter, Destination, Namespace, PortMode, VERDICT_ALLOW, VERDICT_DENY, Workload, workload_flags,
+    Counter, Destination, Enclosure, Namespace, PortMode, VERDICT_ALLOW, VERDICT_DENY, Workload,
+    enclosure_flags, workload_flags,
 };
 
 /// Changes whenever the layout or the meaning of a pinned map changes; names the pin directory.
-pub const ABI: u32 = 2;
+pub const ABI: u32 = 3;
 
 /// The interface index of `lo` in every network namespace (`LOOPBACK_IFINDEX` in the kernel).
 pub const LOOPBACK_IFINDEX: u32 = 1;
@@ -27,8 +30,8 @@ mod pod {
     //! `aya::Pod` says that any bytes may be copied to and from a map.
 
     use crate::{
-        AddressKey, DeliveryKey, Destination, DestinationPort, Endpoint, Event, ListenerKey, Namespace,
-        SharedPort, SocketState, VerdictKey, Workload, WorkloadPort,
+        AddressKey, DeliveryKey, Destination, DestinationPort, Enclosure, Endpoint, Event, ListenerKey,
+        Namespace, SharedPort, SocketState, SourceKey, VerdictKey, Workload, WorkloadPort,
     };
 
     macro_rules! pod {
@@ -46,12 +49,14 @@ mod pod {
         DeliveryKey,
         Destination,
         DestinationPort,
+        Enclosure,
         Endpoint,
         Event,
         ListenerKey,
         Namespace,
         SharedPort,
         SocketState,
+        SourceKey,
         VerdictKey,
         Workload,
         WorkloadPort,
@@ -69,7 +74,9 @@ mod pod {
             assert_eq!(size_of::<ListenerKey>(), 16);
             assert_eq!(size_of::<Namespace>(), 8);
             assert_eq!(size_of::<Workload>(), 24);
-            assert_eq!(size_of::<Event>(), 4 + 4 + 8 + 8 + 4 + 4 + 20 + 4 + 128 + 8);
+            assert_eq!(size_of::<Enclosure>(), 16);
+            assert_eq!(size_of::<SourceKey>() * 8, SourceKey::FIXED_BITS as usize + 128);
+            assert_eq!(size_of::<Event>(), 4 + 4 + 8 + 8 + 4 + 4 + 2 * 20 + 4 + 128 + 4 + 8);
         }
     }
 }

@@ -50,6 +50,8 @@ pub enum SocketKind {
     Established = 6,
     /// A captured socket that has sent its first bytes.
     Flowing = 7,
+    /// Opened where every process must belong to a workload, and not known yet to belong to one. `netns` is set.
+    Unclassified = 8,
 }
 
 impl SocketKind {

@@ -22,6 +22,24 @@ pub mod workload_flags {
     pub const DENY_UNKNOWN: u32 = 1 << 2;
 }
 
+/// Bits of [`Enclosure::flags`].
+pub mod enclosure_flags {
+    /// Processes in network namespaces that belong to no workload may not send.
+    pub const NAMESPACES: u32 = 1;
+}
+
+/// Where every process must belong to a workload.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Enclosure {
+    /// Bit N is set when a cgroup at depth N below the root is an enclosure.
+    pub levels: u32,
+    /// See [`enclosure_flags`].
+    pub flags: u32,
+    /// Cookie of the daemon's own network namespace, which is no enclosure.
+    pub own_netns: u64,
+}
+
 /// A workload's settings.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -111,4 +129,10 @@ counters! {
     SteerRefused = "steer_refused",
     /// Inbound connections left alone.
     InboundUntouched = "inbound_untouched",
+    /// SYNs refused by policy, for the address that they come from.
+    DeniedSource = "denied_source",
+    /// Connections and packets refused because their process belongs to no workload.
+    Unclassified = "unclassified",
+    /// Refusals without a record, because the ring was more than half full.
+    Unrecorded = "unrecorded",
 }

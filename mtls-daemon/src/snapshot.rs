@@ -139,6 +139,19 @@ impl Snapshot {
             .or_else(|| self.inbound_denied_early(client, destination, port))
     }
 
+    /// The denial that a client at this address will meet, whoever it proves to be; `None` if it may be let in.
+    ///
+    /// A port that no rule opens to anybody is not denied here: most often a rule was forgotten, and the client's mtlsd hears
+    /// the reason only after the handshake.
+    #[must_use]
+    pub fn denied_source(&self, server: &WorkloadState, port: u16, from: IpAddr) -> Option<EarlyDenial<'_>> {
+        let settings = &server.settings;
+        let denied = |from| self.policy.denied_early(&Query::to(settings, port, Peer::unknown(from)));
+        let verdict = denied(Some(from))?;
+        let by_address = verdict.rule.is_some() || denied(None).is_none();
+        by_address.then(|| EarlyDenial { verdict, default: settings.default_name(port) })
+    }
+
     fn outbound_denied_early(
         &self,
         client: &WorkloadState,

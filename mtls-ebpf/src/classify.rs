@@ -14,7 +14,7 @@ use crate::maps::{
 };
 
 /// cgroups deeper than this below the root are not looked at.
-const MAX_CGROUP_DEPTH: i32 = 32;
+pub const MAX_CGROUP_DEPTH: i32 = 32;
 
 /// A workload and the listeners of the namespace that the socket is in.
 pub struct Place {
@@ -138,7 +138,7 @@ fn is_denied(workload: u32, destination: u32, port: u16) -> bool {
 }
 
 #[inline(always)]
-fn is_excluded(workload: u32, to: &Endpoint) -> bool {
+pub fn is_excluded(workload: u32, to: &Endpoint) -> bool {
     let mut port = WorkloadPort { workload: 0, port: to.port, reserved: 0 };
     // SAFETY: only presence is asked for.
     if unsafe { EXCLUDED_PORTS.get(&port) }.is_some() {

@@ -3,7 +3,9 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::helpers::generated::{bpf_get_socket_cookie, bpf_set_retval};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_pid_tgid, bpf_get_netns_cookie, bpf_get_socket_cookie, bpf_set_retval,
+};
 use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
@@ -14,7 +16,7 @@ use crate::address::{endpoint, from_v4, from_v6, port_from_network, set_words, w
 use crate::classify::{Decision, Place, outbound, place};
 use crate::listener::{LOCALHOST_V4, LOCALHOST_V6, is_alive};
 use crate::maps::count;
-use crate::{event, features, storage};
+use crate::{enclosure, event, features, storage};
 
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
@@ -53,11 +55,12 @@ fn decide(ctx: &SockAddrContext, to: Endpoint, v6_socket: bool) -> i32 {
         return ALLOW;
     }
     // SAFETY: sock_addr programs may ask for the namespace cookie.
-    let Some(place) = (unsafe { place(ctx.sock_addr.cast(), true) }) else {
-        return ALLOW;
-    };
+    let place = unsafe { place(ctx.sock_addr.cast(), true) };
     // SAFETY: sock_addr programs may ask for the socket cookie.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
+    let Some(place) = place else {
+        return unclassified(ctx, cookie, &to);
+    };
     match outbound(&place, &to) {
         Decision::Untouched => leave(sk, &place),
         Decision::DeniedPolicy(destination) => {
@@ -101,6 +104,20 @@ fn decide(ctx: &SockAddrContext, to: Endpoint, v6_socket: bool) -> i32 {
             ALLOW
         }
     }
+}
+
+/// A process that belongs to no workload.
+#[inline(always)]
+fn unclassified(ctx: &SockAddrContext, cookie: u64, to: &Endpoint) -> i32 {
+    // SAFETY: sock_addr programs may ask for the namespace cookie.
+    if !unsafe { enclosure::refuses_current(ctx.sock_addr.cast(), to) } {
+        return ALLOW;
+    }
+    count(Counter::Unclassified);
+    // SAFETY: sock_addr programs may ask for the namespace cookie; no other pointer is involved.
+    let (netns, pid) = unsafe { (bpf_get_netns_cookie(ctx.sock_addr.cast()), bpf_get_current_pid_tgid() >> 32) };
+    event::send_unclassified(netns, cookie, pid as u32, &Endpoint::default(), to);
+    refuse(ECONNREFUSED)
 }
 
 /// Marks the socket as seen, so that the guard lets it pass.

@@ -17,7 +17,7 @@ use mtls_common::{
 use crate::address::{endpoint, from_v4, from_v6};
 use crate::listener::{is_accepted, is_alive};
 use crate::maps::{NAMESPACES, PORT_MODES, WORKLOADS, count};
-use crate::{event, features, storage};
+use crate::{enclosure, event, features, storage};
 
 const PASS: i32 = 1;
 const DROP: i32 = 0;
@@ -45,8 +45,16 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
     let sk = sk.cast::<c_void>();
     // SAFETY: a full socket, not null.
     let Some(state) = (unsafe { storage::get(sk) }) else {
-        return guard(&ctx, sk);
+        if !features::has(features::SKB_NETNS_COOKIE) {
+            return PASS;
+        }
+        // SAFETY: the feature says that this kernel allows the helper here.
+        return unseen(&ctx, sk, unsafe { bpf_get_netns_cookie(ctx.as_ptr()) });
     };
+    if state.kind == SocketKind::Unclassified.raw() {
+        let netns = state.netns;
+        return unseen(&ctx, sk, netns);
+    }
     if state.kind == SocketKind::Captured.raw() {
         return hold(&ctx, state);
     }
@@ -176,23 +184,58 @@ fn first_bytes(ctx: &SkBuffContext, state: &mut SocketState) -> i32 {
 
 /// A socket that no hook has classified: opened before its workload was enrolled, or a raw socket.
 #[inline(always)]
-fn guard(ctx: &SkBuffContext, sk: *mut c_void) -> i32 {
-    if !features::has(features::SKB_NETNS_COOKIE) {
+fn unseen(ctx: &SkBuffContext, sk: *mut c_void, netns: u64) -> i32 {
+    let skb = ctx.skb.skb;
+    // SAFETY: context field.
+    if unsafe { (*skb).ifindex } == LOOPBACK_IFINDEX {
         return PASS;
     }
-    let skb = ctx.skb.skb;
-    // SAFETY: the feature says that this kernel allows the helper here.
-    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
     // SAFETY: copied at once.
-    let Some(namespace) = (unsafe { NAMESPACES.get(&netns) }).copied() else {
+    let owner = unsafe { NAMESPACES.get(&netns) }.map_or(0, |namespace| namespace.workload);
+    if owner == 0 {
+        return unclassified(ctx, sk, netns);
+    }
+    guard(ctx, sk, netns, owner)
+}
+
+/// A packet of a socket that may belong to no workload: dropped where it must, so that TCP sends it again and a
+/// workload that is enrolled meanwhile loses nothing.
+#[inline(always)]
+fn unclassified(ctx: &SkBuffContext, sk: *mut c_void, netns: u64) -> i32 {
+    // SAFETY: this is a cgroup_skb program.
+    if enclosure::is_classified_whole(netns) || !unsafe { enclosure::refuses_packet(ctx.as_ptr(), netns) } {
+        // SAFETY: a full socket, not null.
+        if let Some(state) = unsafe { storage::get(sk) } {
+            state.kind = SocketKind::Untouched.raw();
+        }
+        return PASS;
+    }
+    let Some(tcp) = parse(ctx) else {
         return PASS;
     };
-    // SAFETY: context field.
-    if unsafe { (*skb).ifindex } == LOOPBACK_IFINDEX || namespace.workload == 0 {
+    let opens = tcp.flags & (FLAG_SYN | FLAG_ACK) == FLAG_SYN;
+    if (!opens && !tcp.has_payload) || enclosure::is_excluded_pair(&tcp.source, &tcp.destination) {
         return PASS;
     }
+    count(Counter::Unclassified);
+    let mut initial = SocketState { kind: SocketKind::Unclassified.raw(), netns, ..SocketState::default() };
+    // SAFETY: a full socket, not null.
+    if let Some(state) = unsafe { storage::get_or_create(sk, &mut initial) }
+        && state.announced == 0
+    {
+        state.announced = 1;
+        // SAFETY: cgroup_skb programs may ask for the socket cookie.
+        let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
+        event::send_unclassified(netns, cookie, 0, &tcp.source, &tcp.destination);
+    }
+    DROP
+}
+
+/// A packet of a workload's socket that no hook has seen.
+#[inline(always)]
+fn guard(ctx: &SkBuffContext, sk: *mut c_void, netns: u64, workload: u32) -> i32 {
     // SAFETY: copied at once.
-    let Some(settings) = (unsafe { WORKLOADS.get(&namespace.workload) }).copied() else {
+    let Some(settings) = (unsafe { WORKLOADS.get(&workload) }).copied() else {
         return PASS;
     };
     if settings.flags & workload_flags::STRICT == 0 {
@@ -205,13 +248,13 @@ fn guard(ctx: &SkBuffContext, sk: *mut c_void) -> i32 {
     if !opens && !tcp.has_payload {
         return PASS;
     }
-    let key = WorkloadPort { workload: namespace.workload, port: tcp.source.port, reserved: 0 };
+    let key = WorkloadPort { workload, port: tcp.source.port, reserved: 0 };
     // SAFETY: copied at once.
     let mode = unsafe { PORT_MODES.get(&key) }.copied().unwrap_or(settings.default_mode);
     if mode == PortMode::Disabled.raw() {
         return PASS;
     }
-    block(ctx, sk, &event::Whose { workload: namespace.workload, netns }, &tcp)
+    block(ctx, sk, &event::Whose { workload, netns }, &tcp)
 }
 
 /// Drops, and remembers it on the socket so that the event is sent once.
@@ -221,7 +264,9 @@ fn block(ctx: &SkBuffContext, sk: *mut c_void, whose: &event::Whose, tcp: &Tcp) 
     let mut state =
         SocketState { kind: SocketKind::Blocked.raw(), workload: whose.workload, ..SocketState::default() };
     // SAFETY: a full socket, not null.
-    let _ = unsafe { storage::get_or_create(sk, &mut state) };
+    if let Some(slot) = unsafe { storage::get_or_create(sk, &mut state) } {
+        *slot = state;
+    }
     // SAFETY: cgroup_skb programs may ask for the socket cookie.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
     event::send(EventKind::Unaccounted, whose, cookie, 0, &tcp.destination);

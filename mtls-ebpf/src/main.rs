@@ -10,6 +10,7 @@ mod address;
 mod classify;
 mod connect;
 mod egress;
+mod enclosure;
 mod event;
 mod features;
 mod getpeername;

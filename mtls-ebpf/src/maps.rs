@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use mtls_common::{
-    AddressKey, Counter, DeliveryKey, Destination, DestinationPort, Endpoint, ListenerKey, Namespace,
-    SharedPort, SocketState, VerdictKey, Workload, WorkloadPort,
+    AddressKey, Counter, DeliveryKey, Destination, DestinationPort, Enclosure, Endpoint, ListenerKey,
+    Namespace, SharedPort, SocketState, SourceKey, VerdictKey, Workload, WorkloadPort,
 };
 
 /// aya-ebpf's `SkStorage` has fixed flags; ours adds `BPF_F_CLONE`, so that what a listener of the daemon
@@ -80,6 +80,22 @@ pub static DESTINATIONS: HashMap<DestinationPort, Destination> =
 #[map]
 pub static DENIED: HashMap<VerdictKey, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
+/// Clients' addresses that a port refuses at the SYN (`VERDICT_DENY`), and exceptions (`VERDICT_ALLOW`).
+#[map]
+pub static SOURCES: LpmTrie<SourceKey, u32> = LpmTrie::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Index 0: where every process must belong to a workload.
+#[map]
+pub static ENCLOSURE: Array<Enclosure> = Array::with_max_entries(1, 0);
+
+/// IDs of the cgroups below which every process must belong to a workload.
+#[map]
+pub static ENCLOSED: HashMap<u64, u32> = HashMap::with_max_entries(1024, BPF_F_NO_PREALLOC);
+
+/// Cookies of the namespaces of workloads that are left alone.
+#[map]
+pub static LEFT_ALONE: HashMap<u64, u32> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
+
 /// The daemon's inbound listeners.
 #[map]
 pub static LISTENERS: SockHash<ListenerKey> = SockHash::with_max_entries(8192, 0);
@@ -96,7 +112,7 @@ pub static WIRE_ADDRESSES: LruHashMap<u64, Endpoint> = LruHashMap::with_max_entr
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
 
-/// 1 MiB holds about 5,200 events.
+/// 1 MiB holds about 4,600 events.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 

@@ -3,14 +3,16 @@
 
 use aya_ebpf::bindings::sk_action::{SK_DROP, SK_PASS};
 use aya_ebpf::macros::sk_lookup;
+use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SkLookupContext;
 use mtls_common::{
-    Counter, DeliveryKey, Endpoint, ListenerKey, PortMode, SharedPort, WorkloadPort, workload_flags,
+    Counter, DeliveryKey, Endpoint, ListenerKey, PortMode, SharedPort, SourceKey, VERDICT_DENY, WorkloadPort,
+    workload_flags,
 };
 
 use crate::address::{endpoint, from_v4, from_v6, is_always_excluded, words};
-use crate::features;
-use crate::maps::{DELIVERIES, LISTENERS, NAMESPACES, PORT_MODES, SHARED_PORTS, WORKLOADS, count};
+use crate::maps::{DELIVERIES, LISTENERS, NAMESPACES, PORT_MODES, SHARED_PORTS, SOURCES, WORKLOADS, count};
+use crate::{event, features};
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
@@ -56,6 +58,12 @@ fn steer(ctx: &SkLookupContext) -> Option<u32> {
         count(Counter::InboundUntouched);
         return None;
     }
+    let from = remote(ctx, family);
+    if is_denied(workload, port, from.address) {
+        count(Counter::DeniedSource);
+        event::send_denied_source(&event::Whose { workload, netns }, &from, &to);
+        return Some(SK_DROP); // the kernel answers with RST
+    }
     let key = ListenerKey { netns, family, reserved: 0 };
     if LISTENERS.redirect_sk_lookup(ctx, key, 0).is_ok() {
         count(Counter::Steered);
@@ -63,9 +71,19 @@ fn steer(ctx: &SkLookupContext) -> Option<u32> {
     }
     if mode == PortMode::Strict.raw() || settings.flags & workload_flags::STRICT != 0 {
         count(Counter::SteerRefused);
-        return Some(SK_DROP); // the kernel answers with RST
+        return Some(SK_DROP);
     }
     None
+}
+
+/// What the port says of this address, else what all ports do that say nothing of any.
+#[inline(always)]
+fn is_denied(workload: u32, port: u16, from: [u8; 16]) -> bool {
+    const BITS: u32 = SourceKey::FIXED_BITS + 128;
+    if let Some(verdict) = SOURCES.get(&Key::new(BITS, SourceKey::new(workload, port, from))) {
+        return *verdict == VERDICT_DENY;
+    }
+    SOURCES.get(&Key::new(BITS, SourceKey::new(workload, 0, from))).copied() == Some(VERDICT_DENY)
 }
 
 #[inline(always)]

@@ -15,7 +15,7 @@ use mtls_common::{Counter, DeliveryKey, Endpoint, EventKind, SocketKind, SocketS
 use crate::address::{endpoint, from_v4, from_v6, words};
 use crate::classify::{Decision, outbound, place};
 use crate::maps::{DELIVERIES, NAMESPACES, WIRE_ADDRESSES, count};
-use crate::{event, storage};
+use crate::{enclosure, event, storage};
 
 const AF_INET: u32 = 2;
 
@@ -91,6 +91,7 @@ fn announce_delivery(ctx: &SockOpsContext, peer: Endpoint) {
 fn guard(ctx: &SockOpsContext, sk: *mut c_void) {
     // SAFETY: sock_ops programs may ask for the namespace cookie.
     let Some(place) = (unsafe { place(ctx.as_ptr(), false) }) else {
+        note_unclassified(ctx, sk);
         return;
     };
     if place.settings.flags & workload_flags::STRICT == 0 {
@@ -109,6 +110,22 @@ fn guard(ctx: &SockOpsContext, sk: *mut c_void) {
     };
     let mut state = SocketState { kind: kind.raw(), workload: place.workload, ..SocketState::default() };
     // SAFETY: from the context, not null.
+    let _ = unsafe { storage::get_or_create(sk, &mut state) };
+}
+
+/// Where every process must belong to a workload: egress is told of the namespace, and asks for the cgroup.
+#[inline(always)]
+fn note_unclassified(ctx: &SockOpsContext, sk: *mut c_void) {
+    if enclosure::configured().is_none() {
+        return;
+    }
+    // SAFETY: sock_ops programs may ask for the namespace cookie.
+    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    if enclosure::is_classified_whole(netns) {
+        return;
+    }
+    let mut state = SocketState { kind: SocketKind::Unclassified.raw(), netns, ..SocketState::default() };
+    // SAFETY: from the context, not null. What is known of a socket already stays.
     let _ = unsafe { storage::get_or_create(sk, &mut state) };
 }
 
@@ -146,6 +163,7 @@ fn accepted(ctx: &SockOpsContext) {
     let key = DeliveryKey { netns, from: remote(ctx), to: local(ctx) };
     // SAFETY: copied at once.
     let Some(peer) = (unsafe { DELIVERIES.get(&key) }).copied() else {
+        note_unclassified(ctx, sk);
         return;
     };
     let kind = if peer.port == 0 { SocketKind::Untouched } else { SocketKind::Delivered };

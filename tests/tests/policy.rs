@@ -157,3 +157,58 @@ fn modes_of_a_label_are_the_modes_of_its_workloads() {
     };
     assert_eq!((mode("db"), mode("web")), ("permissive".into(), "strict".into()));
 }
+
+#[test]
+fn a_client_from_a_denied_network_is_refused_at_the_syn() {
+    let lab = Pair::lab();
+    let (far, far6) = (lab.pod("out").at(0).ip(), lab.pod("out").at6(0).ip());
+    let yaml = rules(&format!(
+        "  - {{ name: all, action: allow, from: {{ trust_domains: [example.org] }} }}\n\
+         \x20 - {{ name: no-far, action: deny, from: [{{ cidrs: [{far}, {far6}] }}] }}"
+    ));
+    let pair = Pair::configured(lab, &yaml);
+    let identity = pair.issue("guest");
+    for to in pair.http() {
+        let before = pair.daemon.metric("mtlsd_ebpf_events_total", &[("event", "steered")]);
+        asks(&pair, to, &identity).fails();
+        let record = pair
+            .daemon
+            .wait_for_log("the refusal", |r| r.inbound() && r.refused() && r.destination() == to.to_string());
+        assert_eq!((record.reason(), record.policy()), ("policy_denied", "no-far"), "{record:?}");
+        assert!(record.detail().contains("at the SYN"), "{record:?}");
+        assert!(
+            record.source().starts_with(&pair.out().at(0).ip().to_string()) || to.is_ipv6(),
+            "{record:?}"
+        );
+        let after = pair.daemon.metric("mtlsd_ebpf_events_total", &[("event", "steered")]);
+        assert!((after - before).abs() < 0.5, "the daemon was not asked");
+        let (code, text) = pair.daemon.cli(&["explain", record.id()]);
+        assert!(code == Some(0) && text.contains("no-far"), "{text}");
+    }
+    assert!(pair.daemon.metric("mtlsd_ebpf_events_total", &[("event", "denied_source")]) > 1.5);
+    // Whoever is elsewhere is asked who it is, as before.
+    pair.works();
+}
+
+#[test]
+fn an_address_that_no_rule_lets_in_is_refused_at_the_syn_and_a_reload_opens_it() {
+    let lab = Pair::lab();
+    let near = format!("{}, {}", lab.pod("web").at(0).ip(), lab.pod("web").at6(0).ip());
+    let only = |networks: &str| {
+        rules("").replace(
+            "from: { spiffe_ids: [\"spiffe://example.org/web\"] }",
+            &format!("from: {{ cidrs: [{networks}] }}"),
+        )
+    };
+    let pair = Pair::configured(lab, &only(&near));
+    let identity = pair.issue("guest");
+    asks(&pair, pair.db().at(HTTP), &identity).fails();
+    let record = pair.daemon.wait_for_log("the refusal", |r| r.inbound() && r.refused());
+    assert_eq!((record.reason(), record.policy()), ("policy_default", "default of strict"), "{record:?}");
+    assert!(record.detail().contains("at the SYN"), "{record:?}");
+    pair.works();
+    pair.daemon.configure(&pair.lab.expand(&only(&format!("{near}, {}", pair.out().at(0).ip()))));
+    let (code, text) = pair.daemon.cli(&["reload"]);
+    assert_eq!(code, Some(0), "{text}");
+    asks(&pair, pair.db().at(HTTP), &identity).ok();
+}

@@ -49,8 +49,17 @@ pub fn own_outside_of(root: &Path) -> Option<PathBuf> {
     (!own.starts_with(root)).then_some(own)
 }
 
+/// The daemon's own cgroup, if it is below one of these.
+#[must_use]
+pub fn own_below(mount: &Path, configured: &[PathBuf]) -> Option<Cgroup> {
+    let memberships = std::fs::read_to_string("/proc/self/cgroup").ok()?;
+    let own = mount.join(own_path(&memberships)?);
+    let below = configured.iter().any(|path| own.starts_with(directory(mount, path)));
+    below.then(|| find(mount, &own)).flatten()
+}
+
 /// The cgroup v2 line of /proc/PID/cgroup is `0::/path` (cgroups(7)).
-fn own_path(memberships: &str) -> Option<&str> {
+pub(crate) fn own_path(memberships: &str) -> Option<&str> {
     let path = memberships.lines().find_map(|line| line.strip_prefix("0::"))?;
     Some(path.trim_start_matches('/'))
 }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use mtls_common::{Event, EventKind};
+use mtls_common::{Endpoint, Event, EventKind};
 use tokio::io::unix::AsyncFd;
 
 use super::address::socket_address;
@@ -49,6 +49,18 @@ pub enum What {
     Unaccounted,
     /// The daemon is not in the namespace of a strict workload.
     NotEntered,
+    /// A SYN was refused for where it comes from; `destination` is the workload's address.
+    DeniedSource {
+        /// The client.
+        from: SocketAddr,
+    },
+    /// A process that belongs to no workload was refused.
+    Unclassified {
+        /// The process, where it called connect().
+        pid: Option<u32>,
+        /// Its own end, where it is known.
+        from: Option<SocketAddr>,
+    },
 }
 
 /// The ring, read as it fills.
@@ -103,6 +115,11 @@ impl CaptureEvent {
             EventKind::DeniedUnknown => What::DeniedUnknown,
             EventKind::Unaccounted => What::Unaccounted,
             EventKind::NotEntered => What::NotEntered,
+            EventKind::DeniedSource => What::DeniedSource { from: socket_address(&event.source) },
+            EventKind::Unclassified => What::Unclassified {
+                pid: (event.pid != 0).then_some(event.pid),
+                from: (event.source.port != 0).then(|| socket_address(&event.source)),
+            },
         };
         Some(Self {
             workload: event.workload,
@@ -129,11 +146,16 @@ fn fields(record: &[u8]) -> Option<Event> {
     let (cookie, netns) = (long()?, long()?);
     let mut word = || take(4)?.try_into().ok().map(u32::from_ne_bytes);
     let (destination, announced) = (word()?, word()?);
-    let address = take(16)?.try_into().ok()?;
-    let port = u16::from_ne_bytes(take(2)?.try_into().ok()?);
-    take(2)?;
+    let mut endpoint = || {
+        let address = take(16)?.try_into().ok()?;
+        let port = u16::from_ne_bytes(take(2)?.try_into().ok()?);
+        take(2)?;
+        Some(Endpoint { address, port, reserved: 0 })
+    };
+    let (original, source) = (endpoint()?, endpoint()?);
     let packet_len = u32::from_ne_bytes(take(4)?.try_into().ok()?);
     let packet = take(mtls_common::SYN_CAPACITY)?.try_into().ok()?;
+    let pid = u32::from_ne_bytes(take(4)?.try_into().ok()?);
     Some(Event {
         kind,
         workload,
@@ -141,9 +163,11 @@ fn fields(record: &[u8]) -> Option<Event> {
         netns,
         destination,
         announced,
-        original: mtls_common::Endpoint { address, port, reserved: 0 },
+        original,
+        source,
         packet_len,
         packet,
+        pid,
         reserved: [0; 2],
     })
 }
@@ -189,6 +213,9 @@ mod tests {
         bytes.extend(std::net::Ipv4Addr::new(10, 0, 0, 2).to_ipv6_mapped().octets());
         bytes.extend(80u16.to_ne_bytes());
         bytes.extend([0; 2]);
+        bytes.extend(std::net::Ipv4Addr::new(10, 0, 0, 3).to_ipv6_mapped().octets());
+        bytes.extend(4000u16.to_ne_bytes());
+        bytes.extend([0; 2]);
         bytes.extend(u32::try_from(packet.len()).unwrap().to_ne_bytes());
         bytes.extend(packet);
         bytes.resize(size_of::<Event>(), 0);
@@ -201,6 +228,14 @@ mod tests {
         assert_eq!((event.workload, event.cookie, event.netns), (7, 8, 9));
         assert_eq!(event.destination, "10.0.0.2:80".parse().unwrap());
         assert_eq!(event.what, What::DeniedPolicy);
+        let from = "10.0.0.3:4000".parse().unwrap();
+        let denied = CaptureEvent::read(&record(EventKind::DeniedSource as u32, &[])).unwrap();
+        assert_eq!(denied.what, What::DeniedSource { from });
+        let mut unclassified = record(EventKind::Unclassified as u32, &[]);
+        let pid = std::mem::offset_of!(Event, pid);
+        unclassified[pid..pid + 4].copy_from_slice(&77u32.to_ne_bytes());
+        let unclassified = CaptureEvent::read(&unclassified).unwrap();
+        assert_eq!(unclassified.what, What::Unclassified { pid: Some(77), from: Some(from) });
     }
 
     #[test]
@@ -211,7 +246,8 @@ mod tests {
         assert!(CaptureEvent::read(&record(99, &[])).is_none());
         assert!(CaptureEvent::read(&record(EventKind::Held as u32, &[0x45; 10])).is_none(), "no whole SYN");
         let mut overlong = record(EventKind::Held as u32, &[]);
-        overlong[52..56].copy_from_slice(&u32::MAX.to_ne_bytes());
+        let length = std::mem::offset_of!(Event, packet_len);
+        overlong[length..length + 4].copy_from_slice(&u32::MAX.to_ne_bytes());
         assert!(CaptureEvent::read(&overlong).is_none());
     }
 }

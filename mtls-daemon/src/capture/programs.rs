@@ -20,7 +20,7 @@ use crate::sys;
 const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
 
 /// Every table, in the object's spelling.
-pub const MAPS: [&str; 18] = [
+pub const MAPS: [&str; 22] = [
     "SOCKETS",
     "NAMESPACES",
     "CGROUPS",
@@ -33,6 +33,10 @@ pub const MAPS: [&str; 18] = [
     "ADDRESSES",
     "DESTINATIONS",
     "DENIED",
+    "SOURCES",
+    "ENCLOSURE",
+    "ENCLOSED",
+    "LEFT_ALONE",
     "LISTENERS",
     "DELIVERIES",
     "WIRE_ADDRESSES",

@@ -13,8 +13,8 @@ use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{Array, HashMap as KernelMap, MapData, MapError};
 use aya::{Ebpf, Pod};
 use mtls_common::{
-    AddressKey, Destination, DestinationPort, Namespace, SharedPort, VERDICT_ALLOW, VERDICT_DENY, VerdictKey,
-    Workload, WorkloadPort,
+    AddressKey, Destination, DestinationPort, Enclosure, Namespace, SharedPort, SourceKey, VERDICT_ALLOW,
+    VERDICT_DENY, VerdictKey, Workload, WorkloadPort,
 };
 
 use super::error::CaptureError;
@@ -42,6 +42,14 @@ pub struct Tables {
     pub destinations: HashMap<DestinationPort, Destination>,
     /// Connections that are refused at connect().
     pub denied: HashMap<VerdictKey, u32>,
+    /// Clients that are refused at the SYN: (prefix length over workload, port and address, key).
+    pub sources: HashMap<(u32, SourceKey), u32>,
+    /// Where every process must belong to a workload.
+    pub enclosure: Enclosure,
+    /// IDs of the cgroups of `enclosure`.
+    pub enclosed: HashMap<u64, u32>,
+    /// Cookies of the namespaces of workloads that are left alone.
+    pub left_alone: HashMap<u64, u32>,
 }
 
 type Map<K, V> = KernelMap<MapData, K, V>;
@@ -59,6 +67,10 @@ pub struct KernelTables {
     addresses: LpmTrie<MapData, [u8; 16], u32>,
     destinations: Map<DestinationPort, Destination>,
     denied: Map<VerdictKey, u32>,
+    sources: LpmTrie<MapData, SourceKey, u32>,
+    enclosure: Array<MapData, Enclosure>,
+    enclosed: Map<u64, u32>,
+    left_alone: Map<u64, u32>,
 }
 
 /// Takes a map out of the object under its type.
@@ -84,6 +96,10 @@ impl KernelTables {
             addresses: take(object, "ADDRESSES")?,
             destinations: take(object, "DESTINATIONS")?,
             denied: take(object, "DENIED")?,
+            sources: take(object, "SOURCES")?,
+            enclosure: take(object, "ENCLOSURE")?,
+            enclosed: take(object, "ENCLOSED")?,
+            left_alone: take(object, "LEFT_ALONE")?,
         })
     }
 
@@ -118,6 +134,12 @@ impl KernelTables {
         replace(&mut self.excluded_ports, &wanted.excluded_ports)
             .map_err(CaptureError::map("EXCLUDED_PORTS"))?;
 
+        self.replace_sources(&wanted.sources).map_err(CaptureError::map("SOURCES"))?;
+        // Who is known first, then who is not.
+        replace(&mut self.left_alone, &wanted.left_alone).map_err(CaptureError::map("LEFT_ALONE"))?;
+        replace(&mut self.enclosed, &wanted.enclosed).map_err(CaptureError::map("ENCLOSED"))?;
+        self.enclosure.set(0, wanted.enclosure, 0).map_err(CaptureError::map("ENCLOSURE"))?;
+
         remove_others(&mut self.shared_ports, &wanted.shared_ports)
             .map_err(CaptureError::map("SHARED_PORTS"))?;
         remove_others(&mut self.port_modes, &wanted.port_modes).map_err(CaptureError::map("PORT_MODES"))?;
@@ -140,6 +162,15 @@ impl KernelTables {
             .map(|(key, _)| key)
             .collect();
         stale.iter().try_for_each(|key| ignore_absent(self.denied.remove(key)))
+    }
+
+    /// Exceptions first: a client that both the old and the wanted verdicts let in is let in at every moment between.
+    fn replace_sources(&mut self, wanted: &HashMap<(u32, SourceKey), u32>) -> Result<(), MapError> {
+        let of = |verdict| -> HashMap<_, _> {
+            wanted.iter().filter(|(_, of)| **of == verdict).map(|(key, of)| (*key, *of)).collect()
+        };
+        turn(&mut self.sources, &of(VERDICT_ALLOW))?;
+        replace_trie(&mut self.sources, wanted)
     }
 
     fn highest_set(&self) -> Result<u32, CaptureError> {
@@ -198,7 +229,7 @@ fn replace<K: Pod + Eq + Hash, V: Pod + PartialEq>(
     remove_others(map, wanted)
 }
 
-fn replace_trie<K: Pod + Eq + Hash>(
+fn turn<K: Pod + Eq + Hash>(
     trie: &mut LpmTrie<MapData, K, u32>,
     wanted: &HashMap<(u32, K), u32>,
 ) -> Result<(), MapError> {
@@ -207,6 +238,14 @@ fn replace_trie<K: Pod + Eq + Hash>(
             trie.insert(&TrieKey::new(length, data), *value, 0)?;
         }
     }
+    Ok(())
+}
+
+fn replace_trie<K: Pod + Eq + Hash>(
+    trie: &mut LpmTrie<MapData, K, u32>,
+    wanted: &HashMap<(u32, K), u32>,
+) -> Result<(), MapError> {
+    turn(trie, wanted)?;
     let there = trie.keys().filter_map(Result::ok).map(|key| (key.prefix_len(), key.data()));
     let stale = in_order_of_removal(there, wanted);
     stale.iter().try_for_each(|(length, data)| ignore_absent(trie.remove(&TrieKey::new(*length, *data))))

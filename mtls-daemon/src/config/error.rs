@@ -255,6 +255,12 @@ pub enum Fault {
     /// A network namespace that cannot be named so.
     #[error("the network namespace {0} cannot be: {1}")]
     Netns(Quoted, NetnsError),
+    /// More cgroups in `unclassified` than the kernel's table is given.
+    #[error(
+        "these are {0} cgroups; at most {max} are taken: name the cgroup above them",
+        max = super::check::MAX_ENCLOSED
+    )]
+    TooManyEnclosures(usize),
     /// A cgroup that cannot be selected.
     #[error("the cgroup {0} cannot be: {1}")]
     Cgroup(Quoted, CgroupError),

@@ -7,7 +7,7 @@ use serde::Deserialize;
 use super::at::{At, AutoOr, Entries, Given, Number};
 use super::types::{
     AtEnd, ConnectHold, DatapathChoice, EbpfLog, LogLevel, Mode, OutboundDefault, PolicyDefault,
-    UnknownDestinations,
+    UnclassifiedNamespaces, UnknownDestinations,
 };
 
 pub(super) mod istio;
@@ -41,6 +41,8 @@ pub(super) struct Document {
     pub trust: Trust,
     /// What is never captured. Link-local, loopback and multicast never are.
     pub exclude: Exclude,
+    /// Where every process must belong to a workload: what is not enrolled (yet) may not send.
+    pub unclassified: Unclassified,
     /// TLS parameters.
     pub tls: Tls,
     /// How bytes travel. Default auto.
@@ -312,6 +314,17 @@ pub(super) struct Exclude {
     pub ports: Numbers,
     /// Destination networks or addresses.
     pub cidrs: Texts,
+}
+
+/// Where every process must belong to a workload.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Unclassified {
+    /// cgroups below which a process that belongs to no workload may not send, such as /kubepods.slice.
+    pub cgroups: Texts,
+    /// Whether processes may send in a network namespace, other than the daemon's own, that belongs to no workload:
+    /// allow (default) or refuse.
+    pub namespaces: Given<UnclassifiedNamespaces>,
 }
 
 /// TLS parameters.

@@ -286,6 +286,9 @@ pub enum CgroupError {
     /// The whole machine, the daemon included.
     #[error("it is the root cgroup, which holds every process and the daemon itself; select one below it")]
     Root,
+    /// Deeper than the programs look.
+    #[error("it is more than {0} levels below the root; name one of its ancestors")]
+    Deep(usize),
     /// A path that cannot be.
     #[error("{0}")]
     Path(#[from] PathError),

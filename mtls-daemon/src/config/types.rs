@@ -44,6 +44,8 @@ pub struct Config {
     pub trust: Trust,
     /// What is never captured, for every workload.
     pub exclude: Exclusions,
+    /// Where every process must belong to a workload.
+    pub unclassified: Unclassified,
     /// TLS parameters.
     pub tls: Tls,
     /// How bytes travel, for workloads that do not say so themselves.
@@ -274,6 +276,27 @@ pub struct Exclusions {
     pub ports: BTreeSet<u16>,
     /// Destination networks (outbound), in canonical form.
     pub cidrs: Vec<IpNet>,
+}
+
+/// Where every process must belong to a workload, so that nothing leaves between the birth of a container and its
+/// enrolment.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unclassified {
+    /// cgroups below which a process that belongs to no workload may not send; none twice.
+    pub cgroups: Vec<PathBuf>,
+    /// The same for network namespaces.
+    pub namespaces: UnclassifiedNamespaces,
+}
+
+/// Whether processes may send in a network namespace that belongs to no workload, the daemon's own apart.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize, JsonSchema)]
+#[serde(rename_all = "lowercase")]
+pub enum UnclassifiedNamespaces {
+    /// They may.
+    #[default]
+    Allow,
+    /// They may not.
+    Refuse,
 }
 
 /// TLS parameters.

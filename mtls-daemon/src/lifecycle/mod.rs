@@ -6,6 +6,7 @@ pub mod commands;
 mod crls;
 pub mod daemon;
 pub mod drill;
+mod enclosures;
 mod error;
 mod leases;
 pub mod lock;

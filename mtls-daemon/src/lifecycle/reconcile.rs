@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::daemon::{Daemon, lock};
+use super::enclosures;
 use super::serve;
 use super::tables::{Found, tables};
 use crate::capture::cgroup;
@@ -220,8 +221,12 @@ fn look(snapshot: &Snapshot, node: &mut Node) -> (HashMap<u64, Wanted>, Found) {
     let mut found = Found::default();
     let mount = cgroup::mount_point().ok();
     let mut presence = HashMap::new();
+    enclosures::find(&snapshot.config, mount.as_deref(), &mut found);
     for workload in &snapshot.config.workloads {
         if workload.is_left_alone() {
+            if enclosures::any(&snapshot.config) {
+                enclosures::know(workload, mount.as_deref(), &mut node.cookies, &mut found);
+            }
             continue;
         }
         let number = number_of(&workload.name);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use tokio::net::{TcpListener, TcpStream};
 
 use super::daemon::{Daemon, lock};
+use super::enclosures;
 use crate::capture::events::What;
 use crate::capture::{CaptureEvent, EventStream, Listeners};
 use crate::datapath::relay::{Place, Relay, authorise, inbound, outbound};
@@ -49,6 +50,11 @@ fn handle(daemon: &Arc<Daemon>, event: CaptureEvent) {
         What::DeniedUnknown => refused(&daemon.relay, &event, Reason::UnknownDestination),
         What::NotEntered => daemon.look_now.notify_one(),
         What::Unaccounted => refused(&daemon.relay, &event, Reason::Unaccounted),
+        What::DeniedSource { from } => refused_source(&daemon.relay, &event, from),
+        What::Unclassified { pid, from } => {
+            daemon.look_now.notify_one();
+            enclosures::refused(&daemon.relay, &event, pid, from);
+        }
     }
 }
 
@@ -76,13 +82,38 @@ fn refused(relay: &Arc<Relay>, event: &CaptureEvent, reason: Reason) {
         && let Some(denial) = snapshot.denied_early(workload, destination, to.port(), Some(to.ip()))
     {
         let between = format!("{} to {} port {}", workload.settings.spiffe_id, destination.name, to.port());
-        refusal = authorise::early_refusal(observed.connection(), &denial, &between);
+        refusal = authorise::early_refusal(observed.connection(), &denial, &between, "at connect()");
         let server = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name));
         observed.connection().learn(|learned| {
             learned.destination_name = Some(destination.name.as_str().into());
             learned.peer_identity = server.map(|server| server.spiffe_id.to_string());
         });
     }
+    observed.end(Ending::Refused(refusal));
+}
+
+/// Records a SYN that the programs refused for where it came from.
+fn refused_source(relay: &Arc<Relay>, event: &CaptureEvent, from: SocketAddr) {
+    let snapshot = relay.snapshot.load();
+    let Some(workload) = snapshot.workloads.get(&event.workload) else {
+        return;
+    };
+    let to = event.destination;
+    let observed = relay.observer.begin(
+        &workload.metrics,
+        Captured {
+            direction: Direction::Inbound,
+            local_identity: Some(Arc::clone(&workload.spiffe_id)),
+            source: from,
+            destination: to,
+        },
+    );
+    let between = format!("{} to {} port {}", from.ip(), workload.settings.name, to.port());
+    let refusal = match snapshot.denied_source(workload, to.port(), from.ip()) {
+        Some(denial) => authorise::early_refusal(observed.connection(), &denial, &between, "at the SYN"),
+        // The policy has changed since.
+        None => Refusal::new(Reason::PolicyDenied, format!("{between}, at the SYN")),
+    };
     observed.end(Ending::Refused(refusal));
 }
 

@@ -6,14 +6,14 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use mtls_common::{
-    AddressKey, Destination, DestinationPort, PortMode, SharedPort, VERDICT_ALLOW, VERDICT_DENY, VerdictKey,
-    Workload, WorkloadPort, workload_flags,
+    AddressKey, Destination, DestinationPort, Enclosure, PortMode, SharedPort, VERDICT_ALLOW, VERDICT_DENY,
+    VerdictKey, Workload, WorkloadPort, enclosure_flags, workload_flags,
 };
 
 use crate::capture::Tables;
 use crate::capture::address::octets;
 use crate::capture::cgroup::Cgroup;
-use crate::config::{Exclusions, Mode, UnknownDestinations};
+use crate::config::{Exclusions, Mode, UnclassifiedNamespaces, UnknownDestinations};
 use crate::datapath::relay::place::Owners;
 use crate::directory::{DestinationId, Prefix};
 use crate::snapshot::{Snapshot, WorkloadState};
@@ -27,6 +27,14 @@ pub struct Found {
     pub owners: HashMap<u64, Owners>,
     /// Workloads selected by cgroup and namespace: the namespace's cookie, by workload number.
     pub restricted: HashMap<u32, u64>,
+    /// cgroups below which every process must belong to a workload.
+    pub enclosed: Vec<Cgroup>,
+    /// cgroups that are known and belong to no workload: the daemon's own.
+    pub nobodys: Option<Cgroup>,
+    /// Namespaces of workloads that are left alone.
+    pub left_alone: BTreeSet<u64>,
+    /// The cookie of the daemon's own namespace, where it is needed.
+    pub own_netns: Option<u64>,
 }
 
 /// Entries of `denied` are an optimisation: the server refuses what does not fit here.
@@ -44,6 +52,10 @@ pub fn tables(snapshot: &Snapshot, found: &Found) -> Tables {
         tables.cgroups.insert(cgroup.id, *number);
         tables.cgroup_levels |= 1u32.checked_shl(cgroup.level).unwrap_or(0);
     }
+    if let Some(cgroup) = &found.nobodys {
+        tables.cgroups.entry(cgroup.id).or_insert(0);
+        tables.cgroup_levels |= 1u32.checked_shl(cgroup.level).unwrap_or(0);
+    }
     for (cookie, owners) in &found.owners {
         for (port, number) in &owners.ports {
             tables.shared_ports.insert(SharedPort { netns: *cookie, port: *port, reserved: [0; 3] }, *number);
@@ -51,7 +63,23 @@ pub fn tables(snapshot: &Snapshot, found: &Found) -> Tables {
     }
     add_directory(&mut tables, snapshot);
     add_denied(&mut tables, snapshot);
+    sources::add(&mut tables, snapshot);
+    tables.enclosed = found.enclosed.iter().map(|cgroup| (cgroup.id, 1)).collect();
+    tables.left_alone = found.left_alone.iter().map(|cookie| (*cookie, 1)).collect();
+    tables.enclosure = enclosure(snapshot, found);
     tables
+}
+
+fn enclosure(snapshot: &Snapshot, found: &Found) -> Enclosure {
+    let bit = |cgroup: &Cgroup| 1u32.checked_shl(cgroup.level).unwrap_or(0);
+    let levels = found.enclosed.iter().map(bit).fold(0, |all, bit| all | bit);
+    // Without the cookie of its own namespace the daemon would shut itself out.
+    let namespaces = snapshot.config.unclassified.namespaces == UnclassifiedNamespaces::Refuse;
+    let (flags, own_netns) = match found.own_netns {
+        Some(cookie) if namespaces => (enclosure_flags::NAMESPACES, cookie),
+        _ => (0, 0),
+    };
+    Enclosure { levels, flags, own_netns }
 }
 
 fn port_mode(mode: Mode) -> PortMode {
@@ -232,5 +260,6 @@ fn named_ports(snapshot: &Snapshot, server: Option<&WorkloadState>) -> BTreeSet<
     rules.chain(settings).chain(snapshot.config.exclude.ports.iter().copied()).collect()
 }
 
+mod sources;
 #[cfg(test)]
 mod tests;

@@ -230,6 +230,10 @@ reasons! {
     RevocationUnknown = "revocation_unknown", 43,
         "It is not known whether a certificate of the peer was revoked, and this node requires that it is.",
         "Try again in a moment if an OCSP responder is being asked. Else see in the log why trust.crls has no fresh CRL or trust.ocsp no answer; trust.crl_policy or trust.ocsp_policy: prefer accepts without.";
+    /// `unclassified`: a process that belongs to no workload, where every process must.
+    Unclassified = "unclassified", 44,
+        "A process that belongs to no workload tried to send where every process must belong to one.",
+        "Try again in a moment if it was just started: its workload is enrolled once it is seen. Else add a workload for its cgroup or namespace (mode: disabled leaves it alone), or change `unclassified`.";
 }
 
 /// A refusal: the reason and what was seen, for the log, `explain` and the peer.

@@ -8,7 +8,8 @@ use crate::identity::{CertificateAttributes, PeerIdentity, PeerName, SpiffeId};
 /// The other end of a connection.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Peer<'a> {
-    /// Who it proved to be; `None`: it proved nothing.
+    /// Who it proved to be; `None`: it proved nothing, or, without `attributes` too, it is not known who it will prove to
+    /// be.
     pub name: Option<&'a PeerName>,
     /// What else its certificate says; `None`: it will prove something that is not known yet.
     pub attributes: Option<&'a CertificateAttributes>,
@@ -35,6 +36,12 @@ impl<'a> Peer<'a> {
         Self { name: Some(name), attributes: None, address }
     }
 
+    /// Somebody who has sent no more than a SYN.
+    #[must_use]
+    pub fn unknown(address: Option<IpAddr>) -> Self {
+        Self { name: None, attributes: None, address }
+    }
+
     fn spiffe_id(&self) -> Option<&'a SpiffeId> {
         self.name.and_then(PeerName::spiffe_id)
     }
@@ -49,7 +56,7 @@ impl<'a> Peer<'a> {
             PeerTrait::SpiffeId
             | PeerTrait::TrustDomain
             | PeerTrait::Namespace
-            | PeerTrait::ServiceAccount => true,
+            | PeerTrait::ServiceAccount => self.name.is_some() || self.attributes.is_some(),
         }
     }
 

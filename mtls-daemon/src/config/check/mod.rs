@@ -12,6 +12,7 @@ mod vault;
 mod workload;
 
 pub use directory::MAX_PAIRS;
+pub use node::MAX_ENCLOSED;
 pub use policy::MAX_COMBINATIONS;
 
 use std::collections::{BTreeSet, HashMap};
@@ -325,6 +326,7 @@ pub(super) fn check(
         pkcs11: node.pkcs11,
         trust: node.trust,
         exclude: node.exclude,
+        unclassified: node.unclassified,
         tls: node.tls,
         datapath: node.datapath,
         limits: node.limits,

@@ -1,16 +1,17 @@
 //! The part of the configuration that is about the node itself.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use crate::config::at::{At, AutoOr, Given, Spot};
 use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
+use crate::config::scalar::{self, CgroupError};
 use crate::config::types::{
     AccessLog, CrlOrigin, CrlPolicy, CrlSource, DatapathChoice, EmbeddedCa, Exclusions, Issuer, Limits, Log,
     OcspPolicy, OcspResponder, OcspSource, Paths, PeerNames, Pkcs11Token, Recorder, Timeouts, Tls,
-    TlsVersion, Trust, TrustBundleFile, WorkloadIdentity,
+    TlsVersion, Trust, TrustBundleFile, Unclassified, WorkloadIdentity,
 };
 use crate::datapath::ktls::Suite;
 use crate::fetch::is_url;
@@ -19,6 +20,11 @@ use crate::identity::TrustDomain;
 use crate::identity::alarm::{Threshold, Thresholds};
 
 use super::{Check, Seen, issuer, pkcs11};
+
+/// Most cgroups below which every process must belong to a workload.
+pub const MAX_ENCLOSED: usize = 1_000;
+/// Deepest cgroup that the programs look at.
+const MAX_LEVEL: usize = 31;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -46,6 +52,7 @@ pub(super) struct Node {
     pub identity: WorkloadIdentity,
     pub trust: Trust,
     pub exclude: Exclusions,
+    pub unclassified: Unclassified,
     pub tls: Tls,
     pub datapath: DatapathChoice,
     pub limits: Limits,
@@ -83,6 +90,7 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
         identity,
         trust: trust(check, main.trust),
         exclude: check.exclusions(&main.exclude),
+        unclassified: unclassified(check, main.unclassified, main.cgroup_root.0.as_ref()),
         tls: tls(check, main.tls),
         datapath: main.datapath.into_value().unwrap_or_default(),
         limits: limits(check, &main.limits),
@@ -96,6 +104,23 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
         recorder: Recorder { entries: check.number(&main.recorder.entries, 1_000_000, 4096) },
         paths,
     }
+}
+
+fn unclassified(check: &mut Check, raw: raw::Unclassified, root: Option<&At<String>>) -> Unclassified {
+    let root = root.map(|at| Path::new(&at.value));
+    let parse = |text: &str| {
+        let cgroup = scalar::cgroup(text, root)?;
+        // The root is one of the components.
+        let level = cgroup.components().count() - 1;
+        if level > MAX_LEVEL { Err(CgroupError::Deep(MAX_LEVEL)) } else { Ok(cgroup) }
+    };
+    let distinct = check.distinct("cgroup", &raw.cgroups, parse, Fault::Cgroup);
+    // As they were written: below a configured root or not, which is for the mount to say.
+    let cgroups = raw.cgroups.iter().take(distinct.len()).map(|at| PathBuf::from(&at.value)).collect();
+    if let Some(over) = raw.cgroups.get(MAX_ENCLOSED) {
+        check.fault(over.spot, Fault::TooManyEnclosures(raw.cgroups.len()));
+    }
+    Unclassified { cgroups, namespaces: raw.namespaces.into_value().unwrap_or_default() }
 }
 
 fn embedded_ca(

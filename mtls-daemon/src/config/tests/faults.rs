@@ -172,6 +172,10 @@ fn a_duration_that_cannot_be_is_refused() {
 #[test]
 fn a_text_that_cannot_be_is_refused() {
     one("paths: { runtime: §run }", &["the path `run` cannot be: it is not absolute; start it with '/'"]);
+    one("unclassified: { cgroups: [§/] }", &["root cgroup"]);
+    one("unclassified: { cgroups: [/a.slice, §/sys/fs/cgroup/a.slice] }", &["cgroup", "write it once"]);
+    one("unclassified: { namespaces: §maybe }", &["refuse"]);
+    one(&format!("unclassified: {{ cgroups: [§{}] }}", "/a".repeat(32)), &["more than 31 levels"]);
     one("cgroup_root: §/a/../b", &["it has a '..' segment"]);
     one("include: [§conf.d]", &["the path `conf.d` cannot be"]);
     one("exclude: { cidrs: [§10.0.0.1/8] }", &["it has bits set behind its length; write 10.0.0.0/8"]);

@@ -344,6 +344,13 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
                     clock_skew: timeouts.0.min(Duration::from_secs(300)),
                 },
                 exclude,
+                unclassified: Unclassified {
+                    cgroups: if common_name { vec!["/a.slice".into(), "/b/c".into()] } else { Vec::new() },
+                    namespaces: match dns {
+                        true => UnclassifiedNamespaces::Refuse,
+                        false => UnclassifiedNamespaces::Allow,
+                    },
+                },
                 tls: Tls {
                     min_version: if old { TlsVersion::V1_2 } else { TlsVersion::V1_3 },
                     cipher_suites,
@@ -594,6 +601,13 @@ pub(super) fn document(config: &Config) -> Value {
             "peer_names": { "dns": config.trust.peer_names.dns, "common_name": config.trust.peer_names.common_name },
         },
         "exclude": exclude(&config.exclude),
+        "unclassified": {
+            "cgroups": config.unclassified.cgroups,
+            "namespaces": match config.unclassified.namespaces {
+                UnclassifiedNamespaces::Allow => "allow",
+                UnclassifiedNamespaces::Refuse => "refuse",
+            },
+        },
         "tls": {
             "min_version": config.tls.min_version.to_string(),
             "cipher_suites": config.tls.cipher_suites.as_ref().map_or_else(

@@ -62,10 +62,15 @@ pub fn note_chain(connection: &LiveConnection, verdict: &Verdict) {
     });
 }
 
-/// What a denial that is known beforehand means; notes the rule.
+/// What a denial that is known beforehand means; notes the rule. `when` it was decided, such as `at connect()`.
 #[must_use]
-pub fn early_refusal(connection: &LiveConnection, denial: &EarlyDenial<'_>, between: &str) -> Refusal {
+pub fn early_refusal(
+    connection: &LiveConnection,
+    denial: &EarlyDenial<'_>,
+    between: &str,
+    when: &str,
+) -> Refusal {
     let rule = denial.rule();
     connection.learn(|learned| learned.policy = Some(Arc::from(rule.as_ref())));
-    Refusal::new(denial.verdict.refusal_reason(), format!("{between}: {rule}, at connect()"))
+    Refusal::new(denial.verdict.refusal_reason(), format!("{between}: {rule}, {when}"))
 }

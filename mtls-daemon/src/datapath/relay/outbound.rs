@@ -147,7 +147,12 @@ impl Attempt<'_> {
         let (to, port) = (self.destination.ip(), self.destination.port());
         if let Some(denial) = self.snapshot.denied_early(self.workload, destination, port, Some(to)) {
             let between = format!("{} to {} port {port}", settings.spiffe_id, destination.name);
-            return Err(authorise::early_refusal(self.observed.connection(), &denial, &between));
+            return Err(authorise::early_refusal(
+                self.observed.connection(),
+                &denial,
+                &between,
+                "at connect()",
+            ));
         }
         let arrival = match settings.connect_hold {
             ConnectHold::Off => Some(self.release(None)?),

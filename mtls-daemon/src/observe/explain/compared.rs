@@ -57,6 +57,7 @@ pub const fn compared(reason: Reason) -> &'static str {
         Reason::Reset => "the end of the connection with an orderly one: an end sent RST",
         Reason::ShuttingDown => "the workload with those that the running daemon looks after",
         Reason::Unaccounted => "a packet's socket with those that mtlsd has seen connect()",
+        Reason::Unclassified => "the process's cgroups and its network namespace with those of workloads",
         Reason::Internal => "the result of a system call with success",
         Reason::KeyLimit => {
             "the records under one key with how many a key may protect (RFC 8446, section 5.5)"

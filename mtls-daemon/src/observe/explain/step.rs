@@ -55,7 +55,8 @@ impl Step {
             | Reason::WorkloadLimit
             | Reason::TotalLimit
             | Reason::HandshakeLimit
-            | Reason::Unaccounted => Self::Admission,
+            | Reason::Unaccounted
+            | Reason::Unclassified => Self::Admission,
             Reason::Plaintext => Self::FirstBytes,
             Reason::HandshakeTimeout
             | Reason::MalformedTls

@@ -1,0 +1,97 @@
+//! Where every process must belong to a workload (`unclassified`): what the programs need to know of the node, and the
+//! record of whom they refused.
+
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::sync::Arc;
+
+use super::tables::Found;
+use crate::capture::namespace::cookie;
+use crate::capture::{CaptureEvent, cgroup};
+use crate::config::{Config, UnclassifiedNamespaces, Workload};
+use crate::datapath::relay::Relay;
+use crate::observe::connection::{Direction, Ending};
+use crate::observe::observer::Captured;
+use crate::observe::{Reason, Refusal};
+use crate::sys::netns::Netns;
+use crate::workload;
+
+/// What metrics and records call the workload of a process that has none: no workload can be named so.
+pub const NO_WORKLOAD: &str = "(none)";
+
+/// The configuration names any.
+pub fn any(config: &Config) -> bool {
+    let unclassified = &config.unclassified;
+    !unclassified.cgroups.is_empty() || unclassified.namespaces == UnclassifiedNamespaces::Refuse
+}
+
+/// Notes the enclosures that exist now, and what the daemon itself is in.
+pub fn find(config: &Config, mount: Option<&Path>, found: &mut Found) {
+    if !any(config) {
+        return;
+    }
+    if let Some(mount) = mount {
+        let cgroups = config.unclassified.cgroups.iter();
+        found.enclosed = cgroups.filter_map(|path| cgroup::find(mount, path)).collect();
+        // The daemon asks issuers and responders from where it is.
+        found.nobodys = cgroup::own_below(mount, &config.unclassified.cgroups);
+    }
+    if config.unclassified.namespaces == UnclassifiedNamespaces::Refuse {
+        let own = Netns::open(Path::new("/proc/self/ns/net")).ok();
+        found.own_netns = own.and_then(|own| cookie(&own).ok());
+        if found.own_netns.is_none() {
+            tracing::error!(
+                "unclassified.namespaces is not in force: the daemon's own namespace has no cookie"
+            );
+        }
+    }
+}
+
+/// Notes where a workload that is left alone is: its processes are known, though nothing is captured.
+pub fn know(
+    workload: &Workload,
+    mount: Option<&Path>,
+    cookies: &mut HashMap<(u64, u64), u64>,
+    found: &mut Found,
+) {
+    let Ok(here) = workload::find(workload, mount) else { return };
+    if let Some(cgroup) = here.cgroup {
+        found.cgroups.insert(crate::snapshot::number_of(&workload.name), cgroup);
+        return;
+    }
+    for netns in here.namespaces {
+        let known = cookies.get(&netns.identity()).copied().or_else(|| cookie(&netns).ok());
+        if let Some(known) = known {
+            cookies.insert(netns.identity(), known);
+            found.left_alone.insert(known);
+        }
+    }
+}
+
+/// Records what the programs refused to a process without workload.
+pub fn refused(relay: &Arc<Relay>, event: &CaptureEvent, pid: Option<u32>, from: Option<SocketAddr>) {
+    let to = event.destination;
+    let unspecified = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
+    let observed = relay.observer.begin(
+        &relay.observer.metrics().workload(NO_WORKLOAD),
+        Captured {
+            direction: Direction::Outbound,
+            local_identity: None,
+            source: from.or_else(|| unspecified.parse().ok()).unwrap_or(to),
+            destination: to,
+        },
+    );
+    let who = pid.map_or_else(|| "a process without a captured connect()".to_owned(), describe);
+    observed.end(Ending::Refused(Refusal::new(Reason::Unclassified, format!("{who} to {to}"))));
+}
+
+/// Name and cgroup of a process, as far as it is still there.
+fn describe(pid: u32) -> String {
+    let proc = Path::new("/proc").join(pid.to_string());
+    let read = |file: &str| std::fs::read_to_string(proc.join(file)).ok();
+    let name = read("comm").unwrap_or_else(|| "it has ended".to_owned());
+    let cgroup =
+        read("cgroup").and_then(|text| cgroup::own_path(&text).map(|path| format!(", cgroup /{path}")));
+    format!("process {pid} ({}{})", name.trim_end(), cgroup.unwrap_or_default())
+}
