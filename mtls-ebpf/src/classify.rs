@@ -83,7 +83,9 @@ fn workload_of_current_cgroup(netns: u64) -> u32 {
             // SAFETY: no pointer is involved; 0 is returned where there is no such ancestor.
             let id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
             // SAFETY: copied at once.
-            if let Some(workload) = unsafe { CGROUPS.get(&id) } {
+            if let Some(workload) = unsafe { CGROUPS.get(&id) }
+                && *workload != 0
+            {
                 found = *workload;
             }
         }

@@ -115,7 +115,8 @@ fn unclassified(ctx: &SockAddrContext, cookie: u64, to: &Endpoint) -> i32 {
     }
     count(Counter::Unclassified);
     // SAFETY: sock_addr programs may ask for the namespace cookie; no other pointer is involved.
-    let (netns, pid) = unsafe { (bpf_get_netns_cookie(ctx.sock_addr.cast()), bpf_get_current_pid_tgid() >> 32) };
+    let (netns, pid) =
+        unsafe { (bpf_get_netns_cookie(ctx.sock_addr.cast()), bpf_get_current_pid_tgid() >> 32) };
     event::send_unclassified(netns, cookie, pid as u32, &Endpoint::default(), to);
     refuse(ECONNREFUSED)
 }

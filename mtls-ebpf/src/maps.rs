@@ -38,7 +38,7 @@ pub static SOCKETS: SocketStorage = SocketStorage::new();
 #[map]
 pub static NAMESPACES: HashMap<u64, Namespace> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
-/// cgroup v2 ID → workload number.
+/// cgroup v2 ID → workload number; 0: it is known, and nobody's.
 #[map]
 pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
 

@@ -35,7 +35,7 @@ pub fn find(config: &Config, mount: Option<&Path>, found: &mut Found) {
         let cgroups = config.unclassified.cgroups.iter();
         found.enclosed = cgroups.filter_map(|path| cgroup::find(mount, path)).collect();
         // The daemon asks issuers and responders from where it is.
-        found.nobodys = cgroup::own_below(mount, &config.unclassified.cgroups);
+        found.known = cgroup::own_below(mount, &config.unclassified.cgroups).into_iter().collect();
     }
     if config.unclassified.namespaces == UnclassifiedNamespaces::Refuse {
         let own = Netns::open(Path::new("/proc/self/ns/net")).ok();
@@ -57,7 +57,7 @@ pub fn know(
 ) {
     let Ok(here) = workload::find(workload, mount) else { return };
     if let Some(cgroup) = here.cgroup {
-        found.cgroups.insert(crate::snapshot::number_of(&workload.name), cgroup);
+        found.known.push(cgroup);
         return;
     }
     for netns in here.namespaces {

@@ -29,8 +29,8 @@ pub struct Found {
     pub restricted: HashMap<u32, u64>,
     /// cgroups below which every process must belong to a workload.
     pub enclosed: Vec<Cgroup>,
-    /// cgroups that are known and belong to no workload: the daemon's own.
-    pub nobodys: Option<Cgroup>,
+    /// cgroups that are known and whose connections are nobody's: of workloads that are left alone, and the daemon's own.
+    pub known: Vec<Cgroup>,
     /// Namespaces of workloads that are left alone.
     pub left_alone: BTreeSet<u64>,
     /// The cookie of the daemon's own namespace, where it is needed.
@@ -52,7 +52,7 @@ pub fn tables(snapshot: &Snapshot, found: &Found) -> Tables {
         tables.cgroups.insert(cgroup.id, *number);
         tables.cgroup_levels |= 1u32.checked_shl(cgroup.level).unwrap_or(0);
     }
-    if let Some(cgroup) = &found.nobodys {
+    for cgroup in &found.known {
         tables.cgroups.entry(cgroup.id).or_insert(0);
         tables.cgroup_levels |= 1u32.checked_shl(cgroup.level).unwrap_or(0);
     }

@@ -338,3 +338,25 @@ fn more_denials_than_the_table_takes_are_left_to_the_servers() {
         assert_eq!((tables.workloads.len(), tables.addresses.len()), (count, count));
     }
 }
+
+#[test]
+fn what_is_known_and_nobodys_is_in_the_tables_and_takes_nothing_from_a_workload() {
+    let text = "workloads:\n- { name: w0, select: { netns: w0 } }\n- { name: w1, select: { netns: w1 } }\n\
+                - { name: w2, select: { netns: w2 } }\n- { name: w3, select: { cgroup: /w3 }, listen_ports: [5432] }\n\
+                unclassified: { cgroups: [/a.slice], namespaces: refuse }";
+    let snapshot = snapshot(config(text));
+    let mut found = found(&snapshot);
+    found.known = vec![Cgroup { id: 77, level: 3 }, Cgroup { id: 78, level: 5 }];
+    found.enclosed = vec![Cgroup { id: 5, level: 1 }];
+    found.left_alone = [21].into();
+    let without_cookie = tables(&snapshot, &found);
+    assert_eq!(without_cookie.enclosure.flags, 0, "the daemon would shut itself out");
+    found.own_netns = Some(9);
+    let tables = tables(&snapshot, &found);
+    let w3 = snapshot.by_name("w3").unwrap().number;
+    assert_eq!(tables.cgroups, HashMap::from([(77, w3), (78, 0)]));
+    assert_eq!(tables.cgroup_levels, 1 << 3 | 1 << 5);
+    let enclosure = Enclosure { levels: 1 << 1, flags: enclosure_flags::NAMESPACES, own_netns: 9 };
+    assert_eq!(tables.enclosure, enclosure);
+    assert_eq!((tables.enclosed, tables.left_alone), (HashMap::from([(5, 1)]), HashMap::from([(21, 1)])));
+}
