@@ -10,13 +10,14 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use mtls_common::{
-    Counter, Endpoint, EventKind, LOOPBACK_IFINDEX, PortMode, SYN_CAPACITY, SocketKind, SocketState,
-    WorkloadPort, workload_flags,
+    Counter, Endpoint, EventKind, LOOPBACK_IFINDEX, PortMode, SYN_CAPACITY, SharedPort, SocketKind,
+    SocketState, WorkloadPort, workload_flags,
 };
 
 use crate::address::{endpoint, from_v4, from_v6};
+use crate::enclosure::Owner;
 use crate::listener::{is_accepted, is_alive};
-use crate::maps::{NAMESPACES, PORT_MODES, WORKLOADS, count};
+use crate::maps::{NAMESPACES, PORT_MODES, SHARED_PORTS, WORKLOADS, count};
 use crate::{enclosure, event, features, storage};
 
 const PASS: i32 = 1;
@@ -202,17 +203,26 @@ fn unseen(ctx: &SkBuffContext, sk: *mut c_void, netns: u64) -> i32 {
 /// workload that is enrolled meanwhile loses nothing.
 #[inline(always)]
 fn unclassified(ctx: &SkBuffContext, sk: *mut c_void, netns: u64) -> i32 {
-    // SAFETY: this is a cgroup_skb program.
-    if enclosure::is_classified_whole(netns) || !unsafe { enclosure::refuses_packet(ctx.as_ptr(), netns) } {
-        // SAFETY: a full socket, not null.
-        if let Some(state) = unsafe { storage::get(sk) } {
-            state.kind = SocketKind::Untouched.raw();
-        }
-        return PASS;
+    if enclosure::is_classified_whole(netns) {
+        return leave(sk);
     }
     let Some(tcp) = parse(ctx) else {
         return PASS;
     };
+    // SAFETY: this is a cgroup_skb program.
+    match unsafe { enclosure::owner(ctx.as_ptr(), netns) } {
+        Owner::Missing => {}
+        Owner::Nobody => return leave(sk),
+        Owner::Workload(workload) => {
+            let port = SharedPort { netns, port: tcp.source.port, reserved: [0; 3] };
+            // A connection to a captured port that did not come through the daemon is older than the capture.
+            // SAFETY: copied at once.
+            return match unsafe { SHARED_PORTS.get(&port) }.copied() == Some(workload) {
+                true => guard(ctx, sk, netns, workload),
+                false => leave(sk),
+            };
+        }
+    }
     let opens = tcp.flags & (FLAG_SYN | FLAG_ACK) == FLAG_SYN;
     if (!opens && !tcp.has_payload) || enclosure::is_excluded_pair(&tcp.source, &tcp.destination) {
         return PASS;
@@ -229,6 +239,16 @@ fn unclassified(ctx: &SkBuffContext, sk: *mut c_void, netns: u64) -> i32 {
         event::send_unclassified(netns, cookie, 0, &tcp.source, &tcp.destination);
     }
     DROP
+}
+
+/// The socket is nobody's to look at again.
+#[inline(always)]
+fn leave(sk: *mut c_void) -> i32 {
+    // SAFETY: a full socket, not null.
+    if let Some(state) = unsafe { storage::get(sk) } {
+        state.kind = SocketKind::Untouched.raw();
+    }
+    PASS
 }
 
 /// A packet of a workload's socket that no hook has seen.

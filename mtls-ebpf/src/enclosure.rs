@@ -40,15 +40,20 @@ fn is_unknown_namespace(enclosure: &Enclosure, netns: u64) -> bool {
 #[derive(Default)]
 struct Ancestry {
     classified: bool,
+    /// The workload, 0 for none.
+    workload: u32,
     enclosed: bool,
 }
 
 impl Ancestry {
     #[inline(always)]
     fn add(&mut self, id: u64) {
-        // SAFETY: only presence is asked for.
+        // SAFETY: copied at once; of the other only presence is asked for.
         unsafe {
-            self.classified |= CGROUPS.get(&id).is_some();
+            if let Some(workload) = CGROUPS.get(&id) {
+                self.classified = true;
+                self.workload = if *workload == 0 { self.workload } else { *workload };
+            }
             self.enclosed |= ENCLOSED.get(&id).is_some();
         }
     }
@@ -87,14 +92,24 @@ pub unsafe fn refuses_current(ctx: *mut c_void, to: &Endpoint) -> bool {
     ancestry.is_unclassified(is_unknown_namespace(enclosure, netns))
 }
 
-/// Whether a packet's socket belongs to no workload, where it must.
+/// Whose a packet's socket is.
+pub enum Owner {
+    /// A workload's that is found by cgroup.
+    Workload(u32),
+    /// Nobody's, where it must be somebody's.
+    Missing,
+    /// Nobody's, which is allowed.
+    Nobody,
+}
+
+/// Whose a packet's socket is, in a namespace that no workload has to itself.
 ///
 /// # Safety
 /// `skb` is the context of a cgroup_skb program.
 #[inline(always)]
-pub unsafe fn refuses_packet(skb: *mut c_void, netns: u64) -> bool {
+pub unsafe fn owner(skb: *mut c_void, netns: u64) -> Owner {
     let Some(enclosure) = configured() else {
-        return false;
+        return Owner::Nobody;
     };
     let levels = enclosure.levels | CGROUP_LEVELS.get(0).copied().unwrap_or(0);
     let mut ancestry = Ancestry::default();
@@ -104,7 +119,14 @@ pub unsafe fn refuses_packet(skb: *mut c_void, netns: u64) -> bool {
             ancestry.add(unsafe { bpf_skb_ancestor_cgroup_id(skb.cast(), level) });
         }
     }
-    ancestry.is_unclassified(is_unknown_namespace(enclosure, netns))
+    if ancestry.workload != 0 {
+        return Owner::Workload(ancestry.workload);
+    }
+    if ancestry.is_unclassified(is_unknown_namespace(enclosure, netns)) {
+        Owner::Missing
+    } else {
+        Owner::Nobody
+    }
 }
 
 /// Whether a connection between these is nobody's to capture: neither end is a workload's port.

@@ -59,6 +59,10 @@ fn born_while_the_daemon_sleeps(select_late: &str, enclosure: &str) {
         let answer = raw(lab.pod("out"), to, b"hello", true);
         assert!(answer.as_ref().map_or(true, Vec::is_empty), "an answer came out: {answer:?}");
     }
+    // A client that waits for longer: TCP sends again what was dropped, also after the enrolment.
+    let patient: Vec<_> = [lab.pod("late").at(ECHO), lab.pod("late").at6(ECHO)]
+        .map(|to| lab.pod("out").own("probe").args(["connect", &to.to_string(), "--ask"]).piped().spawn())
+        .into();
     daemon.process().signal(Signal::SIGCONT);
     for v6 in [false, true] {
         eventually(slow::limit(20), "late to be enrolled", || {
@@ -66,6 +70,9 @@ fn born_while_the_daemon_sleeps(select_late: &str, enclosure: &str) {
             said.contains(&format!("\"received\":\"{MARKER}\"")).then_some(())
         });
     }
+    // Retransmissions come after 0.2, 0.6, 1.4 and 3 s.
+    std::thread::sleep(slow::stretched(std::time::Duration::from_secs(4)));
+    drop(patient);
     let traffic = capture.stop();
     traffic.assert_absent(MARKER.as_bytes());
     assert!(unclassified(&daemon) > 3.0, "they are counted");
