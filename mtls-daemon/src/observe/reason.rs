@@ -230,6 +230,14 @@ reasons! {
     RevocationUnknown = "revocation_unknown", 43,
         "It is not known whether a certificate of the peer was revoked, and this node requires that it is.",
         "Try again in a moment if an OCSP responder is being asked. Else see in the log why trust.crls has no fresh CRL or trust.ocsp no answer; trust.crl_policy or trust.ocsp_policy: prefer accepts without.";
+    /// The policy engine of `policy_external` denies it.
+    ExternalDenied = "external_denied", 44,
+        "The policy engine denies this connection, which the rules here allow.",
+        "Change the policy of the engine under policy_external if the two are meant to talk.";
+    /// The policy engine gives no answer, and `on_failure: deny`.
+    ExternalUnavailable = "external_unavailable", 45,
+        "The policy engine gave no answer, and without one nobody is let in.",
+        "Mend what the detail names; policy_external.on_failure: allow would let in what the rules here allow.";
 }
 
 /// A refusal: the reason and what was seen, for the log, `explain` and the peer.
