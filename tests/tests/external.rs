@@ -127,7 +127,7 @@ fn the_engine_decides_on_what_the_rules_allow_and_its_denial_is_explained_at_bot
     change(&lab, &there, &format!("{far}{}", engine.configured(ALWAYS)));
     let to = lab.pod("far").at(HTTP);
     let said = connect(&lab, to);
-    assert!(said.contains("EACCES"), "{said}");
+    assert!(said.contains("EHOSTUNREACH"), "{said}");
     let record = there.wait_for_log("far's refusal", |r| r.inbound() && r.refused());
     assert_eq!((record.reason(), record.policy(), record.bytes()), ("external_denied", "external: night", 0));
     assert_eq!((record.peer(), record.peer_proven()), (WEB, true), "{record:?}");
@@ -198,8 +198,8 @@ fn an_answer_counts_for_equal_questions_until_the_configuration_changes() {
     let more = "  - { name: more, action: audit }\n";
     let (rules, external) = yaml.split_once("policy_external").expect("both");
     change(&pair.lab, &pair.daemon, &format!("{rules}{more}policy_external{external}"));
-    assert!(connect(&pair.lab, to).contains("EACCES"), "asked again, and denied");
-    assert!(connect(&pair.lab, to).contains("EACCES"));
+    assert!(connect(&pair.lab, to).contains("EHOSTUNREACH"), "asked again, and denied");
+    assert!(connect(&pair.lab, to).contains("EHOSTUNREACH"));
     assert_eq!(engine.asked().len(), 2);
 }
 
@@ -208,7 +208,7 @@ fn without_the_engine_connections_are_refused_or_let_in_as_configured() {
     let gone = url(free_port());
     let pair = Pair::configured(Pair::lab(), &format!("{STRICT_PAIR}{}", external(&gone, "")));
     let to = pair.db().at(HTTP);
-    assert!(connect(&pair.lab, to).contains("EACCES"));
+    assert!(connect(&pair.lab, to).contains("EHOSTUNREACH"));
     let record = pair.daemon.wait_for_log("db's refusal", |r| r.inbound() && r.refused());
     assert_eq!((record.reason(), record.bytes()), ("external_unavailable", 0), "{record:?}");
     assert_eq!(record.policy(), "external: on_failure: deny");
@@ -236,7 +236,7 @@ fn a_silent_engine_costs_the_timeout_and_nothing_reaches_the_application() {
     let timeout = format!("policy_external: {{ url: '{}', timeout: 200ms }}\n", engine.url);
     let pair = Pair::configured(Pair::lab(), &format!("{STRICT_PAIR}{timeout}"));
     let mut application = programs::probe(pair.db(), 7000, &[]);
-    assert!(connect(&pair.lab, pair.db().at(7000)).contains("EACCES"));
+    assert!(connect(&pair.lab, pair.db().at(7000)).contains("EHOSTUNREACH"));
     let record = pair.daemon.wait_for_log("db's refusal", |r| r.inbound() && r.refused());
     assert_eq!(record.reason(), "external_unavailable", "{record:?}");
     assert!(record.detail().contains("had not answered after 200ms"), "{record:?}");
@@ -319,7 +319,7 @@ fn outbound_the_engine_is_asked_about_a_proven_server_which_gets_no_byte_of_what
     let asks = engine.configured(&format!(", directions: [outbound]{ALWAYS}"));
     let (lab, _nginx, here, there) = two_nodes_with("", &asks);
     let to = lab.pod("far").at(HTTP);
-    assert!(connect(&lab, to).contains("EACCES"));
+    assert!(connect(&lab, to).contains("EHOSTUNREACH"));
     let record = here.wait_for_log("web's refusal", |r| !r.inbound() && r.refused());
     assert_eq!((record.reason(), record.policy()), ("external_denied", "external: no-far"), "{record:?}");
     assert_eq!((record.peer(), record.peer_proven()), ("spiffe://example.org/far", true));
