@@ -3,7 +3,7 @@
 
 use std::io;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustls::crypto::aws_lc_rs;
@@ -133,7 +133,17 @@ impl Fetch {
         headers: &[(&str, &str)],
         body: &[u8],
     ) -> Result<Answer, FetchError> {
-        let agent = self.agent(url)?;
+        self.ask_with(&self.agent(url, 0)?, method, url, headers, body)
+    }
+
+    fn ask_with(
+        &self,
+        agent: &Agent,
+        method: &str,
+        url: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer, FetchError> {
         let request =
             headers.iter().fold(Request::builder().method(method).uri(url), |request, (name, value)| {
                 request.header(*name, *value)
@@ -167,8 +177,8 @@ impl Fetch {
         }
     }
 
-    /// A fresh one for each request: these are rare, and a connection that is kept would be one more thing to go stale.
-    fn agent(&self, url: &str) -> Result<Agent, FetchError> {
+    /// A fresh one for each request where these are rare: a connection that is kept would be one more thing to go stale.
+    fn agent(&self, url: &str, idle: usize) -> Result<Agent, FetchError> {
         let tls = TlsConfig::builder()
             .provider(TlsProvider::Rustls)
             .unversioned_rustls_crypto_provider(Arc::new(aws_lc_rs::default_provider()));
@@ -180,7 +190,8 @@ impl Fetch {
             .proxy(None)
             .user_agent(concat!("mtlsd/", env!("CARGO_PKG_VERSION")))
             .max_response_header_size(MAX_HEAD)
-            .max_idle_connections(0)
+            .max_idle_connections(idle)
+            .max_idle_connections_per_host(idle)
             .tls_config(tls.build())
             .build()
             .new_agent())
@@ -197,6 +208,45 @@ impl Fetch {
         }
         let owned = roots.iter().map(|der: &CertificateDer<'_>| Certificate::from_der(der).to_owned());
         Ok(RootCerts::Specific(Arc::new(owned.collect())))
+    }
+}
+
+/// [`Fetch`] for many requests to one server: it keeps connections, and the roots that it has read, until a request fails.
+#[derive(Debug)]
+pub struct KeptFetch {
+    fetch: Fetch,
+    idle: usize,
+    agent: Mutex<Option<Agent>>,
+}
+
+impl KeptFetch {
+    /// Nothing is read or opened before the first request. `idle`: most connections that are kept.
+    #[must_use]
+    pub fn new(settings: FetchSettings, idle: usize) -> Self {
+        Self { fetch: Fetch::new(settings), idle, agent: Mutex::default() }
+    }
+
+    /// POST, of something that may arrive twice: what fails on a kept connection, which the server may have closed meanwhile,
+    /// is sent once more on a fresh one.
+    ///
+    /// # Errors
+    /// As [`Fetch::get`].
+    pub fn post(&self, url: &str, headers: &[(&str, &str)], body: &[u8]) -> Result<Answer, FetchError> {
+        let kept = self.kept().clone();
+        if let Some(agent) = &kept {
+            match self.fetch.ask_with(agent, "POST", url, headers, body) {
+                Err(FetchError::Transport { .. }) => *self.kept() = None,
+                other => return other,
+            }
+        }
+        let agent = self.fetch.agent(url, self.idle)?;
+        let answer = self.fetch.ask_with(&agent, "POST", url, headers, body)?;
+        *self.kept() = Some(agent);
+        Ok(answer)
+    }
+
+    fn kept(&self) -> MutexGuard<'_, Option<Agent>> {
+        self.agent.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

@@ -18,6 +18,7 @@ use crate::identity::{ChainMarks, PeerName, Revocations, TrustBundles};
 use crate::observe::connection::CertificateInfo;
 use crate::observe::metrics::WorkloadMetrics;
 use crate::observe::{Reason, Refusal};
+use crate::policy::external::External;
 use crate::policy::{OutboundQuery, Peer, Policy, Query, Verdict};
 
 /// A consistent set of everything that decides.
@@ -31,6 +32,8 @@ pub struct Snapshot {
     pub directory: Arc<Directory>,
     /// Rules.
     pub policy: Arc<Policy>,
+    /// Who else is asked about what the rules allow; with the answers since this configuration came into force.
+    pub external: Option<Arc<External>>,
     /// Workloads by number.
     pub workloads: HashMap<u32, Arc<WorkloadState>>,
 }
@@ -237,6 +240,7 @@ pub(crate) mod testing {
             generation: 1,
             directory: Arc::new(Directory::from_config(&config)),
             policy: Arc::new(Policy::from_config(&config)),
+            external: config.policy_external.clone().map(|settings| Arc::new(External::new(settings))),
             workloads: config.workloads.iter().map(state).collect(),
             config: Arc::new(config),
         }

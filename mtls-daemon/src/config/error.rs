@@ -8,8 +8,8 @@ use crate::identity::{SpiffeIdError, SubjectError};
 
 use super::rule::{OidError, TextPatternError};
 use super::scalar::{
-    CgroupError, CidrError, DnsNameError, DurationError, LabelError, NameError, NetnsError, PathError,
-    ServiceAccountError, ThresholdError, VaultAddressError, VaultPathError, WorkloadLabelError,
+    CgroupError, CidrError, DnsNameError, DurationError, ExternalUrlError, LabelError, NameError, NetnsError,
+    PathError, ServiceAccountError, ThresholdError, VaultAddressError, VaultPathError, WorkloadLabelError,
 };
 use super::types::SpiffeIdPrefixError;
 
@@ -227,6 +227,9 @@ pub enum Fault {
     /// An address of Vault that is not well-formed.
     #[error("the address {0} cannot be: {1}")]
     VaultAddress(Quoted, VaultAddressError),
+    /// The URL of a policy engine that is not well-formed, or not safe to believe.
+    #[error("the URL {0} cannot be: {1}")]
+    ExternalUrl(Quoted, ExternalUrlError),
     /// A mount, role or namespace of Vault that is not well-formed.
     #[error("{0} cannot be: {1}")]
     VaultPath(Quoted, VaultPathError),
@@ -278,6 +281,12 @@ pub enum Fault {
         "`critical` is not less than `warning`, so that there would be no warning; write a smaller `critical`"
     )]
     AlarmOrder,
+    /// The peer would give up before the policy engine has answered.
+    #[error(
+        "the timeout is not less than `timeouts.handshake`, after which the peer gives up; write a shorter one here, or a \
+         longer one there"
+    )]
+    ExternalTimeout,
     /// A token that is not there.
     #[error(
         "there is no token {text} under `identity.pkcs11` (known: {known}); check the name, or add it there"

@@ -6,6 +6,7 @@
 mod at;
 mod check;
 mod error;
+mod external;
 mod istio;
 mod policy_tests;
 mod raw;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 use check::{Check, WHOLE_FILE};
 
 pub use error::{ConfigError, Fault, Place, Problem, Quoted};
+pub use external::{ExternalCache, ExternalPolicy, OnFailure};
 pub use policy_tests::{End, PolicyTest, Who, load_policy_tests, parse_policy_tests};
 pub use read::{MAX_BYTES, MAX_DROP_INS, Source};
 pub use rule::*;

@@ -10,11 +10,13 @@ use super::types::{
     UnclassifiedNamespaces, UnknownDestinations,
 };
 
+mod external;
 pub(super) mod istio;
 mod policy;
 pub(super) mod tests;
 mod vault;
 
+pub(super) use external::{Asked, ExternalPolicy};
 pub(super) use policy::{Extension, Labels, LocalMatch, ModeEntry, OutboundRule, PeerMatch, Peers, Rule};
 pub(super) use vault::{Vault, VaultAppRole, VaultAuth, VaultKubernetes};
 
@@ -69,6 +71,8 @@ pub(super) struct Document {
     pub policy: Vec<At<Rule>>,
     /// To whom local workloads may connect: deny wins, then allow, then the workload's `outbound_default`.
     pub outbound_policy: Vec<At<OutboundRule>>,
+    /// A policy engine (OPA) that is asked about connections that the rules allow. Default: none.
+    pub policy_external: Given<ExternalPolicy>,
 }
 
 /// A drop-in.

@@ -6,10 +6,13 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
+mod external;
 mod policy;
 mod vault;
 
 use crate::identity::alarm::Threshold;
+pub use external::ExternalUrlError;
+pub(super) use external::external_url;
 pub use policy::{ServiceAccountError, WorkloadLabelError};
 pub(super) use policy::{service_account, workload_label};
 pub use vault::{VaultAddressError, VaultPathError};

@@ -21,6 +21,7 @@ use crate::identity::pkcs11::{TokenIdentity, TokenKeySettings, TokenSettings};
 use crate::identity::{SpiffeId, SpireSelector, Subject, TrustDomain};
 
 use super::error::Problem;
+use super::external::ExternalPolicy;
 use super::rule::Rule;
 
 /// One node's whole configuration. Two equal values mean that a reload has nothing to do.
@@ -70,6 +71,8 @@ pub struct Config {
     pub policy: Vec<Rule>,
     /// To whom local workloads may connect.
     pub outbound_policy: Vec<Rule>,
+    /// Who else is asked about connections that the rules allow; `None`: nobody.
+    pub policy_external: Option<ExternalPolicy>,
     /// Every file that was read: the main file first, then the drop-ins in order.
     pub files: Vec<PathBuf>,
     /// Directories whose `*.yaml` files are read; watch these (the default one may not exist).

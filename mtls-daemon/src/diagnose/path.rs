@@ -11,7 +11,7 @@ use super::report::{PathReport, Refused, Walk};
 use crate::config::{Exclusions, Mode, Rule, UnknownDestinations, Workload};
 use crate::directory::Destination;
 use crate::identity::{PeerName, SpiffeId};
-use crate::observe::connection::Datapath;
+use crate::observe::connection::{Datapath, Direction};
 use crate::observe::explain::near::Says;
 use crate::observe::reason::Reason;
 use crate::policy::Peer;
@@ -168,7 +168,25 @@ impl Ground<'_> {
         walk.passed("mode", format!("Port {port} of {} is {mode}.", settings.name));
         let name = PeerName::Spiffe(from.clone());
         let asked = self.asked_of(settings, port);
-        asked.of(walk, &[Peer::expected(&name, None)])
+        asked.of(walk, &[Peer::expected(&name, None)])?;
+        self.policy_engine(walk, &settings.name, Direction::Inbound);
+        Ok(())
+    }
+
+    /// Nobody is asked for an explanation: what the engine would say is not known here.
+    fn policy_engine(&self, walk: &mut Walk, workload: &str, direction: Direction) {
+        let engine = self.snapshot.config.policy_external.as_ref();
+        let asked = engine.filter(|engine| {
+            let of_direction = match direction {
+                Direction::Inbound => engine.inbound,
+                Direction::Outbound => engine.outbound,
+            };
+            of_direction && engine.is_about(workload)
+        });
+        if let Some(engine) = asked {
+            let detail = format!("The policy engine at {} is asked then, and may deny it.", engine.url);
+            walk.unknown("policy engine", detail, "Try the connection and ask `mtlsd explain` about it.");
+        }
     }
 
     /// What inbound policy is asked.
@@ -203,7 +221,9 @@ impl Ground<'_> {
         walk.passed("mode", format!("Port {port} of {} is permissive and takes plain bytes.", settings.name));
         let asked = self.asked_of(settings, port);
         let nobody = Peer { address: None, ..Peer::unproven(IpAddr::from([0, 0, 0, 0])) };
-        asked.of(walk, &[nobody])
+        asked.of(walk, &[nobody])?;
+        self.policy_engine(walk, &settings.name, Direction::Inbound);
+        Ok(())
     }
 
     fn unknown_destination(&self, walk: &mut Walk, client: &WorkloadState, to: &To<'_>) -> Step {
@@ -279,7 +299,9 @@ impl Ground<'_> {
             default: settings.allows_outbound_by_default(),
             default_name: settings.outbound_default_name().into(),
         };
-        asked.of(walk, &peers)
+        asked.of(walk, &peers)?;
+        self.policy_engine(walk, &settings.name, Direction::Outbound);
+        Ok(())
     }
 
     fn expected_revoked(&self, walk: &mut Walk, destination: &Destination) -> Step {

@@ -128,6 +128,26 @@ fn a_connection_that_would_be_allowed_is_told_step_by_step_with_its_datapath() {
 }
 
 #[test]
+fn what_a_policy_engine_is_asked_about_is_not_known_and_a_denial_by_the_rules_is() {
+    let asked = |directions: &str| {
+        format!(
+            "policy_external: {{ url: http://127.0.0.1:8181/v1/data/m/allow, directions: {directions}, workloads: [db] }}\n"
+        )
+    };
+    let open =
+        "policy: [{ name: web, action: allow, from: { spiffe_ids: [\"spiffe://example.org/web\"] } }]\n";
+    let snapshot = with_rules(&format!("{open}{}", asked("[inbound]")));
+    let text = told(&snapshot, "web", "db:5432", Answer::Unknown, None);
+    assert!(
+        text.contains("The policy engine at http://127.0.0.1:8181/v1/data/m/allow is asked then"),
+        "{text}"
+    );
+    told(&with_rules(&format!("{open}{}", asked("[outbound]"))), "web", "db:5432", Answer::Allowed, None);
+    let closed = with_rules(&asked("[inbound]"));
+    told(&closed, "web", "db:5432", Answer::Denied, Some(Reason::PolicyDefault));
+}
+
+#[test]
 fn a_denial_by_default_names_the_rules_that_nearly_allow() {
     let snapshot = with_rules(
         "policy:\n  - { name: other, action: allow, from: { spiffe_ids: [\"spiffe://example.org/other\"] } }\n\

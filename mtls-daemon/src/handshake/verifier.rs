@@ -134,7 +134,9 @@ fn certificate_error(refusal: &Refusal) -> TlsError {
         Reason::Revoked => CertificateError::Revoked,
         Reason::CertificateUsage | Reason::CertificateUnsupported => CertificateError::InvalidPurpose,
         Reason::UnexpectedServer => CertificateError::NotValidForName,
-        Reason::PolicyDenied | Reason::PolicyDefault => CertificateError::ApplicationVerificationFailure,
+        Reason::PolicyDenied | Reason::PolicyDefault | Reason::ExternalDenied => {
+            CertificateError::ApplicationVerificationFailure
+        }
         // No alert names these: certificate_unknown, "some other issue".
         _ => CertificateError::Other(OtherError(Arc::new(refusal.clone()))),
     };

@@ -182,7 +182,7 @@ fn blocks<'a>(
 }
 
 /// Reads a regular file of bounded size into memory that is wiped.
-pub(super) fn read(what: &'static str, path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, FilesError> {
+pub(crate) fn read(what: &'static str, path: &Path, limit: usize) -> Result<Zeroizing<Vec<u8>>, FilesError> {
     let failed = |source| FilesError::Io { what, path: path.to_owned(), source };
     // Asked before opening: to open a FIFO would block until somebody writes to it.
     if !std::fs::metadata(path).map_err(failed)?.is_file() {

@@ -25,6 +25,7 @@ use crate::identity::{
 use crate::observe::metrics::Metrics;
 use crate::observe::{Reason, Refusal};
 use crate::policy::Policy;
+use crate::policy::external::External;
 use crate::snapshot::{OwnIdentity, Snapshot, WorkloadState, number_of};
 
 /// Everything that a configuration needs from the disk, read and checked.
@@ -41,6 +42,7 @@ pub struct Prepared {
     pub bundle_files: BundleFiles,
     directory: Arc<Directory>,
     policy: Arc<Policy>,
+    external: Option<Arc<External>>,
 }
 
 /// Enough of every bundle file to notice that one was replaced.
@@ -82,8 +84,11 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
     let sources = sources::of(&config, ca.as_ref());
     let directory = Arc::new(Directory::from_config(&config));
     let policy = Arc::new(Policy::from_config(&config));
+    // A new one for each configuration: what was answered under another does not count.
+    let external = config.policy_external.clone().map(|settings| Arc::new(External::new(settings)));
     let bundles = Arc::new(bundles);
-    Ok(Prepared { config: Arc::new(config), sources, ca, bundles, bundle_files, directory, policy })
+    let config = Arc::new(config);
+    Ok(Prepared { config, sources, ca, bundles, bundle_files, directory, policy, external })
 }
 
 fn open_ca(config: &Config) -> Result<EmbeddedCa, PrepareError> {
@@ -151,6 +156,7 @@ impl Prepared {
             config: Arc::clone(&self.config),
             directory: Arc::clone(&self.directory),
             policy: Arc::clone(&self.policy),
+            external: self.external.clone(),
             workloads,
         }
     }

@@ -31,6 +31,7 @@ use crate::observe::access_log::{AccessLog, Target};
 use crate::observe::metrics::Metrics;
 use crate::observe::observer::Observer;
 use crate::observe::recorder::Recorder;
+use crate::policy::external::Calls;
 use crate::sys;
 
 /// How often namespaces, cgroups and counters are looked at.
@@ -206,6 +207,7 @@ impl Daemon {
             snapshot: ArcSwap::from_pointee(snapshot),
             ktls: ArcSwap::from_pointee(ktls),
             leases,
+            external: Arc::new(Calls::new(Arc::clone(observer.metrics().external()))),
             observer,
         });
         let now = OffsetDateTime::now_utc();
@@ -382,6 +384,8 @@ impl Daemon {
     fn metrics_text(&self) -> Result<String, std::fmt::Error> {
         self.count_overdue();
         let metrics = self.relay.observer.metrics();
+        let external = &self.relay.snapshot.load().external;
+        metrics.external().set_failing(external.as_ref().is_some_and(|external| external.is_failing()));
         for (label, value) in self.relay.capture.counters() {
             metrics.set_ebpf_counter(label, value);
         }

@@ -340,6 +340,9 @@ pub struct ConnectionRecord {
     /// What policy would say if its dry-run rules were in force; left out where it would be the same.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub dry_run: Option<DryRun>,
+    /// What the policy engine said; left out where it was not asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub external: Option<ExternalNote>,
     /// Why it was refused or cut; null if it was closed by the applications.
     pub reason: Option<RecordedReason>,
     /// What the peer's daemon said about it; null if it said nothing.
@@ -406,6 +409,32 @@ pub struct PolicyNotes {
     pub audited: Vec<String>,
     /// What the dry-run rules would have made of it.
     pub dry_run: Option<DryRun>,
+    /// What the policy engine said.
+    pub external: Option<ExternalNote>,
+}
+
+/// What the policy engine said, or what held without its answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExternalNote {
+    /// The connection may be.
+    pub allow: bool,
+    /// How the engine calls what decided; left out where it did not say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub rule: Option<Arc<str>>,
+    /// Where this is from.
+    pub from: ExternalSource,
+}
+
+/// Where the word of the policy engine is from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ExternalSource {
+    /// It was asked.
+    Answer,
+    /// It had answered an equal question.
+    Cache,
+    /// It gave no answer: `policy_external.on_failure`.
+    OnFailure,
 }
 
 /// What policy would say if its dry-run rules were in force.
@@ -515,7 +544,8 @@ impl LiveConnection {
 
     fn to_record(&self, event: Event, refusal: Option<Refusal>) -> ConnectionRecord {
         let learned = self.learned.lock().unwrap_or_else(PoisonError::into_inner).clone();
-        let PolicyNotes { audited: audit, dry_run } = learned.notes.map(|notes| *notes).unwrap_or_default();
+        let PolicyNotes { audited: audit, dry_run, external } =
+            learned.notes.map(|notes| *notes).unwrap_or_default();
         let opening = &self.opening;
         ConnectionRecord {
             time: OffsetDateTime::now_utc(),
@@ -543,6 +573,7 @@ impl LiveConnection {
             policy: learned.policy,
             audit,
             dry_run,
+            external,
             reason: refusal.map(RecordedReason::from),
             remote_reason: learned.remote_reason,
             peer_chain: learned.peer_chain,
@@ -719,7 +750,11 @@ pub(crate) mod tests {
         let rows: Vec<_> = document.lines().filter(|l| l.starts_with("| `")).map(cells).collect();
         let noted = live(1);
         let dry_run = Some(DryRun { allow: false, rule: "r".into() });
-        noted.learn(|l| l.notes = Some(Box::new(PolicyNotes { audited: vec!["r".into()], dry_run })));
+        noted.learn(|l| {
+            let external = ExternalNote { allow: true, rule: None, from: ExternalSource::Cache };
+            let audited = vec!["r".into()];
+            l.notes = Some(Box::new(PolicyNotes { audited, dry_run, external: Some(external) }));
+        });
         let record = serde_json::to_value(noted.ended(Ending::Closed)).unwrap();
         let mut documented = HashSet::new();
         for row in &rows {

@@ -25,6 +25,9 @@ use super::connection::{Datapath, Direction};
 use super::reason::Reason;
 use crate::identity::alarm::Level;
 
+mod external;
+pub use external::{ExternalMetrics, ExternalResult};
+
 const REASONS: usize = Reason::ALL.len();
 const DATAPATHS: usize = Datapath::ALL.len();
 
@@ -353,6 +356,7 @@ struct Shared {
     ca: Mutex<Vec<CaSample>>,
     crls: Mutex<Vec<CrlHealth>>,
     ocsp: Mutex<Vec<OcspHealth>>,
+    external: Arc<ExternalMetrics>,
 }
 
 /// How a trust domain's OCSP responder does.
@@ -466,6 +470,12 @@ impl Metrics {
         *lock(&self.shared.ocsp) = ocsp;
     }
 
+    /// What is counted of the policy engine.
+    #[must_use]
+    pub fn external(&self) -> &Arc<ExternalMetrics> {
+        &self.shared.external
+    }
+
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
@@ -499,6 +509,7 @@ impl Collector for Shared {
 
         encode_crls(&mut encoder, &lock(&self.crls))?;
         encode_ocsp(&mut encoder, &lock(&self.ocsp))?;
+        self.external.encode(&mut encoder)?;
 
         let help = "Events counted by the eBPF programs";
         let mut metric = encoder.encode_descriptor("ebpf_events", help, None, MetricType::Counter)?;
@@ -811,6 +822,12 @@ mod tests {
         metrics.config_reloaded(true);
         metrics.config_reloaded(false);
         metrics.access_log_lost().inc();
+        let external = metrics.external();
+        external.decided(ExternalResult::Allowed);
+        external.decided(ExternalResult::DeniedUnavailable);
+        external.called(true, Duration::from_millis(3));
+        external.called(false, Duration::from_millis(500));
+        external.set_failing(true);
         metrics
     }
 
@@ -887,6 +904,13 @@ mod tests {
             r#"mtlsd_leases_overdue{workload="web",state="draining"} 6"#,
             r#"mtlsd_trust_roots_alarm{trust_domain="example.org"} 1"#,
             r#"mtlsd_trust_roots_expiry_timestamp_seconds{trust_domain="example.org"} 1900000000"#,
+            r#"mtlsd_external_decisions_total{result="allowed"} 1"#,
+            r#"mtlsd_external_decisions_total{result="denied"} 0"#,
+            r#"mtlsd_external_decisions_total{result="denied_unavailable"} 1"#,
+            r#"mtlsd_external_calls_total{result="answered"} 1"#,
+            r#"mtlsd_external_calls_total{result="failed"} 1"#,
+            "mtlsd_external_call_duration_seconds_count 2",
+            "mtlsd_external_failing 1",
         ] {
             assert!(text.lines().any(|l| l == line), "{line} is not in\n{text}");
         }

@@ -186,7 +186,8 @@ impl Observed {
         let record = Arc::new(self.live.ended(ending));
         if let Some(reason) = refused {
             self.workload.refused(reason);
-            let denied = matches!(reason, Reason::PolicyDenied | Reason::PolicyDefault);
+            let external = matches!(reason, Reason::ExternalDenied | Reason::ExternalUnavailable);
+            let denied = external || matches!(reason, Reason::PolicyDenied | Reason::PolicyDefault);
             // The client finds another server than expected while it verifies the server's certificate; the
             // server that tells by an alert asks policy before the handshake is done.
             let within = record.tls.is_some() && record.handshake_us.is_none();
@@ -197,7 +198,9 @@ impl Observed {
                 self.workload.handshake_failed(self.side(), reason);
             }
             if denied {
-                self.workload.denied(record.policy.as_deref().unwrap_or("unnamed"));
+                // The engine's names are not the configuration's, and nobody bounds their number.
+                let rule = record.policy.as_deref().unwrap_or("unnamed");
+                self.workload.denied(if external { "external" } else { rule });
             }
         }
         self.open.take();

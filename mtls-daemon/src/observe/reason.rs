@@ -234,6 +234,14 @@ reasons! {
     Unclassified = "unclassified", 44,
         "A process that belongs to no workload tried to send where every process must belong to one.",
         "Try again in a moment if it was just started: its workload is enrolled once it is seen. Else add a workload for its cgroup or namespace (mode: disabled leaves it alone), or change `unclassified`.";
+    /// The policy engine of `policy_external` denies it.
+    ExternalDenied = "external_denied", 45,
+        "The policy engine denies this connection, which the rules here allow.",
+        "Change the policy of the engine under policy_external if the two are meant to talk.";
+    /// The policy engine gives no answer, and `on_failure: deny`.
+    ExternalUnavailable = "external_unavailable", 46,
+        "The policy engine gave no answer, and without one nobody is let in.",
+        "Mend what the detail names; policy_external.on_failure: allow would let in what the rules here allow.";
 }
 
 /// A refusal: the reason and what was seen, for the log, `explain` and the peer.

@@ -9,6 +9,7 @@ pub mod check;
 pub mod coverage;
 mod dimension;
 pub mod expect;
+pub mod external;
 mod index;
 mod lookup;
 mod nested;

@@ -1,6 +1,7 @@
 //! From the raw document to the validated [`Config`]: every problem is found, not only the first.
 
 mod directory;
+mod external;
 mod issuer;
 mod istio;
 mod local;
@@ -305,6 +306,7 @@ pub(super) fn check(
     }
 
     check.file = 0;
+    let external = std::mem::take(&mut main.policy_external);
     let node = node::check(&mut check, main);
     let (resources, of_resources) = istio::Resources::check(&mut check, resources);
     let modes = modes::Modes::check(&mut check, modes, of_resources);
@@ -313,7 +315,11 @@ pub(super) fn check(
     let mut policy = policy::check(&mut check, &workloads.list, policy, outbound);
     policy.inbound.extend(resources.rules(&mut check, &workloads.list, node.trust_domain.as_ref()));
     resources.set_defaults(&mut workloads.list, &workloads.says_default, &policy.inbound);
-    let Some(trust_domain) = node.trust_domain else { return Err(check.into_error()) };
+    check.file = 0;
+    let policy_external = external::check(&mut check, &external, &workloads.list, node.timeouts.handshake);
+    let (Some(trust_domain), Some(policy_external)) = (node.trust_domain, policy_external) else {
+        return Err(check.into_error());
+    };
     let mut check = check.refuse_faults()?;
     let warnings = std::mem::take(&mut check.warnings);
     Ok(Config {
@@ -339,6 +345,7 @@ pub(super) fn check(
         directory,
         policy: policy.inbound,
         outbound_policy: policy.outbound,
+        policy_external,
         files,
         drop_in_directories,
         warnings: check.render(warnings),

@@ -378,6 +378,22 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
                 directory,
                 policy,
                 outbound_policy,
+                // Its timeout must be less than that of handshakes, and at least 10 ms.
+                policy_external: (timeouts.0 >= Duration::from_millis(20)).then(|| ExternalPolicy {
+                    url: if dns { "https://opa/v1/data/a/b" } else { "http://[::1]:8181/v1/data/a" }.into(),
+                    timeout: (timeouts.0 - Duration::from_millis(1)).min(Duration::from_secs(10)),
+                    cache: ExternalCache {
+                        allow: timeouts.1,
+                        deny: if old { Duration::ZERO } else { timeouts.1 },
+                        entries: limits.4.min(262_144),
+                    },
+                    on_failure: if old { OnFailure::Allow } else { OnFailure::Deny },
+                    inbound: dns || !common_name,
+                    outbound: common_name,
+                    workloads: old.then(|| BTreeSet::from(["a".into(), "b".into()])),
+                    ca_file: dns.then(|| "/roots".into()),
+                    token_file: common_name.then(|| "/token".into()),
+                }),
                 files: Vec::new(),
                 drop_in_directories: Vec::new(),
                 warnings: Vec::new(),
@@ -433,6 +449,26 @@ fn ocsp_document(ocsp: &OcspSource) -> Value {
     given(json!({
         "trust_domain": ocsp.trust_domain, "responder": responder, "ca_file": ocsp.ca_file,
         "refresh": super::super::scalar::show(ocsp.refresh),
+    }))
+}
+
+fn external_document(external: &ExternalPolicy) -> Value {
+    let time = |duration: Duration| json!(super::super::scalar::show(duration));
+    let directions = [(external.inbound, "inbound"), (external.outbound, "outbound")];
+    let directions: Vec<_> = directions.iter().filter(|(is, _)| *is).map(|(_, name)| name).collect();
+    given(json!({
+        "url": external.url,
+        "timeout": time(external.timeout),
+        "cache": {
+            "allow": time(external.cache.allow),
+            "deny": time(external.cache.deny),
+            "entries": external.cache.entries,
+        },
+        "on_failure": word(external.on_failure),
+        "directions": directions,
+        "workloads": external.workloads,
+        "ca_file": external.ca_file,
+        "token_file": external.token_file,
     }))
 }
 
@@ -642,5 +678,6 @@ pub(super) fn document(config: &Config) -> Value {
         "directory": directory,
         "policy": policy,
         "outbound_policy": outbound,
+        "policy_external": config.policy_external.as_ref().map(external_document),
     }))
 }

@@ -1,3 +1,4 @@
+mod external;
 mod faults;
 mod files;
 mod generate;

@@ -15,8 +15,8 @@ pub fn note_decision(connection: &LiveConnection, decision: &Decision<'_>, defau
         .dry_run
         .map(|verdict| DryRun { allow: verdict.allow, rule: verdict.rule.unwrap_or(default).to_owned() });
     let audited: Vec<String> = decision.audited.iter().map(|&rule| rule.to_owned()).collect();
-    let notes =
-        (dry_run.is_some() || !audited.is_empty()).then(|| Box::new(PolicyNotes { audited, dry_run }));
+    let notes = (dry_run.is_some() || !audited.is_empty())
+        .then(|| Box::new(PolicyNotes { audited, dry_run, external: None }));
     connection.learn(|learned| {
         learned.policy = Some(rule.as_str().into());
         if notes.is_some() {

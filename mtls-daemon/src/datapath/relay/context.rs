@@ -17,6 +17,7 @@ use crate::lease::{Lease, Leases, Own, Parties, judge};
 use crate::observe::Reason;
 use crate::observe::connection::{CertificateInfo, Direction, TlsInfo};
 use crate::observe::observer::{Observed, Observer};
+use crate::policy::external::Calls;
 use crate::snapshot::{Snapshot, WorkloadState};
 
 /// The relay's surroundings.
@@ -29,6 +30,8 @@ pub struct Relay {
     pub snapshot: ArcSwap<Snapshot>,
     /// Limits.
     pub admission: ArcSwap<Admission>,
+    /// Calls to the policy engine, across configurations.
+    pub external: Arc<Calls>,
     /// The live connections by what keeps them alive.
     pub leases: Arc<Leases>,
     /// What the kernel's TLS can do, or why it cannot be used; it may become usable later.

@@ -11,6 +11,7 @@ use super::authorise::{note_chain, note_decision};
 use super::context::{Other, Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
+use super::external;
 use super::hello::{Hello, read_hello};
 use super::outbound::{refusal_of, reset};
 use super::place::Place;
@@ -22,6 +23,7 @@ use crate::identity::PeerIdentity;
 use crate::observe::connection::{Datapath, Direction, Ending, LiveConnection};
 use crate::observe::observer::{Captured, Observed};
 use crate::observe::{Reason, Refusal};
+use crate::policy::external::{Calls, End, External, Question};
 use crate::policy::{Peer as Subject, Query};
 use crate::snapshot::{Snapshot, WorkloadState};
 
@@ -62,6 +64,8 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
         mode: workload.settings.mode_of_port(to.port()),
         port: to.port(),
         from: from.ip(),
+        to: to.ip(),
+        calls: Arc::clone(&relay.external),
         snapshot: Arc::clone(&snapshot),
         workload: Arc::clone(&workload),
         connection: observed.shared(),
@@ -176,11 +180,7 @@ impl Reception<'_> {
 
     /// Permissive: carries the bytes as they are.
     async fn pass_on(&self, tcp: TcpStream, first: Vec<u8>, datapath: Datapath) -> Result<Opened, Ending> {
-        let delivered = match self.gate.admit(None) {
-            Ok(()) => self.deliver().await,
-            Err(refusal) => Err(refusal),
-        };
-        match delivered {
+        match self.admit_and_deliver(None, false).await {
             Ok(application) => Ok((Open { application, peer: Peer::Plain { tcp, first, datapath } }, None)),
             Err(refusal) => {
                 reset(&tcp);
@@ -207,26 +207,22 @@ impl Reception<'_> {
             return Err(Ending::Refused(Reason::NoCertificate.into()));
         };
         // The others were authorised within the handshake.
-        let admitted = if mtlsd { self.gate.admit(Some(peer)) } else { Ok(()) };
-        let refusal = match admitted {
-            Ok(()) => match self.deliver().await {
-                Ok(application) => {
-                    if mtlsd && let Err(error) = session.send_preface(&Preface::Ready).await {
-                        reset(&application);
-                        return Err(Ending::Refused(refusal_of(&error, &verdict)));
-                    }
-                    let suite = session.records().suite().and_then(Suite::of);
-                    let tls = &self.snapshot.config.tls;
-                    let identity = Arc::new(peer.clone());
-                    let peer = Peer::Tls {
-                        offload: self.relay.offload(&self.workload.settings, tls, suite),
-                        records_per_key: suite.and_then(|suite| tls.records_per_key(suite)),
-                        session,
-                    };
-                    return Ok((Open { application, peer }, Some(identity)));
+        let refusal = match self.admit_and_deliver(Some(peer), !mtlsd).await {
+            Ok(application) => {
+                if mtlsd && let Err(error) = session.send_preface(&Preface::Ready).await {
+                    reset(&application);
+                    return Err(Ending::Refused(refusal_of(&error, &verdict)));
                 }
-                Err(refusal) => refusal,
-            },
+                let suite = session.records().suite().and_then(Suite::of);
+                let tls = &self.snapshot.config.tls;
+                let identity = Arc::new(peer.clone());
+                let peer = Peer::Tls {
+                    offload: self.relay.offload(&self.workload.settings, tls, suite),
+                    records_per_key: suite.and_then(|suite| tls.records_per_key(suite)),
+                    session,
+                };
+                return Ok((Open { application, peer }, Some(identity)));
+            }
             Err(refusal) => refusal,
         };
         if mtlsd {
@@ -247,7 +243,7 @@ impl Reception<'_> {
             .learn(|learned| learned.local_certificate = Some(identity.certificate.clone()));
         let authorise = (!arrived.mtlsd).then(|| {
             let gate = self.gate.clone();
-            Box::new(move |peer: &PeerIdentity| gate.admit(Some(peer))) as Authorise
+            Box::new(move |peer: &PeerIdentity| gate.admit_within_handshake(peer)) as Authorise
         });
         let (config, verdict) =
             identity.tls.server(arrived.mtlsd, authorise).map_err(|error| internal(error.to_string()))?;
@@ -276,6 +272,19 @@ impl Reception<'_> {
                 Err(Refusal::new(Reason::HandshakeTimeout, format!("it was not done after {limit:?}")))
             }
         }
+    }
+
+    /// The rules, unless they were asked already; then the policy engine; then the application.
+    async fn admit_and_deliver(
+        &self,
+        peer: Option<&PeerIdentity>,
+        ruled: bool,
+    ) -> Result<TcpStream, Refusal> {
+        if !ruled {
+            self.gate.admit(peer)?;
+        }
+        self.gate.ask(peer).await?;
+        self.deliver().await
     }
 
     /// Connects to the application, which sees the true client as its peer.
@@ -308,7 +317,9 @@ struct Gate {
     snapshot: Arc<Snapshot>,
     workload: Arc<WorkloadState>,
     connection: Arc<LiveConnection>,
+    calls: Arc<Calls>,
     from: IpAddr,
+    to: IpAddr,
     port: u16,
     mode: Mode,
 }
@@ -317,19 +328,56 @@ impl Gate {
     /// Asks policy; notes the rule that decided.
     fn admit(&self, peer: Option<&PeerIdentity>) -> Result<(), Refusal> {
         let settings = &self.workload.settings;
-        let subject = match peer {
-            Some(peer) => Subject::proven(peer, self.from),
-            None => Subject::unproven(self.from),
-        };
+        let subject = self.subject(peer);
         let decision = self.snapshot.policy.decide(&Query::to(settings, self.port, subject));
         let default = settings.default_name(self.port);
         let rule = note_decision(&self.connection, &decision, &default);
         if decision.verdict.allow {
             return Ok(());
         }
-        let who = peer.map_or_else(|| "a client without identity".to_owned(), |peer| peer.name.to_string());
-        let detail = format!("{who} to {} port {}: {rule}", settings.name, self.port);
+        let detail = format!("{}: {rule}", self.between(peer));
         Err(Refusal::new(decision.verdict.refusal_reason(), detail))
+    }
+
+    /// As [`Self::admit`], and what the policy engine is known to deny: a handshake waits for nobody.
+    fn admit_within_handshake(&self, peer: &PeerIdentity) -> Result<(), Refusal> {
+        self.admit(Some(peer))?;
+        let Some(engine) = self.engine() else { return Ok(()) };
+        let (question, between) = (self.question(Some(peer)), self.between(Some(peer)));
+        external::recall(engine, &self.calls, &self.connection, &question, &between)
+    }
+
+    /// Asks the policy engine about what [`Self::admit`] lets in.
+    async fn ask(&self, peer: Option<&PeerIdentity>) -> Result<(), Refusal> {
+        let Some(engine) = self.engine() else { return Ok(()) };
+        let (question, between) = (self.question(peer), self.between(peer));
+        external::ask(engine, &self.calls, &self.connection, &question, &between).await
+    }
+
+    fn engine(&self) -> Option<&Arc<External>> {
+        let asked = |engine: &&Arc<External>| {
+            let settings = engine.settings();
+            settings.inbound && settings.is_about(&self.workload.settings.name)
+        };
+        self.snapshot.external.as_ref().filter(asked)
+    }
+
+    fn question<'a>(&'a self, peer: Option<&'a PeerIdentity>) -> Question<'a> {
+        let to = End::local(&self.workload.settings, self.to).at(self.port);
+        Question::inbound(End::peer(&self.subject(peer)), to, self.mode, peer.is_some())
+    }
+
+    fn subject<'a>(&self, peer: Option<&'a PeerIdentity>) -> Subject<'a> {
+        match peer {
+            Some(peer) => Subject::proven(peer, self.from),
+            None => Subject::unproven(self.from),
+        }
+    }
+
+    /// The two ends, for people.
+    fn between(&self, peer: Option<&PeerIdentity>) -> String {
+        let who = peer.map_or_else(|| "a client without identity".to_owned(), |peer| peer.name.to_string());
+        format!("{who} to {} port {}", self.workload.settings.name, self.port)
     }
 }
 

@@ -9,6 +9,7 @@ pub mod carrier;
 pub mod context;
 pub mod convey;
 pub mod dial;
+mod external;
 pub mod hello;
 pub mod inbound;
 pub mod outbound;

@@ -14,6 +14,7 @@ use super::authorise;
 use super::context::{Other, Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
+use super::external;
 use super::place::Place;
 use super::session::{Session, SessionError};
 use crate::capture::HeldSyn;
@@ -26,6 +27,7 @@ use crate::observe::connection::{Direction, Ending};
 use crate::observe::observer::{Captured, Observed};
 use crate::observe::{Reason, Refusal};
 use crate::policy;
+use crate::policy::external::{End, Question};
 use crate::snapshot::{Snapshot, WorkloadState};
 
 /// How long a released connect() may take to arrive; the kernel needs microseconds.
@@ -164,6 +166,10 @@ impl Attempt<'_> {
             self.observed.connection().learn(|learned| learned.source = Some(local));
         }
         let (mut session, took, peer) = self.shake_hands(dialled, destination).await?;
+        if let Err(refusal) = self.ask(peer.as_deref(), destination).await {
+            reset(&session.into_socket());
+            return Err(refusal);
+        }
         let mtlsd = session.records().speaks_mtlsd();
         let arrival = match arrival {
             Some(arrival) => Some(arrival),
@@ -248,6 +254,21 @@ impl Attempt<'_> {
             }
             Err(_) => Err(Refusal::new(Reason::HandshakeTimeout, format!("no answer within {limit:?}"))),
         }
+    }
+
+    /// Asks the policy engine about a server that the rules allow.
+    async fn ask(&self, peer: Option<&PeerIdentity>, destination: &Destination) -> Result<(), Refusal> {
+        let settings = &self.workload.settings;
+        let (Some(engine), Some(peer)) = (&self.snapshot.external, peer) else { return Ok(()) };
+        if !engine.settings().outbound || !engine.settings().is_about(&settings.name) {
+            return Ok(());
+        }
+        let (to, port) = (self.destination.ip(), self.destination.port());
+        let server = End::peer(&policy::Peer::proven(peer, to)).called(&destination.name).at(port);
+        let question = Question::outbound(End::local(settings, self.syn.source.ip()), server);
+        let between = format!("{} to {} port {port}", settings.name, peer.name);
+        let connection = self.observed.connection();
+        external::ask(engine, &self.relay.external, connection, &question, &between).await
     }
 
     async fn await_preface(&self, session: &mut Session) -> Result<(), Refusal> {

@@ -40,6 +40,12 @@ pub const fn compared(reason: Reason) -> &'static str {
         Reason::PolicyDenied | Reason::PolicyDefault => {
             "the peer, the workload and the port with the rules: deny first, then allow, then the default"
         }
+        Reason::ExternalDenied => {
+            "what is known of both ends with the policy of the engine under policy_external"
+        }
+        Reason::ExternalUnavailable => {
+            "the policy engine's answer with a decision in policy_external.timeout"
+        }
         Reason::UnknownDestination => "the destination's address and port with the directory",
         Reason::NoIdentity => {
             "the workload's own certificate with this node's clock, or its source with what it should yield"

@@ -75,7 +75,11 @@ impl Step {
             | Reason::CertificateUnsupported
             | Reason::Revoked
             | Reason::RevocationUnknown => Self::Chain,
-            Reason::UnexpectedServer | Reason::PolicyDenied | Reason::PolicyDefault => Self::Authorisation,
+            Reason::UnexpectedServer
+            | Reason::PolicyDenied
+            | Reason::PolicyDefault
+            | Reason::ExternalDenied
+            | Reason::ExternalUnavailable => Self::Authorisation,
             Reason::ApplicationRefused => Self::Delivery,
             Reason::Truncated
             | Reason::RecordError
