@@ -401,8 +401,8 @@ fn what_the_other_nodes_policy_says_arrives_with_its_rule() {
 
 #[test]
 fn our_own_policy_denies_before_a_packet_is_sent_or_once_the_server_is_proven() {
-    let rules = "outbound_policy:\n  - { name: not-api, action: deny, to: { ports: [4433] }, from: { spiffe_ids: [\"spiffe://example.org/api\"] } }\n  \
-                 - { name: no-shop, action: deny, to: { ports: [4434] }, from: { organizations: [Shop] } }\n";
+    let rules = "outbound_policy:\n  - { name: not-api, action: deny, from: { ports: [4433] }, to: { spiffe_ids: [\"spiffe://example.org/api\"] } }\n  \
+                 - { name: no-shop, action: deny, from: { ports: [4434] }, to: { organizations: [Shop] } }\n";
     let (pair, authority) = with_api("", rules);
     let to = pair.out().at(PORT).to_string();
     // Nobody listens there: it was not dialled.

@@ -57,7 +57,10 @@ impl Live<'_> {
 /// The errno by its name.
 fn told(error: &io::Error) -> String {
     match error.raw_os_error() {
-        Some(number) => format!("{:?} ({error})", Errno::from_raw(number)),
+        Some(number) => {
+            let errno = Errno::from_raw(number);
+            format!("{errno:?} ({})", errno.desc())
+        }
         None => error.to_string(),
     }
 }

@@ -194,13 +194,19 @@ impl Walk {
     /// The report of all questions; `to`: as it was asked.
     pub fn report(mut self, workload: &str, spiffe_id: &str, to: &str, generation: u64) -> LiveReport {
         let answer = self.answer();
+        let stopped = self.steps.iter().find(|step| step.outcome == Outcome::Failed).map(|step| step.step);
+        // Only what is left alone comes to TCP without having asked for a certificate.
+        let left_alone =
+            stopped == Some(Question::Tcp) && self.steps.iter().all(|step| step.step != Question::Identity);
         let missing: Vec<_> = Question::ALL
             .iter()
             .filter(|question| self.steps.iter().all(|step| step.step != **question))
             .collect();
         for question in missing {
-            let (outcome, detail) = match answer {
-                Answer::Denied => (Outcome::NotReached, "A question before it stops here."),
+            let (outcome, detail) = match stopped {
+                Some(stopped) if *question > stopped => {
+                    (Outcome::NotReached, "A question before it stops here.")
+                }
                 _ => (Outcome::NotAsked, "It does not apply."),
             };
             self.note(*question, outcome, detail.to_owned(), Evidence::default(), None);
@@ -212,7 +218,8 @@ impl Walk {
         let unknown = self.steps.iter().find(|step| step.outcome == Outcome::Unknown);
         let sentence = match (answer, failed.or(unknown)) {
             (Answer::Denied, Some(step)) => {
-                format!("Mutual TLS from {between} does NOT work; it stops at: {}", step.question)
+                let what = if left_alone { "A connection" } else { "Mutual TLS" };
+                format!("{what} from {between} does NOT work; it stops at: {}", step.question)
             }
             (Answer::Allowed, _) if protected => {
                 format!("A connection from {between} works, with mutual TLS.")

@@ -70,6 +70,8 @@ pub(super) struct Talk {
     outgoing: Vec<u8>,
     first: Vec<u8>,
     received: usize,
+    /// Bytes of records that TLS took.
+    taken: usize,
     ended: bool,
 }
 
@@ -88,7 +90,17 @@ impl Talk {
     pub fn new(tcp: TcpStream, records: Records) -> Self {
         let _only_slower = tcp.set_nodelay(true);
         let (incoming, plaintext, outgoing) = (Vec::new(), Vec::new(), Vec::new());
-        Self { tcp, records, incoming, plaintext, outgoing, first: Vec::new(), received: 0, ended: false }
+        Self {
+            tcp,
+            records,
+            incoming,
+            plaintext,
+            outgoing,
+            first: Vec::new(),
+            received: 0,
+            taken: 0,
+            ended: false,
+        }
     }
 
     pub fn records(&self) -> &Records {
@@ -134,7 +146,7 @@ impl Talk {
     /// Ends our direction without a word, and waits for how the server takes that: it has to judge our certificate before it
     /// can see the end.
     pub async fn reaction(&mut self, limit: Duration) -> Reaction {
-        let before = self.received;
+        let before = self.taken;
         let wait = async {
             self.records.close(&mut self.incoming, &mut self.outgoing)?;
             self.flush().await?;
@@ -151,7 +163,7 @@ impl Talk {
             Ok(()) => Reaction::Ended,
             Err(broken @ Broken::Tls(_)) => Reaction::Broke(broken),
             // Records that TLS took: tickets, or the application's first words.
-            Err(_) if self.received > before && self.incoming.is_empty() => Reaction::Spoke,
+            Err(_) if self.taken > before => Reaction::Spoke,
             Err(broken) => Reaction::Broke(broken),
         }
     }
@@ -177,6 +189,7 @@ impl Talk {
         let (done, progress) =
             self.records.advance(&mut self.incoming, &mut self.plaintext, &mut self.outgoing);
         self.incoming.drain(..done.min(self.incoming.len()));
+        self.taken += done;
         let flushed = self.flush().await;
         self.ended |= progress? == Progress::PeerClosed;
         Ok(flushed?)

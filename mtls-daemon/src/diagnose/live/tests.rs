@@ -448,7 +448,7 @@ async fn what_tcp_says_is_told_with_its_errno_for_each_address() {
 #[tokio::test]
 async fn before_a_packet_is_sent_everything_that_is_known_is_asked() {
     let nobody = |_: SocketAddr| -> Dialling { panic!("nothing may be dialled") };
-    let denies = "outbound_policy: [ { name: no-api, action: deny, to: { workloads: [web] } } ]\n";
+    let denies = "outbound_policy: [ { name: no-api, action: deny, from: { workloads: [web] } } ]\n";
     let world = World::with(denies);
     let report = world.dialling(TO, AS_USUAL, &nobody).await.unwrap();
     let parts = ["api port 443: no-api, by outbound policy of this node, at connect()"];
