@@ -47,6 +47,10 @@ use talk::Talk;
 /// A connection under way.
 pub type Dialling = Pin<Box<dyn Future<Output = io::Result<TcpStream>> + Send>>;
 
+/// Tells the datapath of a workload's connections with a suite, and why not a better one.
+pub type ExpectedDatapath<'a> =
+    dyn Fn(&WorkloadState, Option<Suite>) -> (Datapath, Option<String>) + Sync + 'a;
+
 /// What a diagnosis is made with.
 pub struct Live<'a> {
     /// What connections are decided on.
@@ -60,7 +64,7 @@ pub struct Live<'a> {
     /// Connects from the workload's namespace, past the capture.
     pub dial: &'a (dyn Fn(SocketAddr) -> Dialling + Sync),
     /// The datapath of a connection of this workload with this suite, and why not a better one.
-    pub datapath: &'a (dyn Fn(&WorkloadState, Option<Suite>) -> (Datapath, Option<String>) + Sync),
+    pub datapath: &'a ExpectedDatapath<'a>,
 }
 
 /// Asks every question about a connection to `to`, up to the first that fails.

@@ -446,6 +446,22 @@ async fn what_tcp_says_is_told_with_its_errno_for_each_address() {
 }
 
 #[tokio::test]
+async fn of_many_addresses_so_many_are_tried_in_order_and_the_rest_is_said_to_be_left_out() {
+    let addresses: Vec<_> = (1..=11).map(|last| format!("10.3.0.{last}")).collect();
+    let many =
+        format!("  - {{ name: many, addresses: [{}], spiffe_ids: [\"{API}\"] }}\n", addresses.join(", "));
+    let world = World::with(&many);
+    let refused = |_: SocketAddr| -> Dialling {
+        Box::pin(async { Err(io::Error::from_raw_os_error(nix::libc::ECONNREFUSED)) })
+    };
+    let report = world.dialling("many:443", AS_USUAL, &refused).await.unwrap();
+    let failed = stops(&report, Question::Tcp, Some(Reason::DialRefused), &["10.3.0.8:443: ECONNREFUSED"]);
+    assert_eq!(failed.evidence.len(), 8, "{failed:#?}");
+    assert_eq!(report.address, Some("10.3.0.8:443".parse().unwrap()));
+    assert_eq!(report.step(Question::Address).unwrap().evidence, ["3 more are not looked at"]);
+}
+
+#[tokio::test]
 async fn before_a_packet_is_sent_everything_that_is_known_is_asked() {
     let nobody = |_: SocketAddr| -> Dialling { panic!("nothing may be dialled") };
     let denies = "outbound_policy: [ { name: no-api, action: deny, from: { workloads: [web] } } ]\n";

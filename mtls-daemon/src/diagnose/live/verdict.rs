@@ -40,7 +40,7 @@ impl Live<'_> {
             let refusal = Refusal::new(decision.verdict.refusal_reason(), detail);
             return Err(walk.refused(step, &refusal, Evidence::default()));
         }
-        walk.passed(step, format!("by outbound policy, {rule} allows it"), Evidence::default());
+        walk.passed(step, format!("outbound policy lets it out ({rule})"), Evidence::default());
         Ok(())
     }
 
