@@ -202,10 +202,17 @@ fn what_drains_has_its_time_unless_it_is_allowed_again() {
     let start = Instant::now();
     change(&pair, &yaml(&drain, ""));
     pair.daemon.wait_metric("mtlsd_leases_overdue", &[("state", "draining")], 2.0);
+    // Each connection says so itself, with the time.
+    let draining =
+        |c: &Value| c["overdue"]["until"].is_string() && c["overdue"]["reason"]["code"] == "policy_default";
+    assert_eq!(live(&pair, draining), 2);
+    let shown = pair.daemon.shown(&["connections"]).ok().text();
+    assert_eq!(shown.matches("open, draining until 2").count(), 2, "{shown}");
     let refused = pair.web().own("probe").args(["connect", &pair.db().at(PORT).to_string()]).run().text();
     assert!(!refused.contains(r#""connect":"ok""#), "a new one is refused meanwhile: {refused}");
     change(&pair, &yaml(&drain, OTHERS));
     assert!((overdue(&pair, "draining") - 1.0).abs() < 0.1, "one is allowed again");
+    assert_eq!(live(&pair, draining), 1);
     goes.ends_by_reset();
     assert!(start.elapsed() >= time, "{:?}", start.elapsed());
     let record = cut(&pair, "policy_default");
@@ -223,8 +230,13 @@ fn what_is_kept_goes_on_with_an_alarm_until_it_is_allowed_again() {
     change(&pair, &with(OTHERS));
     pair.daemon.wait_metric("mtlsd_leases_overdue", &[("workload", "db"), ("state", "kept")], 1.0);
     assert_eq!(pair.daemon.ask(&["status"])["connections"]["overdue"], 1);
+    let kept = |c: &Value| c["overdue"].is_object() && c["overdue"]["until"].is_null();
+    assert_eq!(live(&pair, kept), 1);
+    let shown = pair.daemon.shown(&["connections"]).ok().text();
+    assert!(shown.contains("open, kept: policy_default"), "{shown}");
     change(&pair, &with(BOTH));
     assert!(overdue(&pair, "kept") < 0.1, "it is allowed again");
+    assert_eq!(live(&pair, kept), 0);
 
     let report = pair.daemon.ask(&["revoke", "--spiffe-id", WEB]);
     assert_eq!((&report["connections_cut"], &report["connections_kept"]), (&0.into(), &2.into()), "{report}");

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::socket::AdminSocket;
 use super::view::{DaemonView, ReloadReport, Status, VerifyReport, WorkloadStatus};
-use super::{drill, revoke};
+use super::{diagnose, drill, revoke};
 use crate::diagnose::{PathReport, UnknownParty};
 use crate::observe::connection::{ConnectionId, ConnectionRecord};
 use crate::observe::explain::{Explanation, explain_with};
@@ -97,6 +97,7 @@ fn router<V: DaemonView>(view: Arc<V>) -> Router {
         .route("/v1/reload", post(reload::<V>))
         .merge(revoke::routes())
         .merge(drill::routes())
+        .merge(diagnose::routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(only_owner))
@@ -271,7 +272,7 @@ pub(crate) mod tests {
         Ability, Alarm, Check, ConfigStatus, ConnectionSums, KtlsDefect, KtlsStatus, WorkloadState,
     };
     use super::*;
-    use crate::diagnose::Answer;
+    use crate::diagnose::{Answer, LiveError, LiveReport, LiveRequest};
     use crate::identity::CaStatus;
     use crate::identity::Revocations;
     use crate::identity::alarm::Level;
@@ -427,6 +428,13 @@ pub(crate) mod tests {
             })
         }
 
+        async fn diagnose(&self, request: LiveRequest, _: String) -> Result<LiveReport, LiveError> {
+            if request.workload.as_deref() != Some("web") {
+                return Err(LiveError::WhichWorkload(2));
+            }
+            Ok(LiveReport::example(self.healthy))
+        }
+
         fn revocations(&self) -> Vec<Arc<Entry>> {
             self.revocations.entries(SystemTime::now())
         }
@@ -532,6 +540,7 @@ pub(crate) mod tests {
             ("http://d/v1/nothing", 404),
             ("http://d/v1/reload", 405),
             ("http://d/v1/revoke", 405),
+            ("http://d/v1/diagnose", 405),
             ("http://d/v1/connections?limit=x", 400),
             ("http://d/v1/connections?limit=-1", 400),
             ("http://d/v1/connections?colour=red", 400),

@@ -8,10 +8,11 @@ use serde::Serialize;
 
 use super::ca_cli::CaCommand;
 use super::client::{AdminClient, ClientError, Which};
+use super::diagnose::DiagnoseArgs;
 use super::drill::DrillCommand;
 use super::revoke::args::{CertificateFileError, RevokeArgs, UnrevokeArgs};
 use super::socket::DEFAULT_SOCKET;
-use super::{drill, render, revoke};
+use super::{diagnose, drill, render, revoke};
 use crate::observe::connection::ConnectionId;
 
 /// Exit code: what was asked holds.
@@ -158,6 +159,8 @@ pub enum Ask {
     Workloads(AskOptions),
     /// What happened to a connection, why, and what to do about it?
     Explain(ExplainArgs),
+    /// Try a connection from a workload: at which question does mutual TLS fail?
+    Diagnose(DiagnoseArgs),
     /// Is everything captured that should be?
     Verify(AskOptions),
     /// Load the configuration anew: all of it, or none
@@ -227,6 +230,7 @@ impl Ask {
             | Self::Reload(options) => options,
             Self::Connections { options, .. } => options,
             Self::Explain(arguments) => &arguments.options,
+            Self::Diagnose(arguments) => &arguments.options,
             Self::Revoke(arguments) => &arguments.options,
             Self::Unrevoke(arguments) => &arguments.options,
             Self::Drill(DrillCommand::Revoke(options)) => options,
@@ -235,7 +239,7 @@ impl Ask {
 
     /// Asks the daemon and writes its answer; the exit code says whether what was asked holds: `status` that
     /// the daemon is ready, `verify` that every check holds, `drill` that every step does, `reload` that the configuration is in force, `explain --from --to`
-    /// that the connection would be allowed, and the others that there is an answer.
+    /// that the connection would be allowed, `diagnose` that it works, and the others that there is an answer.
     ///
     /// # Errors
     /// When there is no answer; the exit code is then [`EXIT_DOES_NOT_HOLD`].
@@ -267,6 +271,11 @@ impl Ask {
                 let explanation = client.explain(&arguments.which(), arguments.near).await?;
                 show(out, json, &explanation, render::explanation)?;
                 true
+            }
+            Self::Diagnose(arguments) => {
+                let report = client.diagnose(&arguments.request()).await?;
+                show(out, json, &report, diagnose::report)?;
+                report.holds()
             }
             Self::Verify(_) => {
                 let report = client.verify().await?;
@@ -355,6 +364,8 @@ mod tests {
             "mtlsd explain --from web --to 10.0.0.1:80 --json",
             "mtlsd explain --last-refused",
             "mtlsd explain 00000000000000ab --near",
+            "mtlsd diagnose db:5432 --as web --json",
+            "mtlsd diagnose 10.0.0.1:80 --expect spiffe://a/b --timeout 100",
             "mtlsd verify",
             "mtlsd reload",
             "mtlsd drill revoke --json",
@@ -401,6 +412,11 @@ mod tests {
             "mtlsd explain 00000000000000ab --from a --to b",
             "mtlsd explain --last-refused --from a --to b",
             "mtlsd connections --limit -1",
+            "mtlsd diagnose",
+            "mtlsd diagnose db:1 --as",
+            "mtlsd diagnose db:1 --expect http://x",
+            "mtlsd diagnose db:1 --timeout 99",
+            "mtlsd diagnose db:1 --timeout 12001",
             "mtlsd ca init",
             "mtlsd ca init --trust-domain a --pkcs11-module /m --token t",
             "mtlsd ca init --trust-domain a --label l",
@@ -439,6 +455,7 @@ mod tests {
             ("workloads", 0, 0),
             ("explain --last-refused", 0, 0),
             ("explain --from web --to 10.1.0.7:5432", 0, 1),
+            ("diagnose db:5432 --as web", 0, 1),
             ("verify", 0, 1),
             ("reload", 0, 1),
             ("drill revoke", 0, 1),
@@ -457,6 +474,7 @@ mod tests {
             ("workloads", "enrolled", "/0/spiffe_id"),
             ("explain 0000000000000001", "Nothing needs mending.", "/sentences/0"),
             ("explain --from web --to 10.1.0.7:5432", "Nothing needs mending.", "/answer"),
+            ("diagnose db:5432 --as web", "works, with mutual TLS.", "/steps/0/question"),
             ("verify", "All 1 checks hold.", "/checks/0/ok"),
             ("reload", "generation 2", "/applied"),
             ("drill revoke", "Revocation works on this node.", "/steps/0/took_us"),

@@ -17,7 +17,7 @@ use super::admin::ApiError;
 use super::drill::DrillReport;
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use super::view::{ReloadReport, Status, VerifyReport, WorkloadStatus};
-use crate::diagnose::PathReport;
+use crate::diagnose::{LiveReport, LiveRequest, PathReport};
 use crate::identity::revocation::Entry;
 use crate::observe::connection::{ConnectionId, ConnectionRecord};
 use crate::observe::explain::Explanation;
@@ -130,6 +130,14 @@ impl AdminClient {
     /// As [`ClientError`] lists; also for parties that the daemon does not know.
     pub async fn path(&self, from: &str, to: &str) -> Result<PathReport, ClientError> {
         self.ask(Method::GET, &format!("/v1/path?from={}&to={}", escape(from), escape(to))).await
+    }
+
+    /// Tries a connection.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists; also for a workload that the daemon does not know.
+    pub async fn diagnose(&self, request: &LiveRequest) -> Result<LiveReport, ClientError> {
+        self.tell("/v1/diagnose", request).await
     }
 
     /// Whether everything that should be captured is.

@@ -4,6 +4,7 @@ pub mod admin;
 pub mod ca_cli;
 pub mod cli;
 pub mod client;
+pub mod diagnose;
 pub mod drill;
 pub mod http;
 pub mod render;

@@ -165,10 +165,7 @@ pub fn connections(records: &[ConnectionRecord]) -> String {
         vec![
             r.id.to_string(),
             date(r.time),
-            r.reason.as_ref().map_or_else(
-                || r.event.as_str().to_owned(),
-                |reason| format!("{}: {}", r.event.as_str(), reason.code),
-            ),
+            event(r),
             r.direction.to_string(),
             r.workload.to_string(),
             r.peer_identity
@@ -183,6 +180,16 @@ pub fn connections(records: &[ConnectionRecord]) -> String {
     let header =
         ["id", "time", "event", "direction", "workload", "peer", "addresses", "datapath", "sent/received"];
     table(&header, rows, "No connections.")
+}
+
+/// What happened to a connection; of a live one that would not be let in any more, what will.
+fn event(record: &ConnectionRecord) -> String {
+    let event = record.event.as_str();
+    match (&record.reason, &record.overdue) {
+        (Some(reason), _) => format!("{event}: {}", reason.code),
+        (None, Some(overdue)) => format!("{event}, {}", overdue.words(date)),
+        (None, None) => event.to_owned(),
+    }
 }
 
 /// `mtlsd workloads`.
@@ -373,6 +380,21 @@ mod tests {
             "{text}"
         );
         assert_eq!(connections(&[]), "No connections.\n");
+    }
+
+    #[test]
+    fn a_live_connection_that_would_not_be_let_in_any_more_says_what_becomes_of_it() {
+        let mut open = records(&Fake::new(true)).into_iter().find(|r| r.reason.is_none()).unwrap();
+        for (until, want) in [
+            (None, "open, kept: revoked"),
+            (Some(OffsetDateTime::UNIX_EPOCH), "open, draining until 1970-01-01T00:00:00Z: revoked"),
+        ] {
+            let refusal = crate::observe::Refusal::from(crate::observe::Reason::Revoked);
+            open.event = crate::observe::connection::Event::Open;
+            open.overdue = Some(crate::observe::standing::Overdue { until, reason: refusal.into() });
+            let text = connections(std::slice::from_ref(&open));
+            assert!(text.contains(want), "{text}");
+        }
     }
 
     #[test]

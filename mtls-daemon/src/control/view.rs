@@ -9,7 +9,7 @@ use time::OffsetDateTime;
 
 use super::drill::{DrillError, DrillReport};
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
-use crate::diagnose::{PathReport, UnknownParty};
+use crate::diagnose::{LiveError, LiveReport, LiveRequest, PathReport, UnknownParty};
 use crate::identity::CaStatus;
 use crate::identity::alarm::Level;
 use crate::identity::revocation::{Entry, RevocationError};
@@ -36,6 +36,16 @@ pub trait DaemonView: Send + Sync + 'static {
     /// # Errors
     /// One of the two is nobody, or neither is on this node.
     fn path(&self, from: &str, to: &str) -> Result<PathReport, UnknownParty>;
+
+    /// Tries a connection and says at which question it fails. `by`: who asks.
+    ///
+    /// # Errors
+    /// It cannot be asked like this, or too many are being asked.
+    fn diagnose(
+        &self,
+        request: LiveRequest,
+        by: String,
+    ) -> impl Future<Output = Result<LiveReport, LiveError>> + Send;
 
     /// Checks now whether everything that should be captured is.
     fn verify(&self) -> impl Future<Output = VerifyReport> + Send;

@@ -4,6 +4,7 @@
 //! Nothing here decides about a connection. What is not known is said to be unknown, never taken for a yes.
 
 mod judge;
+pub mod live;
 mod near;
 mod parties;
 mod path;
@@ -12,6 +13,7 @@ mod report;
 mod tests;
 
 pub use judge::{Match, Ruling, judge};
+pub use live::{Live, LiveError, LiveReport, LiveRequest, live};
 pub use near::near_misses;
 pub use parties::UnknownParty;
 pub use path::{Ground, path};

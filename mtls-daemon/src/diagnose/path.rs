@@ -25,11 +25,11 @@ pub struct Ground<'a> {
     /// The time.
     pub now: SystemTime,
     /// How a workload stands on the node.
-    pub presence: &'a dyn Fn(&str) -> Option<Presence>,
+    pub presence: &'a (dyn Fn(&str) -> Option<Presence> + Sync),
     /// The entry of the deny list that names this ID.
-    pub revoked: &'a dyn Fn(&SpiffeId) -> Option<String>,
+    pub revoked: &'a (dyn Fn(&SpiffeId) -> Option<String> + Sync),
     /// The datapath that a workload's connections end up with, and why not a better one.
-    pub datapath: &'a dyn Fn(&WorkloadState) -> (Datapath, Option<String>),
+    pub datapath: &'a (dyn Fn(&WorkloadState) -> (Datapath, Option<String>) + Sync),
 }
 
 /// What would become of a connection. `from`: a workload of this node (or its address), or a SPIFFE ID. `to`: a workload, a
@@ -71,7 +71,7 @@ impl Ground<'_> {
             return self.untouched(walk, "captured", why, "set its mode to strict or permissive", to);
         }
         self.enrolled(walk, client)?;
-        if let Some(why) = self.excluded(client, to) {
+        if let Some(why) = self.excluded(client, to.address, to.port) {
             return self.untouched(walk, "captured", why, "take it out of `exclude`", to);
         }
         let found = match to.address {
@@ -320,16 +320,17 @@ impl Ground<'_> {
         Ok(())
     }
 
-    fn excluded(&self, client: &WorkloadState, to: &To<'_>) -> Option<String> {
-        let address = to.address.map(|address| address.to_canonical());
+    /// Why connections of a workload to there are not captured.
+    pub(super) fn excluded(&self, client: &WorkloadState, to: Option<IpAddr>, port: u16) -> Option<String> {
+        let address = to.map(|address| address.to_canonical());
         if address.is_some_and(is_always_excluded) {
             return Some("mtlsd never captures loopback, link-local and multicast addresses.".to_owned());
         }
         let everyone: (&Exclusions, Cow<'_, str>) = (&self.snapshot.config.exclude, "the node's".into());
         let own = (&client.settings.exclude, format!("{}'s", client.settings.name).into());
         [everyone, own].into_iter().find_map(|(exclude, whose)| {
-            if exclude.ports.contains(&to.port) {
-                return Some(format!("Port {} is in {whose} `exclude`: it is not captured.", to.port));
+            if exclude.ports.contains(&port) {
+                return Some(format!("Port {port} is in {whose} `exclude`: it is not captured."));
             }
             let address = address?;
             let network = exclude.cidrs.iter().find(|network| network.contains(&address))?;
@@ -404,7 +405,7 @@ impl Asked<'_> {
     }
 }
 
-fn is_disabled(server: &WorkloadState, port: u16) -> bool {
+pub(super) fn is_disabled(server: &WorkloadState, port: u16) -> bool {
     server.settings.mode_of_port(port) == Mode::Disabled || server.settings.exclude.ports.contains(&port)
 }
 

@@ -44,8 +44,12 @@ fn own(ca: &TestCa, id: &SpiffeId) -> OwnIdentity {
 
 /// A snapshot of workloads that can prove who they are.
 fn identified(text: &str) -> Snapshot {
+    identified_by(text, &TestCa::root("root"))
+}
+
+/// The same with identities of this CA, which they trust.
+pub(super) fn identified_by(text: &str, ca: &TestCa) -> Snapshot {
     let mut snapshot = snapshot(config(text));
-    let ca = TestCa::root("root");
     for state in snapshot.workloads.values_mut() {
         *state = Arc::new(WorkloadState {
             number: state.number,
@@ -54,7 +58,7 @@ fn identified(text: &str) -> Snapshot {
             metrics: Arc::clone(&state.metrics),
             live: Arc::clone(&state.live),
             stopped: state.stopped.clone(),
-            identity: Ok(own(&ca, &state.settings.spiffe_id)),
+            identity: Ok(own(ca, &state.settings.spiffe_id)),
         });
     }
     snapshot

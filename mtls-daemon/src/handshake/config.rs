@@ -1,9 +1,12 @@
 //! The rustls configurations of a workload: one per connection, because each carries its own verdict.
 
+mod watched;
+
 use std::sync::Arc;
 use std::time::SystemTime;
 
-use rustls::client::Resumption;
+use rustls::client::danger::ServerCertVerifier;
+use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
@@ -15,6 +18,8 @@ use super::verify::{ExpectedServer, Trust};
 use super::{ALPN_MTLSD, Verdict};
 use crate::datapath::ktls::{Abilities, Suite};
 use crate::identity::{ChainMarks, X509Svid};
+
+pub use watched::{Request, Shown, Watched};
 
 /// The oldest TLS version that is spoken.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -173,20 +178,32 @@ impl WorkloadTls {
         &self,
         expected: Arc<ExpectedServer>,
     ) -> Result<(Arc<ClientConfig>, Verdict), TlsConfigError> {
+        let (verifier, verdict) = self.verifier(expected);
+        let config = self.client_config(Arc::new(verifier), Arc::clone(&self.key) as _)?;
+        Ok((config, verdict))
+    }
+
+    fn verifier(&self, expected: Arc<ExpectedServer>) -> (PeerServerVerifier, Verdict) {
         let verdict = Verdict::default();
         let algorithms = self.provider.signature_verification_algorithms;
-        let verifier =
-            PeerServerVerifier::new(Arc::clone(&self.trust), expected, algorithms, verdict.clone());
+        (PeerServerVerifier::new(Arc::clone(&self.trust), expected, algorithms, verdict.clone()), verdict)
+    }
+
+    fn client_config(
+        &self,
+        verifier: Arc<dyn ServerCertVerifier>,
+        key: Arc<dyn ResolvesClientCert>,
+    ) -> Result<Arc<ClientConfig>, TlsConfigError> {
         let mut config = ClientConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(self.versions())?
             .dangerous()
-            .with_custom_certificate_verifier(Arc::new(verifier))
-            .with_client_cert_resolver(Arc::clone(&self.key) as _);
+            .with_custom_certificate_verifier(verifier)
+            .with_client_cert_resolver(key);
         config.resumption = Resumption::disabled();
         config.enable_early_data = false;
         config.enable_secret_extraction = true;
         config.alpn_protocols = vec![ALPN_MTLSD.to_vec()];
-        Ok((Arc::new(config), verdict))
+        Ok(Arc::new(config))
     }
 
     fn versions(&self) -> &'static [&'static SupportedProtocolVersion] {

@@ -14,11 +14,12 @@ pub mod verifier;
 pub mod verify;
 
 pub use claim::Claim;
-pub use config::{MinVersion, SuiteOrder, TlsConfigError, TlsSettings, WorkloadTls, offers_mtlsd};
+pub use config::{MinVersion, SuiteOrder, TlsConfigError, TlsSettings, Watched, WorkloadTls, offers_mtlsd};
 pub use preface::Preface;
 pub use records::{Agreed, Progress, Records};
 pub use schedule::{KeySchedule, RecordSecrets, UnsupportedSecrets};
 pub use verifier::{Authorise, Verdict};
+pub use verify::examine::{Asked, Finding, Found, examine_server};
 pub use verify::{ExpectedServer, PeerNameSettings, PeerRole, Trust, verify_peer};
 
 /// The ALPN protocol that marks a connection between two mtlsd daemons.

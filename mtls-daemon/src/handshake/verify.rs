@@ -4,6 +4,8 @@
 //! until the end of [`verify_peer`]: the size of the chain is bounded before anything is parsed, the search
 //! for a path is bounded before it starts, and foreign text is bounded before it reaches a message.
 
+pub mod examine;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};

@@ -12,6 +12,7 @@ use super::judge::{Held, Renewed};
 use super::parties::{Cover, Key, Mark, Parties};
 use crate::identity::SpiffeId;
 use crate::observe::Refusal;
+use crate::observe::standing::Standing;
 
 pub(super) type End = Option<Arc<Refusal>>;
 pub(super) type GroupId = u64;
@@ -22,6 +23,8 @@ pub(super) struct Group {
     pub members: usize,
     pub end: watch::Sender<End>,
     pub overdue: Option<Overdue>,
+    /// The same for those who show connections.
+    pub standing: Arc<Standing>,
     /// What let it be when it was last judged; once that has run out, without its end.
     held: Held,
 }
@@ -63,7 +66,14 @@ impl Groups {
             *groups += 1;
         }
         let (end, ended) = watch::channel(None);
-        let group = Group { parties, members: 1, end, overdue: None, held: Held::default() };
+        let group = Group {
+            parties,
+            members: 1,
+            end,
+            overdue: None,
+            standing: Arc::default(),
+            held: Held::default(),
+        };
         self.by_id.insert(id, group);
         (id, ended)
     }
@@ -191,6 +201,9 @@ impl Groups {
         }
         if let Some(Overdue::Until(until)) = overdue {
             self.drains.insert((until, id));
+        }
+        if overdue.is_none() && group.overdue.is_some() {
+            group.standing.clear();
         }
         group.overdue = overdue;
     }

@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
+use time::OffsetDateTime;
 use tokio::sync::watch;
 
 use super::fate::{Ended, Fate, Now, Overdue, Terms};
@@ -13,6 +14,7 @@ use super::judge::{Held, Renewed};
 use super::parties::{Cover, Mark, Parties};
 use crate::config::LeaseSettings;
 use crate::observe::cause::Cause;
+use crate::observe::standing::Standing;
 use crate::observe::{Reason, Refusal};
 
 /// All live connections.
@@ -238,6 +240,8 @@ impl<'a> Look<'a> {
         let (workload, peer) = (Arc::clone(&group.parties.workload), group.parties.peer_name());
         let count = if drain.is_some() { &mut self.ended.draining } else { &mut self.ended.kept };
         *count += group.members;
+        let until = drain.and_then(|drain| OffsetDateTime::now_utc().checked_add(drain.try_into().ok()?));
+        group.standing.overdue(&refusal, until);
         self.alarms.push(Alarm { workload, peer, connections: group.members, refusal, drain });
         self.groups.set_overdue(id, Some(overdue));
     }
@@ -270,6 +274,12 @@ impl Lease {
     /// Ends this connection only.
     pub fn end(&mut self, refusal: Refusal) {
         self.ended = ended(refusal);
+    }
+
+    /// How its group stands from now on, for those who show connections; `None`: it was ended a moment ago.
+    #[must_use]
+    pub fn standing(&self) -> Option<Arc<Standing>> {
+        Some(Arc::clone(&self.leases.lock().by_id.get(&self.group)?.standing))
     }
 
     /// Why the connection may not go on; `None`: it may. Whoever was reset by another that was just ended hears the

@@ -5,6 +5,7 @@ pub mod build;
 pub mod commands;
 mod crls;
 pub mod daemon;
+mod diagnose;
 pub mod drill;
 mod enclosures;
 mod error;

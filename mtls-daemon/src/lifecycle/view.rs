@@ -15,7 +15,8 @@ use crate::control::view::{
 };
 use crate::datapath::ktls::Suite;
 use crate::datapath::relay::KernelTls;
-use crate::diagnose::{self, PathReport, UnknownParty};
+use crate::diagnose::{self, LiveError, LiveReport, LiveRequest, PathReport, UnknownParty};
+use crate::identity::SpiffeId;
 use crate::identity::alarm::{self, Level};
 use crate::identity::revocation::{Entry, RevocationError, Target};
 use crate::observe::connection::{CertificateInfo, ConnectionRecord, Datapath};
@@ -113,18 +114,18 @@ impl DaemonView for Daemon {
     fn path(&self, from: &str, to: &str) -> Result<PathReport, UnknownParty> {
         let snapshot = self.relay.snapshot.load_full();
         let now = SystemTime::now();
-        let entries = self.revocations.entries(now);
         let ground = diagnose::Ground {
             snapshot: &snapshot,
             now,
             presence: &|workload| lock(&self.node).presence(workload).cloned(),
-            revoked: &|id| {
-                let names = |entry: &&Arc<Entry>| entry.target == Target::SpiffeId { id: id.clone() };
-                entries.iter().find(names).map(ToString::to_string)
-            },
-            datapath: &|workload| self.expected_datapath(&snapshot, workload),
+            revoked: &|id| self.denied(id, now),
+            datapath: &|workload| self.expected_datapath(&snapshot, workload, None),
         };
         diagnose::path(&ground, from, to)
+    }
+
+    async fn diagnose(&self, request: LiveRequest, by: String) -> Result<LiveReport, LiveError> {
+        self.diagnose_live(request, by).await
     }
 
     fn revocations(&self) -> Vec<Arc<Entry>> {
@@ -161,15 +162,23 @@ impl DaemonView for Daemon {
 }
 
 impl Daemon {
-    /// Where a connection ends up if both ends agree on the first suite that is offered.
-    fn expected_datapath(
+    /// The entry of the deny list that names this ID.
+    pub(super) fn denied(&self, id: &SpiffeId, now: SystemTime) -> Option<String> {
+        let target = Target::SpiffeId { id: id.clone() };
+        self.revocations.entries(now).iter().find(|entry| entry.target == target).map(ToString::to_string)
+    }
+
+    /// Where a connection ends up with this suite, or if both ends agree on the first that is offered.
+    pub(super) fn expected_datapath(
         &self,
         snapshot: &Snapshot,
         workload: &crate::snapshot::WorkloadState,
+        agreed: Option<Suite>,
     ) -> (Datapath, Option<String>) {
         let tls = &snapshot.config.tls;
         let first = tls.cipher_suites.as_ref().and_then(|suites| suites.first().copied());
-        match self.relay.offload(&workload.settings, tls, Some(first.unwrap_or(Suite::Aes128Gcm))) {
+        let suite = agreed.or(first).unwrap_or(Suite::Aes128Gcm);
+        match self.relay.offload(&workload.settings, tls, Some(suite)) {
             Ok(offload) if offload.at_once => (Datapath::RelayKtls, None),
             Ok(_) => (
                 Datapath::RelayUserspace,

@@ -13,6 +13,7 @@ use time::OffsetDateTime;
 
 use super::chain::PeerChain;
 use super::reason::{Reason, Refusal};
+use super::standing::{Overdue, Standing};
 
 /// Longest text of a peer that a record keeps, in bytes: a hostile peer must not fill the recorder.
 pub const MAX_PEER_TEXT: usize = 2048;
@@ -347,6 +348,9 @@ pub struct ConnectionRecord {
     pub reason: Option<RecordedReason>,
     /// What the peer's daemon said about it; null if it said nothing.
     pub remote_reason: Option<RecordedReason>,
+    /// It goes on though it would not be let in any more; only of live connections, and left out where nothing is wrong.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub overdue: Option<Overdue>,
     /// The peer's certificates; for `mtlsd explain` only, the log does without.
     #[serde(skip)]
     pub peer_chain: Option<Arc<PeerChain>>,
@@ -400,6 +404,8 @@ pub struct Learned {
     pub notes: Option<Box<PolicyNotes>>,
     /// What the peer's daemon said.
     pub remote_reason: Option<RecordedReason>,
+    /// Whether it would still be let in, while it lives.
+    pub standing: Option<Arc<Standing>>,
 }
 
 /// What policy said besides its decision.
@@ -576,6 +582,7 @@ impl LiveConnection {
             external,
             reason: refusal.map(RecordedReason::from),
             remote_reason: learned.remote_reason,
+            overdue: learned.standing.filter(|_| event == Event::Open).and_then(|standing| standing.now()),
             peer_chain: learned.peer_chain,
         }
     }

@@ -10,6 +10,7 @@ pub mod metrics;
 pub mod observer;
 pub mod reason;
 pub mod recorder;
+pub mod standing;
 
 pub use connection::{
     ConnectionId, ConnectionIds, ConnectionRecord, Datapath, Direction, Ending, LiveConnection,

@@ -271,10 +271,15 @@ impl Daemon {
     /// Asks over the admin socket: `cli(&["status"])`. Gives exit code and standard output.
     #[track_caller]
     pub fn cli(&self, args: &[&str]) -> (Option<i32>, String) {
-        let socket = self.node.files.join("runtime").join("admin.sock");
-        let command = Cmd::new(self.node.place.clone(), &self.binary).args(args).args(["--json", "--socket"]);
-        let output = command.arg(socket).run();
+        let output = self.shown(&[args, &["--json"]].concat());
         (output.code, output.text())
+    }
+
+    /// As [`Daemon::cli`], as people see it: without --json.
+    #[track_caller]
+    pub fn shown(&self, args: &[&str]) -> Output {
+        let socket = self.node.files.join("runtime").join("admin.sock");
+        Cmd::new(self.node.place.clone(), &self.binary).args(args).arg("--socket").arg(socket).run()
     }
 
     /// As [`Daemon::cli`], with the answer as JSON, whatever the exit code.

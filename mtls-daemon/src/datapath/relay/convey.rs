@@ -58,6 +58,7 @@ pub struct Limits {
 
 /// Moves bytes until the end, which is reported.
 pub fn spawn(open: Open, limits: Limits, observed: Observed) {
+    observed.connection().learn(|learned| learned.standing = limits.lease.standing());
     // Boxed: a future keeps the place of its arguments for its whole life.
     tokio::spawn(convey(Box::new((open, limits, observed))));
 }

@@ -77,6 +77,18 @@ impl Ocsp {
         leaf.refusal(responder, required, now)
     }
 
+    /// What is known of a chain's leaf, for people; asks nothing.
+    pub(crate) fn known_of(&self, chain: &ChainMarks, now: SystemTime) -> String {
+        let rules = self.rules.load();
+        let (Some(_), Some(question)) = (rules.of(chain), &chain.question) else {
+            return "no OCSP responder is configured for its trust domain (trust.ocsp)".to_owned();
+        };
+        self.lock()
+            .leaves
+            .get(question.key())
+            .map_or_else(|| "no OCSP responder has been asked about it".to_owned(), |leaf| leaf.told(now))
+    }
+
     /// Looks at what a server has stapled. A bad answer counts for nothing, a good one as if it had been asked for.
     ///
     /// # Errors

@@ -100,6 +100,25 @@ impl Leaf {
         self.known.as_ref().is_some_and(|known| counts(&known.answer))
     }
 
+    /// What is known, for people.
+    pub(super) fn told(&self, now: SystemTime) -> String {
+        match (&self.known, &self.failure) {
+            (Some(Known { answer, source }), _) if answer.is_fresh(now) => {
+                let status = match answer.status {
+                    Status::Good => "good",
+                    Status::Revoked(_) => "revoked",
+                    Status::Unknown => "unknown",
+                };
+                format!("OCSP says {status}, until {} ({source})", when::rfc3339(answer.until))
+            }
+            (Some(Known { answer, source }), _) => {
+                format!("the OCSP answer {} ({source})", when::expired(answer.until, now))
+            }
+            (None, Some(failure)) => format!("OCSP gave no answer: {failure}"),
+            (None, None) => "OCSP has not answered yet; it is being asked".to_owned(),
+        }
+    }
+
     pub(super) fn refusal(&self, responder: &Responder, required: bool, now: SystemTime) -> Option<Refusal> {
         let serial = self.question.serial();
         // Stale, it still revokes.

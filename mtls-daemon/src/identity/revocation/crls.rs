@@ -41,13 +41,7 @@ impl Crls {
         let below = chain.certificates.len().saturating_sub(usize::from(chain.rooted));
         let mut unknown = None;
         for (at, certificate) in chain.certificates.iter().take(below).enumerate() {
-            let signer = chain.certificates.get(at + 1).map(|issuer| issuer.key);
-            let of_issuer = self.by_issuer.get(&certificate.issuer).into_iter().flatten();
-            // Another issuer may have the same name: the list counts that the certificate's own issuer has signed.
-            let covering: Vec<_> = of_issuer
-                .filter(|crl| signer.is_none_or(|signer| signer == crl.signer))
-                .filter(|crl| if at == 0 { crl.leaves } else { crl.authorities })
-                .collect();
+            let covering = self.covering(chain, at);
             if let Some(crl) = covering.iter().find(|crl| crl.serials.contains(&certificate.serial)) {
                 let (serial, issuer, source) = (&certificate.serial, &crl.issuer.name, &crl.source);
                 let of = when::rfc3339(crl.this_update);
@@ -62,6 +56,41 @@ impl Crls {
         }
         // Peers only: what is not known of an own certificate is for its peers to judge.
         unknown.filter(|_| chain.rooted && self.is_required(chain))
+    }
+
+    /// The lists that would name this certificate of a chain.
+    fn covering(&self, chain: &ChainMarks, at: usize) -> Vec<&Arc<Crl>> {
+        let Some(certificate) = chain.certificates.get(at) else { return Vec::new() };
+        let signer = chain.certificates.get(at + 1).map(|issuer| issuer.key);
+        let of_issuer = self.by_issuer.get(&certificate.issuer).into_iter().flatten();
+        // Another issuer may have the same name: the list counts that the certificate's own issuer has signed.
+        of_issuer
+            .filter(|crl| signer.is_none_or(|signer| signer == crl.signer))
+            .filter(|crl| if at == 0 { crl.leaves } else { crl.authorities })
+            .collect()
+    }
+
+    /// What the lists know of a chain that none of them names, for people.
+    pub(super) fn known_of(&self, chain: &ChainMarks, now: SystemTime) -> Vec<String> {
+        if self.by_issuer.is_empty() {
+            return vec!["no CRL is configured (trust.crls)".to_owned()];
+        }
+        let below = chain.certificates.len().saturating_sub(usize::from(chain.rooted));
+        let of = |at: usize| match self.covering(chain, at).into_iter().max_by_key(|crl| crl.next_update) {
+            Some(crl) if crl.is_stale(now) => {
+                format!(
+                    "the CRL of {:?} {} and does not name it",
+                    crl.issuer.name,
+                    when::expired(crl.next_update, now)
+                )
+            }
+            Some(crl) => {
+                let (issuer, source, of) = (&crl.issuer.name, &crl.source, when::rfc3339(crl.this_update));
+                format!("the CRL of {issuer:?} of {of} ({source}) does not name it")
+            }
+            None => "there is no CRL of its issuer".to_owned(),
+        };
+        (0..below).map(|at| format!("certificate {}: {}", at + 1, of(at))).collect()
     }
 
     /// A peer without a SPIFFE ID belongs to no trust domain by name: then one that requires is enough.

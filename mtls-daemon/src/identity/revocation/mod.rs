@@ -139,6 +139,18 @@ impl Revocations {
         }
     }
 
+    /// What is known of a chain against which nothing is known, for people. The root counts for nothing here.
+    #[must_use]
+    pub(crate) fn known_of(&self, chain: &ChainMarks, now: SystemTime) -> Vec<String> {
+        let mut known = vec![match self.entries(now).len() {
+            0 => "the deny list is empty".to_owned(),
+            entries => format!("none of the {entries} entries of the deny list names it"),
+        }];
+        known.extend(self.crls.load().known_of(chain, now));
+        known.push(self.ocsp.known_of(chain, now));
+        known
+    }
+
     /// The answers of OCSP responders.
     #[must_use]
     pub fn ocsp(&self) -> &Ocsp {

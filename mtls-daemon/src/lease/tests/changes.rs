@@ -187,17 +187,24 @@ async fn what_is_to_be_kept_or_drained_is_told_apart_and_ends_as_soon_as_the_set
         assert_eq!(node.change(terms(fate, "")), want);
         let counts = OverdueCounts { kept: kept as u64, draining: draining as u64 };
         assert_eq!(node.leases.overdue()["db"], counts);
+        // Those who show a connection see it too, from the standing that it had when it was opened.
+        let standing = node.live[0].1.standing().unwrap();
+        let overdue = standing.now().unwrap();
+        assert_eq!(overdue.reason.reason(), Some(Reason::PolicyDefault));
+        assert_eq!(overdue.until.is_some(), fate == "drain");
         // Looked at again, and told once.
         assert_eq!(node.change(terms(fate, "{ name: none, action: deny }")), ended(0, 2));
         // Allowed again.
         assert_eq!(node.change(terms(fate, all)), ended(0, 2));
         assert!(node.leases.overdue().is_empty());
+        assert_eq!(standing.now(), None);
         // One leaves, and is not counted any more.
         node.change(terms(fate, ""));
         node.live.pop();
         assert_eq!(node.leases.overdue()["db"].kept + node.leases.overdue()["db"].draining, 2);
         assert_eq!(node.change(terms("cut", "")), ended(2, 1));
         assert!(node.leases.overdue().is_empty() && node.over().len() == 2);
+        assert!(node.live[0].1.standing().is_none(), "its group was ended");
     }
 }
 
