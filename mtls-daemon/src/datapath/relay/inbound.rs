@@ -1,17 +1,17 @@
 //! A steered SYN: see who is there, verify and authorise, and only then deliver to the application.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime};
 
 use tokio::net::TcpStream;
 
 use super::admission::HandshakePermit;
-use super::authorise::{note_chain, note_decision};
+use super::authorise::note_chain;
 use super::context::{Other, Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
-use super::external;
+use super::gate::Gate;
 use super::hello::{Hello, read_hello};
 use super::outbound::{refusal_of, reset};
 use super::place::Place;
@@ -20,11 +20,9 @@ use crate::config::{Mode, Timeouts};
 use crate::datapath::ktls::Suite;
 use crate::handshake::{Authorise, Preface, Records, Verdict};
 use crate::identity::PeerIdentity;
-use crate::observe::connection::{Datapath, Direction, Ending, LiveConnection};
+use crate::observe::connection::{Datapath, Direction, Ending};
 use crate::observe::observer::{Captured, Observed};
 use crate::observe::{Reason, Refusal};
-use crate::policy::external::{Calls, End, External, Question};
-use crate::policy::{Peer as Subject, Query};
 use crate::snapshot::{Snapshot, WorkloadState};
 
 /// Carries one inbound connection from its first byte to where bytes can flow.
@@ -283,7 +281,10 @@ impl Reception<'_> {
         if !ruled {
             self.gate.admit(peer)?;
         }
-        self.gate.ask(peer).await?;
+        // Apart: a question is large, and most connections have none.
+        if self.gate.snapshot.external.is_some() {
+            Box::pin(self.gate.ask(peer)).await?;
+        }
         self.deliver().await
     }
 
@@ -309,76 +310,6 @@ struct Arrived {
     stream: TcpStream,
     first: Vec<u8>,
     mtlsd: bool,
-}
-
-/// Policy for one connection; a handshake carries a copy along.
-#[derive(Clone)]
-struct Gate {
-    snapshot: Arc<Snapshot>,
-    workload: Arc<WorkloadState>,
-    connection: Arc<LiveConnection>,
-    calls: Arc<Calls>,
-    from: IpAddr,
-    to: IpAddr,
-    port: u16,
-    mode: Mode,
-}
-
-impl Gate {
-    /// Asks policy; notes the rule that decided.
-    fn admit(&self, peer: Option<&PeerIdentity>) -> Result<(), Refusal> {
-        let settings = &self.workload.settings;
-        let subject = self.subject(peer);
-        let decision = self.snapshot.policy.decide(&Query::to(settings, self.port, subject));
-        let default = settings.default_name(self.port);
-        let rule = note_decision(&self.connection, &decision, &default);
-        if decision.verdict.allow {
-            return Ok(());
-        }
-        let detail = format!("{}: {rule}", self.between(peer));
-        Err(Refusal::new(decision.verdict.refusal_reason(), detail))
-    }
-
-    /// As [`Self::admit`], and what the policy engine is known to deny: a handshake waits for nobody.
-    fn admit_within_handshake(&self, peer: &PeerIdentity) -> Result<(), Refusal> {
-        self.admit(Some(peer))?;
-        let Some(engine) = self.engine() else { return Ok(()) };
-        let (question, between) = (self.question(Some(peer)), self.between(Some(peer)));
-        external::recall(engine, &self.calls, &self.connection, &question, &between)
-    }
-
-    /// Asks the policy engine about what [`Self::admit`] lets in.
-    async fn ask(&self, peer: Option<&PeerIdentity>) -> Result<(), Refusal> {
-        let Some(engine) = self.engine() else { return Ok(()) };
-        let (question, between) = (self.question(peer), self.between(peer));
-        external::ask(engine, &self.calls, &self.connection, &question, &between).await
-    }
-
-    fn engine(&self) -> Option<&Arc<External>> {
-        let asked = |engine: &&Arc<External>| {
-            let settings = engine.settings();
-            settings.inbound && settings.is_about(&self.workload.settings.name)
-        };
-        self.snapshot.external.as_ref().filter(asked)
-    }
-
-    fn question<'a>(&'a self, peer: Option<&'a PeerIdentity>) -> Question<'a> {
-        let to = End::local(&self.workload.settings, self.to).at(self.port);
-        Question::inbound(End::peer(&self.subject(peer)), to, self.mode, peer.is_some())
-    }
-
-    fn subject<'a>(&self, peer: Option<&'a PeerIdentity>) -> Subject<'a> {
-        match peer {
-            Some(peer) => Subject::proven(peer, self.from),
-            None => Subject::unproven(self.from),
-        }
-    }
-
-    /// The two ends, for people.
-    fn between(&self, peer: Option<&PeerIdentity>) -> String {
-        let who = peer.map_or_else(|| "a client without identity".to_owned(), |peer| peer.name.to_string());
-        format!("{who} to {} port {}", self.workload.settings.name, self.port)
-    }
 }
 
 /// The connection ended before it was clear what it is.

@@ -10,6 +10,7 @@ pub mod context;
 pub mod convey;
 pub mod dial;
 mod external;
+mod gate;
 pub mod hello;
 pub mod inbound;
 pub mod outbound;

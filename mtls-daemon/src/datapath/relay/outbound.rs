@@ -166,7 +166,10 @@ impl Attempt<'_> {
             self.observed.connection().learn(|learned| learned.source = Some(local));
         }
         let (mut session, took, peer) = self.shake_hands(dialled, destination).await?;
-        if let Err(refusal) = self.ask(peer.as_deref(), destination).await {
+        // Apart: a question is large, and most connections have none.
+        if self.snapshot.external.is_some()
+            && let Err(refusal) = Box::pin(self.ask(peer.as_deref(), destination)).await
+        {
             reset(&session.into_socket());
             return Err(refusal);
         }

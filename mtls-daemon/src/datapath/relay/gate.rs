@@ -1,0 +1,84 @@
+//! Whether an inbound connection may be: the rules, then the policy engine.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::authorise::note_decision;
+use super::external;
+use crate::config::Mode;
+use crate::identity::PeerIdentity;
+use crate::observe::Refusal;
+use crate::observe::connection::LiveConnection;
+use crate::policy::external::{Calls, End, External, Question};
+use crate::policy::{Peer, Query};
+use crate::snapshot::{Snapshot, WorkloadState};
+
+/// Policy for one connection; a handshake carries a copy along.
+#[derive(Clone)]
+pub(super) struct Gate {
+    pub snapshot: Arc<Snapshot>,
+    pub workload: Arc<WorkloadState>,
+    pub connection: Arc<LiveConnection>,
+    pub calls: Arc<Calls>,
+    pub from: IpAddr,
+    pub to: IpAddr,
+    pub port: u16,
+    pub mode: Mode,
+}
+
+impl Gate {
+    /// Asks policy; notes the rule that decided.
+    pub fn admit(&self, peer: Option<&PeerIdentity>) -> Result<(), Refusal> {
+        let settings = &self.workload.settings;
+        let subject = self.subject(peer);
+        let decision = self.snapshot.policy.decide(&Query::to(settings, self.port, subject));
+        let default = settings.default_name(self.port);
+        let rule = note_decision(&self.connection, &decision, &default);
+        if decision.verdict.allow {
+            return Ok(());
+        }
+        let detail = format!("{}: {rule}", self.between(peer));
+        Err(Refusal::new(decision.verdict.refusal_reason(), detail))
+    }
+
+    /// As [`Self::admit`], and what the policy engine is known to deny: a handshake waits for nobody.
+    pub fn admit_within_handshake(&self, peer: &PeerIdentity) -> Result<(), Refusal> {
+        self.admit(Some(peer))?;
+        let Some(engine) = self.engine() else { return Ok(()) };
+        let (question, between) = (self.question(Some(peer)), self.between(Some(peer)));
+        external::recall(engine, &self.calls, &self.connection, &question, &between)
+    }
+
+    /// Asks the policy engine about what [`Self::admit`] lets in.
+    pub async fn ask(&self, peer: Option<&PeerIdentity>) -> Result<(), Refusal> {
+        let Some(engine) = self.engine() else { return Ok(()) };
+        let (question, between) = (self.question(peer), self.between(peer));
+        external::ask(engine, &self.calls, &self.connection, &question, &between).await
+    }
+
+    fn engine(&self) -> Option<&Arc<External>> {
+        let asked = |engine: &&Arc<External>| {
+            let settings = engine.settings();
+            settings.inbound && settings.is_about(&self.workload.settings.name)
+        };
+        self.snapshot.external.as_ref().filter(asked)
+    }
+
+    fn question<'a>(&'a self, peer: Option<&'a PeerIdentity>) -> Question<'a> {
+        let to = End::local(&self.workload.settings, self.to).at(self.port);
+        Question::inbound(End::peer(&self.subject(peer)), to, self.mode, peer.is_some())
+    }
+
+    fn subject<'a>(&self, peer: Option<&'a PeerIdentity>) -> Peer<'a> {
+        match peer {
+            Some(peer) => Peer::proven(peer, self.from),
+            None => Peer::unproven(self.from),
+        }
+    }
+
+    /// The two ends, for people.
+    fn between(&self, peer: Option<&PeerIdentity>) -> String {
+        let who = peer.map_or_else(|| "a client without identity".to_owned(), |peer| peer.name.to_string());
+        format!("{who} to {} port {}", self.workload.settings.name, self.port)
+    }
+}
