@@ -161,7 +161,7 @@ reasons! {
     /// The TCP dial was refused.
     DialRefused = "dial_refused", 26,
         "The destination refused the TCP connection.",
-        "Check that the destination program is running and listens on this address and port.";
+        "Check that the destination program is running and listens on this address and port, and whether an mtlsd there refuses this address at the SYN: its record says so.";
     /// The TCP dial timed out.
     DialTimeout = "dial_timeout", 27,
         "The destination did not answer the TCP connection in time.",
