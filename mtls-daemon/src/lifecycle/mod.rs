@@ -7,6 +7,7 @@ mod crls;
 pub mod daemon;
 pub mod drill;
 mod error;
+mod flows;
 mod leases;
 pub mod lock;
 pub mod logging;

@@ -8,12 +8,13 @@ use crate::config::at::{At, AutoOr, Given, Spot};
 use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::types::{
-    AccessLog, CrlOrigin, CrlPolicy, CrlSource, DatapathChoice, EmbeddedCa, Exclusions, Issuer, Limits, Log,
-    OcspPolicy, OcspResponder, OcspSource, Paths, PeerNames, Pkcs11Token, Recorder, Timeouts, Tls,
-    TlsVersion, Trust, TrustBundleFile, WorkloadIdentity,
+    AccessLog, CrlOrigin, CrlPolicy, CrlSource, DatapathChoice, EmbeddedCa, Exclusions, Flows, Issuer,
+    Limits, Log, OcspPolicy, OcspResponder, OcspSource, Paths, PeerNames, Pkcs11Token, Recorder, Timeouts,
+    Tls, TlsVersion, Trust, TrustBundleFile, WorkloadIdentity,
 };
 use crate::datapath::ktls::Suite;
 use crate::fetch::is_url;
+use crate::flows::MAX_FLOWS;
 use crate::handshake;
 use crate::identity::TrustDomain;
 use crate::identity::alarm::{Threshold, Thresholds};
@@ -54,6 +55,7 @@ pub(super) struct Node {
     pub metrics: Option<SocketAddr>,
     pub log: Log,
     pub recorder: Recorder,
+    pub flows: Flows,
 }
 
 pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
@@ -94,8 +96,16 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
             ebpf: main.log.ebpf.into_value().unwrap_or_default(),
         },
         recorder: Recorder { entries: check.number(&main.recorder.entries, 1_000_000, 4096) },
+        flows: flows(check, &main.flows),
         paths,
     }
+}
+
+fn flows(check: &mut Check, raw: &raw::Flows) -> Flows {
+    // `off` is a duration that only this key and timeouts.idle take.
+    let off = matches!(&raw.keep.0, Some(at) if at.value == "off");
+    let keep = if off { None } else { Some(check.duration(&raw.keep, HOUR, 90 * DAY).unwrap_or(7 * DAY)) };
+    Flows { entries: check.number(&raw.entries, MAX_FLOWS, 65_536), keep }
 }
 
 fn embedded_ca(

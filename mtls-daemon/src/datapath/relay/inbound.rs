@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 
 use super::admission::HandshakePermit;
-use super::authorise::{note_chain, note_decision};
+use super::authorise::{note_chain, note_decision, note_unproven, outcome};
 use super::context::{Other, Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
@@ -17,6 +17,7 @@ use super::place::Place;
 use super::session::{Session, SessionError, end_politely};
 use crate::config::{Mode, Timeouts};
 use crate::datapath::ktls::Suite;
+use crate::flows::{Channel, Flows, Tuple};
 use crate::handshake::{Authorise, Preface, Records, Verdict};
 use crate::identity::PeerIdentity;
 use crate::observe::connection::{Datapath, Direction, Ending, LiveConnection};
@@ -65,6 +66,7 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
         snapshot: Arc::clone(&snapshot),
         workload: Arc::clone(&workload),
         connection: observed.shared(),
+        flows: Arc::clone(&relay.flows),
     };
     let reception = Reception {
         relay: &relay,
@@ -88,7 +90,12 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
             let limits = Limits { idle: snapshot.config.timeouts.idle, lease, permit };
             convey::spawn(open, limits, observed);
         }
-        Err(ending) => drop(observed.end(ending)),
+        Err(ending) => {
+            if let Ending::Refused(refusal) = &ending {
+                note_unproven(&relay.flows, &workload.settings.name, to.port(), from.ip(), refusal.reason);
+            }
+            drop(observed.end(ending));
+        }
     }
 }
 
@@ -176,7 +183,7 @@ impl Reception<'_> {
 
     /// Permissive: carries the bytes as they are.
     async fn pass_on(&self, tcp: TcpStream, first: Vec<u8>, datapath: Datapath) -> Result<Opened, Ending> {
-        let delivered = match self.gate.admit(None) {
+        let delivered = match self.gate.admit(None, Channel::of_unproven(datapath)) {
             Ok(()) => self.deliver().await,
             Err(refusal) => Err(refusal),
         };
@@ -207,7 +214,7 @@ impl Reception<'_> {
             return Err(Ending::Refused(Reason::NoCertificate.into()));
         };
         // The others were authorised within the handshake.
-        let admitted = if mtlsd { self.gate.admit(Some(peer)) } else { Ok(()) };
+        let admitted = if mtlsd { self.gate.admit(Some(peer), Channel::MutualTls) } else { Ok(()) };
         let refusal = match admitted {
             Ok(()) => match self.deliver().await {
                 Ok(application) => {
@@ -247,7 +254,7 @@ impl Reception<'_> {
             .learn(|learned| learned.local_certificate = Some(identity.certificate.clone()));
         let authorise = (!arrived.mtlsd).then(|| {
             let gate = self.gate.clone();
-            Box::new(move |peer: &PeerIdentity| gate.admit(Some(peer))) as Authorise
+            Box::new(move |peer: &PeerIdentity| gate.admit(Some(peer), Channel::MutualTls)) as Authorise
         });
         let (config, verdict) =
             identity.tls.server(arrived.mtlsd, authorise).map_err(|error| internal(error.to_string()))?;
@@ -308,6 +315,7 @@ struct Gate {
     snapshot: Arc<Snapshot>,
     workload: Arc<WorkloadState>,
     connection: Arc<LiveConnection>,
+    flows: Arc<Flows>,
     from: IpAddr,
     port: u16,
     mode: Mode,
@@ -315,7 +323,7 @@ struct Gate {
 
 impl Gate {
     /// Asks policy; notes the rule that decided.
-    fn admit(&self, peer: Option<&PeerIdentity>) -> Result<(), Refusal> {
+    fn admit(&self, peer: Option<&PeerIdentity>, channel: Channel) -> Result<(), Refusal> {
         let settings = &self.workload.settings;
         let subject = match peer {
             Some(peer) => Subject::proven(peer, self.from),
@@ -324,6 +332,11 @@ impl Gate {
         let decision = self.snapshot.policy.decide(&Query::to(settings, self.port, subject));
         let default = settings.default_name(self.port);
         let rule = note_decision(&self.connection, &decision, &default);
+        let tuple = match peer {
+            Some(peer) => Tuple::proven(Direction::Inbound, &settings.name, self.port, self.from, peer),
+            None => Tuple::unproven(Direction::Inbound, &settings.name, self.port, self.from, channel),
+        };
+        self.flows.note(&tuple, &outcome(&decision, &rule));
         if decision.verdict.allow {
             return Ok(());
         }
