@@ -8,6 +8,7 @@ pub mod datapath;
 pub mod diagnose;
 pub mod directory;
 pub mod fetch;
+pub mod flows;
 pub mod handshake;
 pub mod identity;
 pub mod lease;

@@ -5,7 +5,7 @@ use std::io::stdout;
 use std::process::ExitCode;
 
 use clap::Parser;
-use mtls_daemon::control::cli::{Cli, Command, ConfigCommand, EXIT_DOES_NOT_HOLD, EXIT_HOLDS};
+use mtls_daemon::control::cli::{Cli, Command, ConfigCommand, EXIT_DOES_NOT_HOLD, EXIT_HOLDS, PolicyCommand};
 use mtls_daemon::lifecycle::commands::{self, CommandError};
 use mtls_daemon::lifecycle::{self, DaemonError};
 
@@ -16,9 +16,15 @@ fn main() -> ExitCode {
         }),
         Command::Ask(ask) => runtime(tokio::runtime::Builder::new_current_thread())
             .and_then(|runtime| runtime.block_on(ask.run(&mut stdout())).map_err(|error| error.to_string())),
-        Command::Policy(asked) => commands::policy::run(&asked, &mut stdout())
-            .map(|holds| if holds { EXIT_HOLDS } else { EXIT_DOES_NOT_HOLD })
-            .map_err(|error| error.to_string()),
+        Command::Policy(PolicyCommand::Replay(arguments)) => {
+            runtime(tokio::runtime::Builder::new_current_thread()).and_then(|runtime| {
+                let replayed = runtime.block_on(commands::replay::run(&arguments, &mut stdout()));
+                replayed.map(exit_code).map_err(|error| error.to_string())
+            })
+        }
+        Command::Policy(asked) => {
+            commands::policy::run(&asked, &mut stdout()).map(exit_code).map_err(|error| error.to_string())
+        }
         other => command(other).map(|()| EXIT_HOLDS).map_err(|error| error.to_string()),
     };
     match outcome {
@@ -28,6 +34,10 @@ fn main() -> ExitCode {
             ExitCode::from(EXIT_DOES_NOT_HOLD)
         }
     }
+}
+
+fn exit_code(holds: bool) -> u8 {
+    if holds { EXIT_HOLDS } else { EXIT_DOES_NOT_HOLD }
 }
 
 fn runtime(mut builder: tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, String> {

@@ -138,8 +138,9 @@ impl Snapshot {
         port: u16,
         address: Option<IpAddr>,
     ) -> Option<EarlyDenial<'_>> {
-        self.outbound_denied_early(client, destination, port, address)
-            .or_else(|| self.inbound_denied_early(client, destination, port))
+        let server = destination.local_workload.as_deref().and_then(|name| self.by_name(name));
+        let server = server.map(|server| &server.settings);
+        denied_early(&self.policy, &client.settings, server, destination, port, address)
     }
 
     /// The denial that a client at this address will meet, whoever it proves to be; `None` if it may be let in.
@@ -148,53 +149,74 @@ impl Snapshot {
     /// the reason only after the handshake.
     #[must_use]
     pub fn denied_source(&self, server: &WorkloadState, port: u16, from: IpAddr) -> Option<EarlyDenial<'_>> {
-        let settings = &server.settings;
-        let denied = |from| self.policy.denied_early(&Query::to(settings, port, Peer::unknown(from)));
-        let verdict = denied(Some(from))?;
-        let by_address = verdict.rule.is_some() || denied(None).is_none();
-        by_address.then(|| EarlyDenial { verdict, default: settings.default_name(port) })
+        denied_source(&self.policy, &server.settings, port, from)
     }
+}
 
-    fn outbound_denied_early(
-        &self,
-        client: &WorkloadState,
-        destination: &Destination,
-        port: u16,
-        address: Option<IpAddr>,
-    ) -> Option<EarlyDenial<'_>> {
-        if (client.settings.allows_outbound_by_default() && !self.policy.has_outbound_rules())
-            || !destination.dns_names.is_empty()
-        {
-            return None;
-        }
-        let denied = |id: &crate::identity::SpiffeId| {
-            let name = PeerName::Spiffe(id.clone());
-            let peer = Peer::expected(&name, address);
-            self.policy.outbound_denied_early(&OutboundQuery::from(&client.settings, port, peer))
-        };
-        // Each server that it may be must be one that is denied.
-        let verdicts: Option<Vec<_>> = destination.expected.iter().map(denied).collect();
-        let verdict = verdicts?.into_iter().next()?;
-        Some(EarlyDenial { verdict, default: client.settings.outbound_default_name().into() })
-    }
+/// As [`Snapshot::denied_source`].
+#[must_use]
+pub fn denied_source<'p>(
+    policy: &'p Policy,
+    server: &config::Workload,
+    port: u16,
+    from: IpAddr,
+) -> Option<EarlyDenial<'p>> {
+    let denied = |from| policy.denied_early(&Query::to(server, port, Peer::unknown(from)));
+    let verdict = denied(Some(from))?;
+    let by_address = verdict.rule.is_some() || denied(None).is_none();
+    by_address.then(|| EarlyDenial { verdict, default: server.default_name(port) })
+}
 
-    /// What a server of this node will say.
-    fn inbound_denied_early(
-        &self,
-        client: &WorkloadState,
-        destination: &Destination,
-        port: u16,
-    ) -> Option<EarlyDenial<'_>> {
-        let server = destination.local_workload.as_deref().and_then(|name| self.by_name(name))?;
-        let settings = &server.settings;
-        if settings.mode_of_port(port) == config::Mode::Disabled {
-            return None;
-        }
-        let name = PeerName::Spiffe(client.settings.spiffe_id.clone());
-        let query = Query::to(settings, port, Peer::expected(&name, None));
-        let verdict = self.policy.denied_early(&query)?;
-        Some(EarlyDenial { verdict, default: settings.default_name(port) })
+/// As [`Snapshot::denied_early`]; `server`: the local workload that the destination is.
+#[must_use]
+pub fn denied_early<'p>(
+    policy: &'p Policy,
+    client: &config::Workload,
+    server: Option<&config::Workload>,
+    destination: &Destination,
+    port: u16,
+    address: Option<IpAddr>,
+) -> Option<EarlyDenial<'p>> {
+    outbound_denied_early(policy, client, destination, port, address)
+        .or_else(|| inbound_denied_early(policy, client, server?, port))
+}
+
+fn outbound_denied_early<'p>(
+    policy: &'p Policy,
+    client: &config::Workload,
+    destination: &Destination,
+    port: u16,
+    address: Option<IpAddr>,
+) -> Option<EarlyDenial<'p>> {
+    if (client.allows_outbound_by_default() && !policy.has_outbound_rules())
+        || !destination.dns_names.is_empty()
+    {
+        return None;
     }
+    let denied = |id: &crate::identity::SpiffeId| {
+        let name = PeerName::Spiffe(id.clone());
+        let peer = Peer::expected(&name, address);
+        policy.outbound_denied_early(&OutboundQuery::from(client, port, peer))
+    };
+    // Each server that it may be must be one that is denied.
+    let verdicts: Option<Vec<_>> = destination.expected.iter().map(denied).collect();
+    let verdict = verdicts?.into_iter().next()?;
+    Some(EarlyDenial { verdict, default: client.outbound_default_name().into() })
+}
+
+/// What a server of this node will say.
+fn inbound_denied_early<'p>(
+    policy: &'p Policy,
+    client: &config::Workload,
+    server: &config::Workload,
+    port: u16,
+) -> Option<EarlyDenial<'p>> {
+    if server.mode_of_port(port) == config::Mode::Disabled {
+        return None;
+    }
+    let name = PeerName::Spiffe(client.spiffe_id.clone());
+    let verdict = policy.denied_early(&Query::to(server, port, Peer::expected(&name, None)))?;
+    Some(EarlyDenial { verdict, default: server.default_name(port) })
 }
 
 /// A workload's number: stable across restarts, since pinned tables outlive the daemon (FNV-1a, 32 bits).

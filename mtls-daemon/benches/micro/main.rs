@@ -4,6 +4,7 @@
 
 mod directory;
 mod events;
+mod flows;
 mod handshake;
 mod observe;
 mod policy;
@@ -23,5 +24,6 @@ fn main() -> ExitCode {
     directory::add(&mut suite);
     events::add(&mut suite);
     observe::add(&mut suite);
+    flows::add(&mut suite);
     suite.finish()
 }

@@ -61,6 +61,8 @@ pub(super) struct Document {
     pub log: Log,
     /// The flight recorder.
     pub recorder: Recorder,
+    /// What connections there were, for `mtlsd rollout status` and `mtlsd policy replay`.
+    pub flows: Flows,
     /// Workloads of this node.
     pub workloads: Vec<At<Workload>>,
     /// Destinations that are other nodes' workloads.
@@ -438,6 +440,16 @@ pub(super) struct Log {
 pub(super) struct Recorder {
     /// How many events it keeps. Default 4096.
     pub entries: Given<Number>,
+}
+
+/// What connections there were.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(super) struct Flows {
+    /// How many distinct flows are kept, 1 to 262144. Default 65536.
+    pub entries: Given<Number>,
+    /// How long after it was seen last, 1h to 90d, or off: nothing is kept. Default 7d.
+    pub keep: Given<String>,
 }
 
 /// A workload of this node.

@@ -63,6 +63,8 @@ pub struct Config {
     pub log: Log,
     /// The flight recorder.
     pub recorder: Recorder,
+    /// The memory of what connections there were.
+    pub flows: Flows,
     /// Workloads of this node, in the order of the files; names are unique.
     pub workloads: Vec<Workload>,
     /// Destinations that are other nodes' workloads; names are unique.
@@ -443,6 +445,15 @@ pub enum EbpfLog {
 pub struct Recorder {
     /// How many events it keeps. Default 4,096.
     pub entries: u32,
+}
+
+/// The memory of what connections there were.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Flows {
+    /// How many distinct flows it keeps. Default 65,536, at most [`crate::flows::MAX_FLOWS`].
+    pub entries: u32,
+    /// How long a flow is kept after it was seen last, 1 h to 90 d; `None`: nothing is. Default 7 d.
+    pub keep: Option<Duration>,
 }
 
 /// A workload of this node.

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::socket::AdminSocket;
 use super::view::{DaemonView, ReloadReport, Status, VerifyReport, WorkloadStatus};
-use super::{diagnose, drill, revoke};
+use super::{diagnose, drill, revoke, rollout};
 use crate::diagnose::{PathReport, UnknownParty};
 use crate::observe::connection::{ConnectionId, ConnectionRecord};
 use crate::observe::explain::{Explanation, explain_with};
@@ -98,6 +98,7 @@ fn router<V: DaemonView>(view: Arc<V>) -> Router {
         .merge(revoke::routes())
         .merge(drill::routes())
         .merge(diagnose::routes())
+        .merge(rollout::routes())
         .fallback(no_such_path)
         .method_not_allowed_fallback(wrong_method)
         .layer(middleware::from_fn(only_owner))
@@ -253,7 +254,7 @@ async fn path<V: DaemonView>(
     Ok(Json(report.with_recent(recent.iter().map(|record| (**record).clone()).collect())))
 }
 
-fn bad_query(rejection: QueryRejection) -> Failure {
+pub(super) fn bad_query(rejection: QueryRejection) -> Failure {
     Failure::new(StatusCode::BAD_REQUEST, rejection.body_text(), "see `mtlsd help`")
 }
 
@@ -268,11 +269,14 @@ pub(crate) mod tests {
 
     use super::super::drill::{DrillError, DrillReport, DrillStep};
     use super::super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
+    use super::super::rollout::RolloutError;
     use super::super::view::{
         Ability, Alarm, Check, ConfigStatus, ConnectionSums, KtlsDefect, KtlsStatus, WorkloadState,
     };
     use super::*;
     use crate::diagnose::{Answer, LiveError, LiveReport, LiveRequest};
+    use crate::flows::rollout::RolloutReport;
+    use crate::flows::{Moment, Record};
     use crate::identity::CaStatus;
     use crate::identity::Revocations;
     use crate::identity::alarm::Level;
@@ -456,6 +460,18 @@ pub(crate) mod tests {
                 |name: &str, ok| DrillStep { name: name.into(), ok, detail: "1 cut".into(), took_us: 1500 };
             let steps = vec![step("revoke it", true), step("it is cut", self.healthy)];
             Ok(DrillReport { spiffe_id: "spiffe://example.org/mtlsd/drill/1".into(), steps })
+        }
+
+        fn rollout(&self, workload: Option<&str>, since: Duration) -> Result<RolloutReport, RolloutError> {
+            match workload {
+                None | Some("db") => Ok(rollout::tests::report(self.healthy)),
+                Some(other) => Err(RolloutError::NoWorkload(other.to_owned())),
+            }
+            .map(|report| RolloutReport { since: Moment::from_millis(1).before(since), ..report })
+        }
+
+        fn flows(&self, _: Duration) -> Result<Record, RolloutError> {
+            if self.healthy { Ok(rollout::tests::record()) } else { Err(RolloutError::Off) }
         }
 
         async fn verify(&self) -> VerifyReport {

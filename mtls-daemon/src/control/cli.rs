@@ -10,9 +10,11 @@ use super::ca_cli::CaCommand;
 use super::client::{AdminClient, ClientError, Which};
 use super::diagnose::DiagnoseArgs;
 use super::drill::DrillCommand;
+use super::replay::ReplayArgs;
 use super::revoke::args::{CertificateFileError, RevokeArgs, UnrevokeArgs};
+use super::rollout::{RolloutArgs, RolloutCommand};
 use super::socket::DEFAULT_SOCKET;
-use super::{diagnose, drill, render, revoke};
+use super::{diagnose, drill, render, revoke, rollout};
 use crate::observe::connection::ConnectionId;
 
 /// Exit code: what was asked holds.
@@ -125,6 +127,11 @@ pub enum PolicyCommand {
         #[command(flatten)]
         output: Output,
     },
+    /// Decide on recorded connections by another configuration, and print every decision that would change
+    ///
+    /// Asks the running daemon for the connections that it recorded (docs/rollout.md). Exit code 0: nothing that was
+    /// let through would be refused; 1: something would be, or there was nothing to judge.
+    Replay(ReplayArgs),
 }
 
 /// Where the daemon is and how to show its answer.
@@ -172,6 +179,9 @@ pub enum Ask {
     /// Try on the running daemon what one has to rely on
     #[command(subcommand)]
     Drill(DrillCommand),
+    /// Moving from permissive to strict
+    #[command(subcommand)]
+    Rollout(RolloutCommand),
 }
 
 /// Arguments of `mtlsd explain`.
@@ -234,11 +244,12 @@ impl Ask {
             Self::Revoke(arguments) => &arguments.options,
             Self::Unrevoke(arguments) => &arguments.options,
             Self::Drill(DrillCommand::Revoke(options)) => options,
+            Self::Rollout(RolloutCommand::Status(arguments)) => &arguments.options,
         }
     }
 
     /// Asks the daemon and writes its answer; the exit code says whether what was asked holds: `status` that
-    /// the daemon is ready, `verify` that every check holds, `drill` that every step does, `reload` that the configuration is in force, `explain --from --to`
+    /// the daemon is ready, `verify` that every check holds, `drill` that every step does, `rollout status` that every port is strict or may become so, `reload` that the configuration is in force, `explain --from --to`
     /// that the connection would be allowed, `diagnose` that it works, and the others that there is an answer.
     ///
     /// # Errors
@@ -297,6 +308,11 @@ impl Ask {
             Self::Drill(DrillCommand::Revoke(_)) => {
                 let report = client.drill_revoke().await?;
                 show(out, json, &report, drill::report)?;
+                report.holds()
+            }
+            Self::Rollout(RolloutCommand::Status(RolloutArgs { workload, since, .. })) => {
+                let report = client.rollout(workload.as_deref(), *since).await?;
+                show(out, json, &report, rollout::report)?;
                 report.holds()
             }
             Self::Unrevoke(arguments) => match arguments.request()? {
@@ -369,6 +385,9 @@ mod tests {
             "mtlsd verify",
             "mtlsd reload",
             "mtlsd drill revoke --json",
+            "mtlsd rollout status",
+            "mtlsd rollout status --workload db --since 7d --json",
+            "mtlsd policy replay --since 24h --with /x.yaml --socket /s --json",
             "mtlsd config check --config /x.yaml --json",
             "mtlsd config schema",
             "mtlsd ca init --trust-domain example.org",
@@ -417,6 +436,9 @@ mod tests {
             "mtlsd diagnose db:1 --expect http://x",
             "mtlsd diagnose db:1 --timeout 99",
             "mtlsd diagnose db:1 --timeout 12001",
+            "mtlsd rollout",
+            "mtlsd rollout status --since soon",
+            "mtlsd policy replay",
             "mtlsd ca init",
             "mtlsd ca init --trust-domain a --pkcs11-module /m --token t",
             "mtlsd ca init --trust-domain a --label l",
@@ -459,6 +481,7 @@ mod tests {
             ("verify", 0, 1),
             ("reload", 0, 1),
             ("drill revoke", 0, 1),
+            ("rollout status", 0, 1),
         ] {
             assert_eq!(ask(line, &good.path).await.0.unwrap(), good_code, "{line}");
             assert_eq!(ask(line, &bad.path).await.0.unwrap(), bad_code, "{line}");
@@ -478,6 +501,7 @@ mod tests {
             ("verify", "All 1 checks hold.", "/checks/0/ok"),
             ("reload", "generation 2", "/applied"),
             ("drill revoke", "Revocation works on this node.", "/steps/0/took_us"),
+            ("rollout status --workload db", "1 of 1 permissive ports", "/ports/0/peers/0/channel"),
         ] {
             let (_, human) = ask(line, &served.path).await;
             assert!(human.contains(text), "{line}: {human}");

@@ -18,6 +18,8 @@ use super::drill::DrillReport;
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use super::view::{ReloadReport, Status, VerifyReport, WorkloadStatus};
 use crate::diagnose::{LiveReport, LiveRequest, PathReport};
+use crate::flows::rollout::RolloutReport;
+use crate::flows::{Moment, Record};
 use crate::identity::revocation::Entry;
 use crate::observe::connection::{ConnectionId, ConnectionRecord};
 use crate::observe::explain::Explanation;
@@ -162,6 +164,29 @@ impl AdminClient {
     /// As [`ClientError`] lists; also when the daemon has no embedded CA.
     pub async fn drill_revoke(&self) -> Result<DrillReport, ClientError> {
         self.ask(Method::POST, "/v1/drill/revoke").await
+    }
+
+    /// Who would be refused if a workload, or every one, became strict now.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists; also when nothing is recorded.
+    pub async fn rollout(
+        &self,
+        workload: Option<&str>,
+        since: Duration,
+    ) -> Result<RolloutReport, ClientError> {
+        let workload = workload.map(|w| format!("&workload={}", escape(w))).unwrap_or_default();
+        self.ask(Method::GET, &format!("/v1/rollout?since_s={}{workload}", since.as_secs())).await
+    }
+
+    /// What connections there were in that time, and since when that is.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists; also when nothing is recorded.
+    pub async fn flows(&self, since: Duration) -> Result<(Record, Moment), ClientError> {
+        let record: Record = self.ask(Method::GET, &format!("/v1/flows?since_s={}", since.as_secs())).await?;
+        let since = record.taken.before(since);
+        Ok((record, since))
     }
 
     /// What is on the deny list.

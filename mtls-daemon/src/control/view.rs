@@ -3,13 +3,17 @@
 use std::future::Future;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::drill::{DrillError, DrillReport};
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
+use super::rollout::RolloutError;
 use crate::diagnose::{LiveError, LiveReport, LiveRequest, PathReport, UnknownParty};
+use crate::flows::Record;
+use crate::flows::rollout::RolloutReport;
 use crate::identity::CaStatus;
 use crate::identity::alarm::Level;
 use crate::identity::revocation::{Entry, RevocationError};
@@ -70,6 +74,18 @@ pub trait DaemonView: Send + Sync + 'static {
     /// # Errors
     /// When nobody can issue that identity.
     fn drill_revoke(&self) -> impl Future<Output = Result<DrillReport, DrillError>> + Send;
+
+    /// Who would be refused if a workload, or every one, became strict now; only by what was seen since then.
+    ///
+    /// # Errors
+    /// Nothing is recorded, or there is no such workload.
+    fn rollout(&self, workload: Option<&str>, since: Duration) -> Result<RolloutReport, RolloutError>;
+
+    /// What connections there were in that time.
+    ///
+    /// # Errors
+    /// Nothing is recorded.
+    fn flows(&self, since: Duration) -> Result<Record, RolloutError>;
 
     /// Loads the configuration anew: all of it, or none.
     fn reload(&self) -> impl Future<Output = ReloadReport> + Send;

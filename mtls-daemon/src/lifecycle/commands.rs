@@ -2,6 +2,7 @@
 
 pub mod ca;
 pub mod policy;
+pub mod replay;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -13,6 +14,8 @@ use super::lock::Lock;
 use crate::capture::pins::Pins;
 use crate::capture::{CaptureError, cgroup};
 use crate::config::{self, Config, ConfigError, Place, Problem};
+use crate::control::client::ClientError;
+use crate::flows::{FlowFile, FlowFileError};
 use crate::identity::CaError;
 
 /// Why a command did not do what was asked.
@@ -44,6 +47,15 @@ pub enum CommandError {
         /// What the kernel said.
         source: std::io::Error,
     },
+    /// The record of flows cannot be removed.
+    #[error(transparent)]
+    Flows(#[from] FlowFileError),
+    /// The daemon did not answer.
+    #[error(transparent)]
+    Client(#[from] ClientError),
+    /// The answer cannot be made into JSON.
+    #[error("cannot write the answer as JSON: {0}")]
+    Json(#[from] serde_json::Error),
     /// The answer cannot be printed.
     #[error("cannot print the answer: {0}")]
     Print(#[from] std::io::Error),
@@ -135,6 +147,8 @@ pub fn uninstall(path: &Path, as_json: bool, out: &mut impl Write) -> Result<(),
     let config = Config::load(path)?;
     let _lock = Lock::take(&config.paths.runtime)?;
     let removed = Pins::remove_all(&config.paths.bpffs)?;
+    // From now on connections are made that nobody records.
+    FlowFile::of(&config.paths.state).remove()?;
     if as_json {
         writeln!(out, "{}", json!({ "removed": removed }))?;
     } else {

@@ -13,6 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::build::{BundleFiles, Prepared, prepare};
 use super::crls::{self, CrlStore};
 use super::error::{DaemonError, PrepareError};
+use super::flows::{self, Keeper};
 use super::lock::{Lock, make_directory};
 use super::logging::LogControl;
 use super::reconcile::Node;
@@ -61,6 +62,7 @@ pub struct Daemon {
     /// The alarms that the log was told of.
     pub(super) told: Mutex<Told>,
     pub(super) secrets: Secrets,
+    pub(super) keeper: Arc<Keeper>,
     log: LogControl,
 }
 
@@ -120,6 +122,7 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     daemon.look_at_ocsp();
     tokio::spawn(ocsp::keep(Arc::clone(&daemon)));
     tokio::spawn(leases::keep(Arc::clone(&daemon)));
+    tokio::spawn(flows::keep(Arc::clone(&daemon)));
     daemon.reconcile();
     daemon.readiness.clear(Readiness::STARTING);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
@@ -201,6 +204,7 @@ impl Daemon {
         let ktls = offload::ask(&prepared.config);
         let snapshot = prepared.snapshot(1, &store, &ktls, &mut registry, observer.metrics());
         leases.set_terms(leases::terms(&snapshot));
+        let keeper = Arc::new(Keeper::open(&prepared.config));
         let relay = Arc::new(Relay {
             capture: Arc::new(capture),
             admission: ArcSwap::from_pointee(Admission::new(prepared.config.limits.handshakes, None)),
@@ -208,6 +212,7 @@ impl Daemon {
             ktls: ArcSwap::from_pointee(ktls),
             leases,
             external: Arc::new(Calls::new(Arc::clone(observer.metrics().external()))),
+            flows: Arc::clone(keeper.flows()),
             observer,
         });
         let now = OffsetDateTime::now_utc();
@@ -227,6 +232,7 @@ impl Daemon {
             look_now: Notify::new(),
             told: Mutex::default(),
             secrets,
+            keeper,
             log,
         })
     }
@@ -279,7 +285,12 @@ impl Daemon {
             tokio::time::sleep(Duration::from_millis(10)).await;
         }
         let log = self.relay.observer.access_log();
-        let _ = tokio::task::spawn_blocking(move || log.flush(Duration::from_secs(2))).await;
+        let keeper = Arc::clone(&self.keeper);
+        let _ = tokio::task::spawn_blocking(move || {
+            let _ = log.flush(Duration::from_secs(2));
+            keeper.write();
+        })
+        .await;
         tracing::info!("stopped; what is pinned stays in force until `mtlsd uninstall`");
     }
 
@@ -364,6 +375,7 @@ impl Daemon {
         changing.registry.keep_only(|name| new.workload(name).is_some(), metrics);
         self.publish(&mut changing);
         drop(node);
+        self.relay.flows.watch(&new);
         tracing::info!(generation = changing.generation, "the new configuration is in force");
         Ok(vec![format!("{} workloads, {} rules", new.workloads.len(), new.policy.len())])
     }
@@ -386,6 +398,8 @@ impl Daemon {
         let metrics = self.relay.observer.metrics();
         let external = &self.relay.snapshot.load().external;
         metrics.external().set_failing(external.as_ref().is_some_and(|external| external.is_failing()));
+        let (flows, evicted) = self.relay.flows.counts();
+        metrics.set_flows(flows, evicted);
         for (label, value) in self.relay.capture.counters() {
             metrics.set_ebpf_counter(label, value);
         }
@@ -400,6 +414,7 @@ fn needs_no_restart(old: &Config, new: &Config) -> Result<(), PrepareError> {
         (old.trust_domain == new.trust_domain, "trust_domain"),
         (old.metrics == new.metrics, "metrics"),
         (old.recorder == new.recorder, "recorder"),
+        (old.flows == new.flows, "flows"),
         (old.log.ebpf == new.log.ebpf, "log.ebpf"),
     ];
     match settings.iter().find(|(same, _)| !same) {

@@ -9,6 +9,7 @@ mod diagnose;
 pub mod drill;
 mod enclosures;
 mod error;
+mod flows;
 mod leases;
 pub mod lock;
 pub mod logging;

@@ -10,6 +10,7 @@ use super::enclosures;
 use crate::capture::events::What;
 use crate::capture::{CaptureEvent, EventStream, Listeners};
 use crate::datapath::relay::{Place, Relay, authorise, inbound, outbound};
+use crate::flows::judge::UNKNOWN_DESTINATIONS_DENY;
 use crate::observe::connection::{Direction, Ending};
 use crate::observe::observer::Captured;
 use crate::observe::{Reason, Refusal};
@@ -82,12 +83,22 @@ fn refused(relay: &Arc<Relay>, event: &CaptureEvent, reason: Reason) {
         && let Some(denial) = snapshot.denied_early(workload, destination, to.port(), Some(to.ip()))
     {
         let between = format!("{} to {} port {}", workload.settings.spiffe_id, destination.name, to.port());
+        authorise::note_denied(
+            &relay.flows,
+            &workload.settings,
+            to,
+            &denial.rule(),
+            denial.verdict.refusal_reason(),
+        );
         refusal = authorise::early_refusal(observed.connection(), &denial, &between, "at connect()");
         let server = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name));
         observed.connection().learn(|learned| {
             learned.destination_name = Some(destination.name.as_str().into());
             learned.peer_identity = server.map(|server| server.spiffe_id.to_string());
         });
+    }
+    if reason == Reason::UnknownDestination {
+        authorise::note_denied(&relay.flows, &workload.settings, to, UNKNOWN_DESTINATIONS_DENY, reason);
     }
     observed.end(Ending::Refused(refusal));
 }
@@ -110,7 +121,10 @@ fn refused_source(relay: &Arc<Relay>, event: &CaptureEvent, from: SocketAddr) {
     );
     let between = format!("{} to {} port {}", from.ip(), workload.settings.name, to.port());
     let refusal = match snapshot.denied_source(workload, to.port(), from.ip()) {
-        Some(denial) => authorise::early_refusal(observed.connection(), &denial, &between, "at the SYN"),
+        Some(denial) => {
+            authorise::note_denied_source(&relay.flows, &workload.settings, (from.ip(), to.port()), &denial);
+            authorise::early_refusal(observed.connection(), &denial, &between, "at the SYN")
+        }
         // The policy has changed since.
         None => Refusal::new(Reason::PolicyDenied, format!("{between}, at the SYN")),
     };

@@ -9,6 +9,7 @@ use super::{drill, verify};
 use crate::config::{Selector, Workload};
 use crate::control::drill::{DrillError, DrillReport};
 use crate::control::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
+use crate::control::rollout::RolloutError;
 use crate::control::view::{
     Ability, Alarm, ConfigStatus, ConnectionSums, DaemonView, KtlsDefect, KtlsStatus, ReloadReport, Status,
     VerifyReport, WorkloadState, WorkloadStatus,
@@ -16,6 +17,8 @@ use crate::control::view::{
 use crate::datapath::ktls::Suite;
 use crate::datapath::relay::KernelTls;
 use crate::diagnose::{self, LiveError, LiveReport, LiveRequest, PathReport, UnknownParty};
+use crate::flows::rollout::{self, RolloutReport};
+use crate::flows::{Moment, Record, judge};
 use crate::identity::SpiffeId;
 use crate::identity::alarm::{self, Level};
 use crate::identity::revocation::{Entry, RevocationError, Target};
@@ -151,6 +154,26 @@ impl DaemonView for Daemon {
         Ok(drill::run(&ground).await)
     }
 
+    fn rollout(&self, workload: Option<&str>, since: Duration) -> Result<RolloutReport, RolloutError> {
+        let snapshot = self.relay.snapshot.load_full();
+        if let Some(name) = workload
+            && snapshot.config.workload(name).is_none()
+        {
+            return Err(RolloutError::NoWorkload(name.to_owned()));
+        }
+        let (record, since) = self.seen(since)?;
+        let ground = judge::Ground {
+            config: &snapshot.config,
+            policy: &snapshot.policy,
+            directory: &snapshot.directory,
+        };
+        Ok(rollout::status(&ground, &record, since, workload))
+    }
+
+    fn flows(&self, since: Duration) -> Result<Record, RolloutError> {
+        self.seen(since).map(|(record, _)| record)
+    }
+
     async fn verify(&self) -> VerifyReport {
         verify::verify(self)
     }
@@ -162,6 +185,16 @@ impl DaemonView for Daemon {
 }
 
 impl Daemon {
+    /// What was seen, and since when that is.
+    fn seen(&self, since: Duration) -> Result<(Record, Moment), RolloutError> {
+        let flows = &self.relay.flows;
+        if !flows.is_on() {
+            return Err(RolloutError::Off);
+        }
+        let since = Moment::now().before(since);
+        Ok((flows.record(since), since))
+    }
+
     /// The entry of the deny list that names this ID.
     pub(super) fn denied(&self, id: &SpiffeId, now: SystemTime) -> Option<String> {
         let target = Target::SpiffeId { id: id.clone() };

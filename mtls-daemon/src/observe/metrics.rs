@@ -357,6 +357,8 @@ struct Shared {
     crls: Mutex<Vec<CrlHealth>>,
     ocsp: Mutex<Vec<OcspHealth>>,
     external: Arc<ExternalMetrics>,
+    /// How many there are, and how many were forgotten.
+    flows: Mutex<(usize, u64)>,
 }
 
 /// How a trust domain's OCSP responder does.
@@ -476,6 +478,11 @@ impl Metrics {
         &self.shared.external
     }
 
+    /// How many flows are remembered, and how many were forgotten for want of room.
+    pub fn set_flows(&self, flows: usize, evicted: u64) {
+        *lock(&self.shared.flows) = (flows, evicted);
+    }
+
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
@@ -511,6 +518,8 @@ impl Collector for Shared {
         encode_ocsp(&mut encoder, &lock(&self.ocsp))?;
         self.external.encode(&mut encoder)?;
 
+        encode_flows(&mut encoder, *lock(&self.flows))?;
+
         let help = "Events counted by the eBPF programs";
         let mut metric = encoder.encode_descriptor("ebpf_events", help, None, MetricType::Counter)?;
         for (event, value) in lock(&self.ebpf).iter() {
@@ -518,6 +527,15 @@ impl Collector for Shared {
         }
         Ok(())
     }
+}
+
+fn encode_flows(encoder: &mut DescriptorEncoder<'_>, (flows, evicted): (usize, u64)) -> fmt::Result {
+    let help = "Distinct flows that are remembered for rollout status and policy replay";
+    let flows = ConstGauge::new(i64::try_from(flows).unwrap_or(i64::MAX));
+    flows.encode(encoder.encode_descriptor("flows", help, None, MetricType::Gauge)?)?;
+    let help = "Flows that were forgotten for want of room";
+    let evicted = ConstCounter::new(evicted);
+    evicted.encode(encoder.encode_descriptor("flows_evicted", help, None, MetricType::Counter)?)
 }
 
 fn encode_crls(encoder: &mut DescriptorEncoder<'_>, crls: &[CrlHealth]) -> fmt::Result {
@@ -819,6 +837,7 @@ mod tests {
             not_after: Some(1_900_000_000),
         }]);
         metrics.set_ebpf_counter("connect4", 12);
+        metrics.set_flows(7, 2);
         metrics.config_reloaded(true);
         metrics.config_reloaded(false);
         metrics.access_log_lost().inc();

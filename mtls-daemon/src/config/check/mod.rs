@@ -341,6 +341,7 @@ pub(super) fn check(
         metrics: node.metrics,
         log: node.log,
         recorder: node.recorder,
+        flows: node.flows,
         workloads: workloads.list,
         directory,
         policy: policy.inbound,

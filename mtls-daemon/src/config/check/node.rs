@@ -9,12 +9,13 @@ use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::scalar::{self, CgroupError};
 use crate::config::types::{
-    AccessLog, CrlOrigin, CrlPolicy, CrlSource, DatapathChoice, EmbeddedCa, Exclusions, Issuer, Limits, Log,
-    OcspPolicy, OcspResponder, OcspSource, Paths, PeerNames, Pkcs11Token, Recorder, Timeouts, Tls,
-    TlsVersion, Trust, TrustBundleFile, Unclassified, WorkloadIdentity,
+    AccessLog, CrlOrigin, CrlPolicy, CrlSource, DatapathChoice, EmbeddedCa, Exclusions, Flows, Issuer,
+    Limits, Log, OcspPolicy, OcspResponder, OcspSource, Paths, PeerNames, Pkcs11Token, Recorder, Timeouts,
+    Tls, TlsVersion, Trust, TrustBundleFile, Unclassified, WorkloadIdentity,
 };
 use crate::datapath::ktls::Suite;
 use crate::fetch::is_url;
+use crate::flows::MAX_FLOWS;
 use crate::handshake;
 use crate::identity::TrustDomain;
 use crate::identity::alarm::{Threshold, Thresholds};
@@ -61,6 +62,7 @@ pub(super) struct Node {
     pub metrics: Option<SocketAddr>,
     pub log: Log,
     pub recorder: Recorder,
+    pub flows: Flows,
 }
 
 pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
@@ -102,6 +104,7 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
             ebpf: main.log.ebpf.into_value().unwrap_or_default(),
         },
         recorder: Recorder { entries: check.number(&main.recorder.entries, 1_000_000, 4096) },
+        flows: flows(check, &main.flows),
         paths,
     }
 }
@@ -121,6 +124,13 @@ fn unclassified(check: &mut Check, raw: raw::Unclassified, root: Option<&At<Stri
         check.fault(over.spot, Fault::TooManyEnclosures(raw.cgroups.len()));
     }
     Unclassified { cgroups, namespaces: raw.namespaces.into_value().unwrap_or_default() }
+}
+
+fn flows(check: &mut Check, raw: &raw::Flows) -> Flows {
+    // `off` is a duration that only this key and timeouts.idle take.
+    let off = matches!(&raw.keep.0, Some(at) if at.value == "off");
+    let keep = if off { None } else { Some(check.duration(&raw.keep, HOUR, 90 * DAY).unwrap_or(7 * DAY)) };
+    Flows { entries: check.number(&raw.entries, MAX_FLOWS, 65_536), keep }
 }
 
 fn embedded_ca(

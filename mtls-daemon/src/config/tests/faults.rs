@@ -135,6 +135,8 @@ fn a_number_out_of_range_is_refused() {
         one(&text, &[&format!("{value} is out of range; write a number from 1024 to 16777216")]);
     }
     one("recorder: { entries: §2000000 }", &["2000000 is out of range; write a number from 1 to 1000000"]);
+    one("flows: { entries: §300000 }", &["300000 is out of range; write a number from 1 to 262144"]);
+    one("flows: { keep: §91d }", &["it is out of range; write one from 1h to 90d"]);
     one(&workload("limits: { connections: §0 }"), &["0 is out of range"]);
     one(&workload("listen_ports: §[1]"), &["`listen_ports` is for a workload that shares its namespace"]);
 }

@@ -374,6 +374,10 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
                 metrics: port.map(|port| ([127, 0, 0, 1], port).into()),
                 log: Log { level, ebpf },
                 recorder: Recorder { entries: limits.5 },
+                flows: Flows {
+                    entries: limits.5.min(262_144),
+                    keep: timeouts.2.map(|idle| idle + Duration::from_secs(3600)),
+                },
                 workloads,
                 directory,
                 policy,
@@ -674,6 +678,10 @@ pub(super) fn document(config: &Config) -> Value {
         "metrics": config.metrics.map_or_else(|| json!("off"), |listen| json!({ "listen": listen })),
         "log": { "level": word(config.log.level), "ebpf": word(config.log.ebpf) },
         "recorder": { "entries": config.recorder.entries },
+        "flows": {
+            "entries": config.flows.entries,
+            "keep": config.flows.keep.map_or_else(|| json!("off"), time),
+        },
         "workloads": workloads,
         "directory": directory,
         "policy": policy,

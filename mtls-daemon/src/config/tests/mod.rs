@@ -169,6 +169,7 @@ fn what_is_left_out_has_its_stated_default() {
     assert_eq!(config.metrics, Some("127.0.0.1:9465".parse().unwrap()));
     assert_eq!(config.log, Log { level: LogLevel::Info, ebpf: EbpfLog::Off });
     assert_eq!(config.recorder.entries, 4096);
+    assert_eq!(config.flows, Flows { entries: 65_536, keep: Some(Duration::from_secs(7 * 86_400)) });
     let w = config.workload("w").unwrap();
     assert_eq!(w.spiffe_id.as_str(), "spiffe://a.example/w");
     assert_eq!(w.dns_names, ["w"]);

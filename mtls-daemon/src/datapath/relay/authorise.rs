@@ -1,10 +1,15 @@
 //! What policy says of one connection, for its record and for its refusal.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::config::Workload;
+use crate::flows::judge::MODE_STRICT;
+use crate::flows::{Channel, Flows, Outcome, Tuple};
 use crate::handshake::Verdict;
-use crate::observe::Refusal;
-use crate::observe::connection::{DryRun, LiveConnection, PolicyNotes};
+use crate::identity::PeerIdentity;
+use crate::observe::connection::{Direction, DryRun, LiveConnection, PolicyNotes};
+use crate::observe::{Reason, Refusal};
 use crate::policy::{Decision, OutboundQuery, Peer};
 use crate::snapshot::{EarlyDenial, Snapshot, WorkloadState};
 
@@ -26,6 +31,60 @@ pub fn note_decision(connection: &LiveConnection, decision: &Decision<'_>, defau
     rule
 }
 
+/// As the memory of flows keeps it; `rule`: what [`note_decision`] returned.
+#[must_use]
+pub fn outcome<'r>(decision: &Decision<'_>, rule: &'r str) -> Outcome<'r> {
+    let verdict = &decision.verdict;
+    if verdict.allow { Outcome::allowed(rule) } else { Outcome::refused(rule, verdict.refusal_reason()) }
+}
+
+/// A connection that was refused at connect().
+pub fn note_denied(flows: &Flows, workload: &Workload, to: SocketAddr, rule: &str, reason: Reason) {
+    let tuple = Tuple::unproven(Direction::Outbound, &workload.name, to.port(), to.ip(), Channel::Connect);
+    flows.note(&tuple, &Outcome::refused(rule, reason));
+}
+
+/// A SYN that was refused for the address that it came from.
+pub fn note_denied_source(
+    flows: &Flows,
+    workload: &Workload,
+    (from, port): (IpAddr, u16),
+    denial: &EarlyDenial<'_>,
+) {
+    let tuple = Tuple::unproven(Direction::Inbound, &workload.name, port, from, Channel::Syn);
+    flows.note(&tuple, &Outcome::refused(&denial.rule(), denial.verdict.refusal_reason()));
+}
+
+/// A client that was refused before policy was asked, where it was for what the client is.
+pub fn note_unproven(flows: &Flows, workload: &str, port: u16, from: IpAddr, reason: Reason) {
+    let (channel, rule) = match reason {
+        Reason::Plaintext => (Channel::Plaintext, MODE_STRICT),
+        Reason::MalformedTls
+        | Reason::TlsVersion
+        | Reason::NoCommonParameters
+        | Reason::PeerAlert
+        | Reason::NoCertificate
+        | Reason::MalformedCertificate
+        | Reason::ChainTooLarge
+        | Reason::UnknownIssuer
+        | Reason::BadSignature
+        | Reason::CertificateExpired
+        | Reason::CertificateNotYetValid
+        | Reason::CertificateUsage
+        | Reason::NoSpiffeId
+        | Reason::SeveralSpiffeIds
+        | Reason::MalformedSpiffeId
+        | Reason::TrustDomain
+        | Reason::CertificateUnsupported
+        | Reason::Revoked
+        | Reason::RevocationUnknown => (Channel::Failed, ""),
+        // Policy's own are noted where it is asked; who only connects and leaves, as probes do, is not refused anything.
+        _ => return,
+    };
+    let tuple = Tuple::unproven(Direction::Inbound, workload, port, from, channel);
+    flows.note(&tuple, &Outcome::refused(rule, reason));
+}
+
 /// Whether a workload may connect to a server that has proved who it is.
 ///
 /// # Errors
@@ -34,20 +93,24 @@ pub fn outbound(
     snapshot: &Snapshot,
     workload: &WorkloadState,
     connection: &LiveConnection,
-    peer: &Peer<'_>,
-    port: u16,
+    flows: &Flows,
+    peer: &PeerIdentity,
+    to: SocketAddr,
 ) -> Result<(), Refusal> {
-    let settings = &workload.settings;
+    let (settings, port) = (&workload.settings, to.port());
+    let tuple = Tuple::proven(Direction::Outbound, &settings.name, port, to.ip(), peer);
     if !snapshot.policy.has_outbound_rules() && settings.allows_outbound_by_default() {
+        flows.note(&tuple, &Outcome::allowed(settings.outbound_default_name()));
         return Ok(());
     }
-    let decision = snapshot.policy.decide_outbound(&OutboundQuery::from(settings, port, *peer));
+    let subject = Peer::proven(peer, to.ip());
+    let decision = snapshot.policy.decide_outbound(&OutboundQuery::from(settings, port, subject));
     let rule = note_decision(connection, &decision, settings.outbound_default_name());
+    flows.note(&tuple, &outcome(&decision, &rule));
     if decision.verdict.allow {
         return Ok(());
     }
-    let who = peer.name.map_or_else(|| "a server without identity".to_owned(), ToString::to_string);
-    let detail = format!("{} to {who} port {port}: {rule}", settings.name);
+    let detail = format!("{} to {} port {port}: {rule}", settings.name, peer.name);
     Err(Refusal::new(decision.verdict.refusal_reason(), detail))
 }
 

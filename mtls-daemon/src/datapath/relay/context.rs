@@ -11,6 +11,7 @@ use super::admission::Admission;
 use crate::capture::Capture;
 use crate::config::{DatapathChoice, Tls, Workload};
 use crate::datapath::ktls::{Abilities, Suite, Terms, Unavailable};
+use crate::flows::Flows;
 use crate::handshake::{Agreed, Verdict};
 use crate::identity::PeerIdentity;
 use crate::lease::{Lease, Leases, Own, Parties, judge};
@@ -34,6 +35,8 @@ pub struct Relay {
     pub external: Arc<Calls>,
     /// The live connections by what keeps them alive.
     pub leases: Arc<Leases>,
+    /// What connections there were.
+    pub flows: Arc<Flows>,
     /// What the kernel's TLS can do, or why it cannot be used; it may become usable later.
     pub ktls: ArcSwap<KernelTls>,
 }

@@ -3,12 +3,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::authorise::note_decision;
+use super::authorise::{note_decision, outcome};
 use super::external;
 use crate::config::Mode;
+use crate::flows::{Channel, Flows, Tuple};
 use crate::identity::PeerIdentity;
 use crate::observe::Refusal;
-use crate::observe::connection::LiveConnection;
+use crate::observe::connection::{Direction, LiveConnection};
 use crate::policy::external::{Calls, End, External, Question};
 use crate::policy::{Peer, Query};
 use crate::snapshot::{Snapshot, WorkloadState};
@@ -20,6 +21,7 @@ pub(super) struct Gate {
     pub workload: Arc<WorkloadState>,
     pub connection: Arc<LiveConnection>,
     pub calls: Arc<Calls>,
+    pub flows: Arc<Flows>,
     pub from: IpAddr,
     pub to: IpAddr,
     pub port: u16,
@@ -28,12 +30,17 @@ pub(super) struct Gate {
 
 impl Gate {
     /// Asks policy; notes the rule that decided.
-    pub fn admit(&self, peer: Option<&PeerIdentity>) -> Result<(), Refusal> {
+    pub fn admit(&self, peer: Option<&PeerIdentity>, channel: Channel) -> Result<(), Refusal> {
         let settings = &self.workload.settings;
         let subject = self.subject(peer);
         let decision = self.snapshot.policy.decide(&Query::to(settings, self.port, subject));
         let default = settings.default_name(self.port);
         let rule = note_decision(&self.connection, &decision, &default);
+        let tuple = match peer {
+            Some(peer) => Tuple::proven(Direction::Inbound, &settings.name, self.port, self.from, peer),
+            None => Tuple::unproven(Direction::Inbound, &settings.name, self.port, self.from, channel),
+        };
+        self.flows.note(&tuple, &outcome(&decision, &rule));
         if decision.verdict.allow {
             return Ok(());
         }
@@ -43,7 +50,7 @@ impl Gate {
 
     /// As [`Self::admit`], and what the policy engine is known to deny: a handshake waits for nobody.
     pub fn admit_within_handshake(&self, peer: &PeerIdentity) -> Result<(), Refusal> {
-        self.admit(Some(peer))?;
+        self.admit(Some(peer), Channel::MutualTls)?;
         let Some(engine) = self.engine() else { return Ok(()) };
         let (question, between) = (self.question(Some(peer)), self.between(Some(peer)));
         external::recall(engine, &self.calls, &self.connection, &question, &between)

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 
 use super::admission::HandshakePermit;
-use super::authorise::note_chain;
+use super::authorise::{note_chain, note_unproven};
 use super::context::{Other, Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
@@ -18,6 +18,7 @@ use super::place::Place;
 use super::session::{Session, SessionError, end_politely};
 use crate::config::{Mode, Timeouts};
 use crate::datapath::ktls::Suite;
+use crate::flows::Channel;
 use crate::handshake::{Authorise, Preface, Records, Verdict};
 use crate::identity::PeerIdentity;
 use crate::observe::connection::{Datapath, Direction, Ending};
@@ -67,6 +68,7 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
         snapshot: Arc::clone(&snapshot),
         workload: Arc::clone(&workload),
         connection: observed.shared(),
+        flows: Arc::clone(&relay.flows),
     };
     let reception = Reception {
         relay: &relay,
@@ -90,7 +92,12 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
             let limits = Limits { idle: snapshot.config.timeouts.idle, lease, permit };
             convey::spawn(open, limits, observed);
         }
-        Err(ending) => drop(observed.end(ending)),
+        Err(ending) => {
+            if let Ending::Refused(refusal) = &ending {
+                note_unproven(&relay.flows, &workload.settings.name, to.port(), from.ip(), refusal.reason);
+            }
+            drop(observed.end(ending));
+        }
     }
 }
 
@@ -178,7 +185,7 @@ impl Reception<'_> {
 
     /// Permissive: carries the bytes as they are.
     async fn pass_on(&self, tcp: TcpStream, first: Vec<u8>, datapath: Datapath) -> Result<Opened, Ending> {
-        match self.admit_and_deliver(None, false).await {
+        match self.admit_and_deliver(None, Channel::of_unproven(datapath), false).await {
             Ok(application) => Ok((Open { application, peer: Peer::Plain { tcp, first, datapath } }, None)),
             Err(refusal) => {
                 reset(&tcp);
@@ -205,7 +212,7 @@ impl Reception<'_> {
             return Err(Ending::Refused(Reason::NoCertificate.into()));
         };
         // The others were authorised within the handshake.
-        let refusal = match self.admit_and_deliver(Some(peer), !mtlsd).await {
+        let refusal = match self.admit_and_deliver(Some(peer), Channel::MutualTls, !mtlsd).await {
             Ok(application) => {
                 if mtlsd && let Err(error) = session.send_preface(&Preface::Ready).await {
                     reset(&application);
@@ -276,10 +283,11 @@ impl Reception<'_> {
     async fn admit_and_deliver(
         &self,
         peer: Option<&PeerIdentity>,
+        channel: Channel,
         ruled: bool,
     ) -> Result<TcpStream, Refusal> {
         if !ruled {
-            self.gate.admit(peer)?;
+            self.gate.admit(peer, channel)?;
         }
         // Apart: a question is large, and most connections have none.
         if self.gate.snapshot.external.is_some() {

@@ -149,6 +149,8 @@ impl Attempt<'_> {
         let (to, port) = (self.destination.ip(), self.destination.port());
         if let Some(denial) = self.snapshot.denied_early(self.workload, destination, port, Some(to)) {
             let between = format!("{} to {} port {port}", settings.spiffe_id, destination.name);
+            let (rule, reason) = (denial.rule(), denial.verdict.refusal_reason());
+            authorise::note_denied(&self.relay.flows, settings, self.destination, &rule, reason);
             return Err(authorise::early_refusal(
                 self.observed.connection(),
                 &denial,
@@ -235,12 +237,11 @@ impl Attempt<'_> {
             Ok(Ok(())) => {
                 let took = started.elapsed();
                 let peer = verdict.peer();
-                let (to, port) = (self.destination.ip(), self.destination.port());
                 if let Some(peer) = peer {
-                    let subject = policy::Peer::proven(peer, to);
-                    let connection = self.observed.connection();
+                    let (connection, flows) = (self.observed.connection(), &self.relay.flows);
+                    let to = self.destination;
                     if let Err(refusal) =
-                        authorise::outbound(self.snapshot, self.workload, connection, &subject, port)
+                        authorise::outbound(self.snapshot, self.workload, connection, flows, peer, to)
                     {
                         reset(&session.into_socket());
                         return Err(refusal);
