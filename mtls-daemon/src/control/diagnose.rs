@@ -15,7 +15,7 @@ use super::cli::AskOptions;
 use super::render::line;
 use super::view::DaemonView;
 use crate::diagnose::live::{
-    LIMIT, LiveError, LiveReport, LiveRequest, LiveStep, MAX_LIMIT, MIN_LIMIT, Outcome,
+    DOES_NOT_APPLY, LIMIT, LiveError, LiveReport, LiveRequest, LiveStep, MAX_LIMIT, MIN_LIMIT, Outcome,
 };
 use crate::identity::SpiffeId;
 
@@ -89,17 +89,16 @@ pub fn report(report: &LiveReport) -> String {
     let at = report.address.map(|address| address.to_string()).filter(|address| *address != report.to);
     let at = at.map(|at| format!(", {at}")).unwrap_or_default();
     line(&mut out, format_args!("From {} ({}) to {}{at}:", report.workload, report.spiffe_id, report.to));
-    for step in report.steps.iter().filter(|step| step.outcome != Outcome::NotReached) {
+    let is_told = |step: &&LiveStep| step.outcome != Outcome::NotReached && step.detail != DOES_NOT_APPLY;
+    for step in report.steps.iter().filter(is_told) {
         one(&mut out, step);
     }
-    let rest: Vec<_> = report
-        .steps
-        .iter()
-        .filter(|step| step.outcome == Outcome::NotReached)
-        .map(|step| &*step.question)
-        .collect();
-    if !rest.is_empty() {
-        line(&mut out, format_args!("not reached  {}", rest.join(" ")));
+    for (outcome, words) in [(Outcome::NotAsked, "not asked"), (Outcome::NotReached, "not reached")] {
+        let rest = report.steps.iter().filter(|step| step.outcome == outcome && !is_told(step));
+        let rest: Vec<_> = rest.map(|step| &*step.question).collect();
+        if !rest.is_empty() {
+            line(&mut out, format_args!("{words:<11}  {}", rest.join(" ")));
+        }
     }
     if let Some(datapath) = report.datapath {
         let why = report.why_not_better.as_deref().map(|why| format!("; not a better one, because {why}"));
@@ -144,6 +143,7 @@ mod tests {
         assert!(lines[1].starts_with("passed       Is it reachable over TCP? 10.1.0.7:5432 took"), "{text}");
         assert!(lines[1].ends_with("(1.5 ms)"), "{text}");
         assert_eq!(lines[2].trim_start(), "- a\\u{1b}[31mb", "nothing reaches the terminal as it came");
+        assert!(lines.iter().any(|line| line.starts_with("not asked    Is the workload here? ")), "{text}");
         assert!(
             lines.iter().any(|line| line.starts_with("FAILED       Is it the one that is expected? ")),
             "{text}"

@@ -27,7 +27,7 @@ use std::time::{Duration, Instant};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 
-pub use report::{LiveReport, LiveStep, Outcome};
+pub use report::{DOES_NOT_APPLY, LiveReport, LiveStep, Outcome};
 pub use request::{LIMIT, LiveError, LiveRequest, MAX_LIMIT, MIN_LIMIT};
 pub use step::Question;
 

@@ -10,6 +10,9 @@ use crate::diagnose::Answer;
 use crate::observe::connection::{Datapath, RecordedReason};
 use crate::observe::{Reason, Refusal};
 
+/// What is said of a question that was not asked without a reason of its own.
+pub const DOES_NOT_APPLY: &str = "It does not apply.";
+
 /// What came of a question.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -207,7 +210,7 @@ impl Walk {
                 Some(stopped) if *question > stopped => {
                     (Outcome::NotReached, "A question before it stops here.")
                 }
-                _ => (Outcome::NotAsked, "It does not apply."),
+                _ => (Outcome::NotAsked, DOES_NOT_APPLY),
             };
             self.note(*question, outcome, detail.to_owned(), Evidence::default(), None);
         }
