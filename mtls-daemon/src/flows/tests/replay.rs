@@ -1,6 +1,6 @@
 //! Which decisions another configuration would change.
 
-use super::super::judge::{MODE_STRICT, UNKNOWN_DESTINATIONS_DENY};
+use super::super::judge::{Judged, MODE_STRICT, UNKNOWN_DESTINATIONS_DENY};
 use super::super::replay::{ReplayReport, replay};
 use super::*;
 
@@ -152,4 +152,25 @@ fn the_report_says_what_is_not_known() {
     let since = NOON.before(20 * DAY);
     let report = replay(&flows.record_at(since, NOON), &Compiled::parse(SITE).ground(), since);
     assert!(report.gaps[0].contains("the record begins at"), "{report:?}");
+}
+
+#[test]
+fn a_syn_that_was_refused_is_refused_again_or_not_known() {
+    let store = flows(16);
+    let tuple = Tuple::unproven(Direction::Inbound, "db", 80, address(1), Channel::Syn);
+    store.note_at(&tuple, &Outcome::refused("no-far", Reason::PolicyDenied), ago(60));
+    let record = store.record_at(ago(3600), NOON);
+    let [flow] = &record.flows[..] else { panic!("{record:?}") };
+    let judged = |rules: &str| {
+        Compiled::parse(&format!("workloads: [{{ name: db, select: {{ netns: db }} }}]\npolicy: [{rules}]"))
+            .ground()
+            .judge(flow)
+    };
+    let denied = judged("{ name: near, action: deny, from: { cidrs: [10.0.0.0/8] } }");
+    assert!(
+        matches!(&denied, Judged::Decided { ruling, .. } if !ruling.allow && ruling.rule == "near"),
+        "{denied:?}"
+    );
+    let open = judged("{ name: all, action: allow, from: { trust_domains: [example.org] } }");
+    assert!(matches!(&open, Judged::Not(why) if why.contains("no more than a SYN")), "{open:?}");
 }
