@@ -15,6 +15,7 @@ use super::cgroup;
 use super::error::CaptureError;
 use super::pins::Pins;
 use crate::sys;
+use crate::sys::bpf::AttachType;
 
 /// The object that `cargo xtask ebpf build` made; committed, so that users need no eBPF toolchain.
 const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
@@ -53,10 +54,27 @@ pub const CGROUP_PROGRAMS: [&str; 8] = [
     "egress",
 ];
 
-const SOCK_OPS_PROGRAM: &str = "tcp_events";
+/// Of [`CGROUP_PROGRAMS`], the one that the daemon's own cgroup has too.
+pub const SOCK_OPS_PROGRAM: &str = "tcp_events";
 
 /// The program on each enrolled network namespace.
 pub const NETNS_PROGRAM: &str = "steer_inbound";
+
+/// Where a program is attached.
+#[must_use]
+pub fn attach_type(program: &str) -> AttachType {
+    match program {
+        "connect4" => AttachType::Connect4,
+        "connect6" => AttachType::Connect6,
+        "getpeername4" => AttachType::GetPeerName4,
+        "getpeername6" => AttachType::GetPeerName6,
+        "getsockname4" => AttachType::GetSockName4,
+        "getsockname6" => AttachType::GetSockName6,
+        SOCK_OPS_PROGRAM => AttachType::SockOps,
+        NETNS_PROGRAM => AttachType::SkLookup,
+        _ => AttachType::Egress,
+    }
+}
 
 /// What the kernel can do beyond the oldest one supported; bits as in `mtls-ebpf/src/features.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -191,7 +209,7 @@ pub fn attach_cgroup_programs(pins: &Pins, object: &mut Ebpf, root: &Path) -> Re
     Ok(())
 }
 
-fn open_cgroup(path: &Path) -> Result<(File, u64), CaptureError> {
+pub(super) fn open_cgroup(path: &Path) -> Result<(File, u64), CaptureError> {
     let open = || {
         let cgroup = File::open(path)?;
         let id = cgroup.metadata()?.ino();
@@ -297,11 +315,6 @@ fn program_error(program: &'static str) -> impl Fn(ProgramError) -> CaptureError
         }
         CaptureError::Program { program, source: Box::new(source) }
     }
-}
-
-/// True when the link pinned at `path` still has something to be attached to.
-pub(super) fn is_attached(path: &Path) -> bool {
-    sys::bpf::link_is_attached(path)
 }
 
 #[cfg(test)]

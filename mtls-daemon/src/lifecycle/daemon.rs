@@ -18,6 +18,7 @@ use super::logging::LogControl;
 use super::reconcile::Node;
 use super::registry::Registry;
 use super::secrets::{self, Secrets};
+use super::verify::keep::{self as coverage, Coverage};
 use super::{alarms, leases, ocsp, offload, serve, watch as files};
 use crate::capture::{Capture, EbpfLog};
 use crate::config::{self, Config};
@@ -60,6 +61,8 @@ pub struct Daemon {
     /// The alarms that the log was told of.
     pub(super) told: Mutex<Told>,
     pub(super) secrets: Secrets,
+    /// What the last looks at the coverage found.
+    pub(super) coverage: Mutex<Coverage>,
     log: LogControl,
 }
 
@@ -120,6 +123,7 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     tokio::spawn(ocsp::keep(Arc::clone(&daemon)));
     tokio::spawn(leases::keep(Arc::clone(&daemon)));
     daemon.reconcile();
+    tokio::spawn(coverage::keep(Arc::clone(&daemon)));
     daemon.readiness.clear(Readiness::STARTING);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
     daemon.attend().await?;
@@ -207,6 +211,7 @@ impl Daemon {
             ktls: ArcSwap::from_pointee(ktls),
             leases,
             observer,
+            probes: Arc::new(Observer::silent()),
         });
         let now = OffsetDateTime::now_utc();
         let changing = Changing { prepared, registry, generation: 1, loaded: now, last_refusal: None };
@@ -224,6 +229,7 @@ impl Daemon {
             stopping: watch::channel(false).0,
             look_now: Notify::new(),
             told: Mutex::default(),
+            coverage: Mutex::default(),
             secrets,
             log,
         })

@@ -110,6 +110,7 @@ pub struct WorkloadMetrics {
     leases_ended: Counts<{ Cause::ALL.len() }>,
     /// Kept, and draining.
     leases_overdue: Counts<2>,
+    unaccounted: AtomicU64,
 }
 
 /// No certificate: the gauge is absent, rather than a lie.
@@ -133,6 +134,7 @@ impl WorkloadMetrics {
             identity_failures: AtomicU64::new(0),
             leases_ended: Counts::default(),
             leases_overdue: Counts::default(),
+            unaccounted: AtomicU64::new(0),
         }
     }
 
@@ -199,6 +201,11 @@ impl WorkloadMetrics {
         for (place, value) in self.leases_overdue.0.iter().zip([kept, draining]) {
             place.store(value, Ordering::Relaxed);
         }
+    }
+
+    /// Connections that nothing accounts for, by the kernel's list.
+    pub fn set_unaccounted(&self, connections: u64) {
+        self.unaccounted.store(connections, Ordering::Relaxed);
     }
 
     /// What [`Self::set_overdue`] said last, in all.
@@ -353,6 +360,8 @@ struct Shared {
     ca: Mutex<Vec<CaSample>>,
     crls: Mutex<Vec<CrlHealth>>,
     ocsp: Mutex<Vec<OcspHealth>>,
+    verify_failed: Mutex<BTreeMap<&'static str, bool>>,
+    repairs: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// How a trust domain's OCSP responder does.
@@ -466,6 +475,16 @@ impl Metrics {
         *lock(&self.shared.ocsp) = ocsp;
     }
 
+    /// Whether a part of the check of the coverage failed at its last look.
+    pub fn set_verify_failed(&self, check: &'static str, failed: bool) {
+        lock(&self.shared.verify_failed).insert(check, failed);
+    }
+
+    /// Something that was not as the daemon made it was put back.
+    pub fn repaired(&self, what: &'static str) {
+        *lock(&self.shared.repairs).entry(what).or_default() += 1;
+    }
+
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
@@ -499,11 +518,43 @@ impl Collector for Shared {
 
         encode_crls(&mut encoder, &lock(&self.crls))?;
         encode_ocsp(&mut encoder, &lock(&self.ocsp))?;
+        self.encode_coverage(&mut encoder, &workloads)?;
 
         let help = "Events counted by the eBPF programs";
         let mut metric = encoder.encode_descriptor("ebpf_events", help, None, MetricType::Counter)?;
         for (event, value) in lock(&self.ebpf).iter() {
             counter(&mut metric, &[("event", *event)], *value)?;
+        }
+        Ok(())
+    }
+}
+
+/// What the daemon puts back; present from the start, so that rate() sees the first one.
+const REPAIRS: [&str; 4] = ["program", "pin", "table", "listener"];
+
+impl Shared {
+    fn encode_coverage(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        workloads: &[Arc<WorkloadMetrics>],
+    ) -> fmt::Result {
+        let help = "Connections of the workload that nothing accounts for, by the kernel's list of sockets";
+        let mut metric =
+            encoder.encode_descriptor("unaccounted_connections", help, None, MetricType::Gauge)?;
+        for workload in workloads {
+            let count = workload.unaccounted.load(Ordering::Relaxed);
+            ConstGauge::new(count).encode(metric.encode_family(&[("workload", &*workload.name)])?)?;
+        }
+        let help = "1 if this part of the check of the coverage failed at its last look";
+        let mut metric = encoder.encode_descriptor("verify_failed", help, None, MetricType::Gauge)?;
+        for (check, failed) in lock(&self.verify_failed).iter() {
+            ConstGauge::new(i64::from(*failed)).encode(metric.encode_family(&[("check", *check)])?)?;
+        }
+        let help = "Things that were not as the daemon made them and were put back";
+        let mut metric = encoder.encode_descriptor("repairs", help, None, MetricType::Counter)?;
+        let repairs = lock(&self.repairs);
+        for what in REPAIRS {
+            counter(&mut metric, &[("what", what)], repairs.get(what).copied().unwrap_or(0))?;
         }
         Ok(())
     }
@@ -808,6 +859,10 @@ mod tests {
             not_after: Some(1_900_000_000),
         }]);
         metrics.set_ebpf_counter("connect4", 12);
+        web.set_unaccounted(7);
+        metrics.set_verify_failed("programs", true);
+        metrics.set_verify_failed("tables", false);
+        metrics.repaired("program");
         metrics.config_reloaded(true);
         metrics.config_reloaded(false);
         metrics.access_log_lost().inc();
