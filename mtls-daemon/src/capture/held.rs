@@ -165,6 +165,26 @@ impl Held {
         self.maps.iter().find(|map| map.name == name).map(|map| map.fd.as_fd())
     }
 
+    /// Pins every table where its pin is missing: a program that is loaded without it would get an empty table of its own.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn restore_maps(&self) -> Result<(), CaptureError> {
+        for map in &self.maps {
+            let path = self.pins.map(map.name);
+            if !is_pinned(map, &path) {
+                self.pin(map.fd.as_fd(), &path)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether this is the ID of one of the tables.
+    #[must_use]
+    pub fn has_map(&self, id: u32) -> bool {
+        self.maps.iter().any(|map| map.id == id)
+    }
+
     /// The ID of the program that belongs at this place.
     #[must_use]
     pub fn program_at(&self, program: &'static str, target: u64) -> Option<u32> {
@@ -219,7 +239,7 @@ impl Held {
             Fault::Program(name) => self.pin(object(&self.programs, name)?, &self.pins.program(name))?,
             Fault::Link { program, target } => {
                 let links = self.links();
-                let link = links.get(&(*program, *target)).ok_or(CaptureError::Missing("link"))?;
+                let link = links.get(&(*program, *target)).ok_or(CaptureError::Gone("link"))?;
                 self.pin(link.fd.as_fd(), &self.pins.link(program, *target))?;
             }
             Fault::Detached { program: NETNS_PROGRAM, .. } => return Ok(false),
@@ -232,7 +252,7 @@ impl Held {
     fn attach(&self, program: &'static str, target: u64) -> Result<(), CaptureError> {
         let path = self.pins.link(program, target);
         let fd = object(&self.programs, program)?;
-        let cgroup = self.cgroups.get(&target).ok_or(CaptureError::Missing("cgroup"))?;
+        let cgroup = self.cgroups.get(&target).ok_or(CaptureError::Gone("cgroup"))?;
         let mut links = self.links();
         let mut attach = || -> io::Result<HeldLink> {
             let id = bpf::object_id(fd)?;

@@ -143,7 +143,9 @@ impl Capture {
     /// # Errors
     /// When the kernel refuses the program.
     pub fn steer(&self, netns: &Netns, cookie: u64) -> Result<(), CaptureError> {
-        programs::attach_netns_program(&self.pins, self.features, self.log, netns, cookie)?;
+        self.held.restore_maps()?;
+        let ours = |map| self.held.has_map(map);
+        programs::attach_netns_program(&self.pins, self.features, self.log, netns, cookie, ours)?;
         self.held.hold(programs::NETNS_PROGRAM, cookie)
     }
 
@@ -214,7 +216,7 @@ impl Capture {
             return Ok(());
         }
         let (Some(netns), Some(cookie)) = (namespace, fault.namespace()) else {
-            return Err(CaptureError::Missing("namespace"));
+            return Err(CaptureError::Gone("namespace"));
         };
         self.steer(netns, cookie)
     }

@@ -7,12 +7,16 @@
 //! namespace all `sk_lookup` programs run, the last socket that one selects is taken, and a selected socket overrules a
 //! drop: whichever its place, another program may take a connection that ours would give to the daemon, or refuse.
 
-use std::collections::BTreeSet;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::fs::File;
 use std::io;
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
+
+use aya::maps::{HashMap as KernelMap, Map, MapData, MapInfo};
+use aya::programs::ProgramInfo;
+use mtls_common::Namespace;
 
 use super::held::Held;
 use super::programs::{CGROUP_PROGRAMS, NETNS_PROGRAM, attach_type};
@@ -44,12 +48,17 @@ pub struct Neighbour {
     pub turn: Turn,
     /// Where it was found.
     pub place: PathBuf,
+    /// It is another mtlsd's, and that one knows none of our namespaces: it leaves them alone.
+    pub other_mtlsd: bool,
 }
 
 impl Neighbour {
     /// Whether it can undo what ours does.
     #[must_use]
     pub fn can_undo(&self) -> bool {
+        if self.other_mtlsd {
+            return false;
+        }
         match attach_type(self.beside) {
             AttachType::Connect4 | AttachType::Connect6 => self.turn == Turn::After,
             AttachType::SkLookup => true,
@@ -60,6 +69,9 @@ impl Neighbour {
     /// What it may mean.
     #[must_use]
     pub fn meaning(&self) -> &'static str {
+        if self.other_mtlsd {
+            return "it is another mtlsd's, which knows none of these namespaces; if nobody needs it, uninstall that one";
+        }
         match (attach_type(self.beside), self.turn) {
             (AttachType::Connect4 | AttachType::Connect6, Turn::After) => {
                 "it may write another destination over the one that mtlsd wrote"
@@ -100,6 +112,7 @@ pub fn neighbours<'a>(
     namespaces: impl IntoIterator<Item = (u64, &'a Netns)>,
 ) -> io::Result<Vec<Neighbour>> {
     let mut found = Vec::new();
+    let mut cookies = HashSet::new();
     for (program, target, cgroup) in held.places() {
         if let (Some(cgroup), Some(ours)) = (cgroup, held.program_at(program, target)) {
             let ids = bpf::attached(cgroup, attach_type(program), true)?;
@@ -107,6 +120,7 @@ pub fn neighbours<'a>(
         }
     }
     for (cookie, netns) in namespaces {
+        cookies.insert(cookie);
         if let Some(ours) = held.program_at(NETNS_PROGRAM, cookie) {
             let ids = bpf::attached(netns.as_fd(), AttachType::SkLookup, false)?;
             found.extend(beside(&ids, ours, NETNS_PROGRAM, netns.path()));
@@ -120,7 +134,7 @@ pub fn neighbours<'a>(
             found.extend(ids.iter().map(|id| neighbour(*id, program, Turn::Before, &directory)));
         }
     }
-    name(&mut found);
+    describe(&mut found, &cookies);
     Ok(found)
 }
 
@@ -136,20 +150,38 @@ fn beside(ids: &[u32], ours: u32, program: &'static str, place: &Path) -> Vec<Ne
 }
 
 fn neighbour(id: u32, beside: &'static str, turn: Turn, place: &Path) -> Neighbour {
-    Neighbour { id, name: String::new(), beside, turn, place: place.to_owned() }
+    Neighbour { id, name: String::new(), beside, turn, place: place.to_owned(), other_mtlsd: false }
 }
 
-/// Only where there is a neighbour: it takes a look at every program of the node.
-fn name(found: &mut [Neighbour]) {
-    let wanted: BTreeSet<u32> = found.iter().map(|neighbour| neighbour.id).collect();
+/// Only where there is a neighbour: it takes a look at every program of the node. `ours`: cookies of our namespaces.
+fn describe(found: &mut [Neighbour], ours: &HashSet<u64>) {
+    let wanted: HashSet<u32> = found.iter().map(|neighbour| neighbour.id).collect();
     if wanted.is_empty() {
         return;
     }
     for program in aya::programs::loaded_programs().filter_map(Result::ok) {
-        for neighbour in found.iter_mut().filter(|neighbour| neighbour.id == program.id()) {
-            neighbour.name = program.name_as_str().unwrap_or_default().to_owned();
+        if wanted.contains(&program.id()) {
+            let known = namespaces_of_mtlsd(&program);
+            for neighbour in found.iter_mut().filter(|neighbour| neighbour.id == program.id()) {
+                neighbour.name = program.name_as_str().unwrap_or_default().to_owned();
+                neighbour.other_mtlsd = known.as_ref().is_some_and(|known| known.is_disjoint(ours));
+            }
         }
     }
+}
+
+/// The namespaces that a program of an mtlsd, this or another one, knows; `None`: it is none of mtlsd's.
+fn namespaces_of_mtlsd(program: &ProgramInfo) -> Option<HashSet<u64>> {
+    let maps = program.map_ids().ok()??;
+    let maps = maps.into_iter().filter_map(|id| Some((id, MapInfo::from_id(id).ok()?)));
+    let maps: HashMap<String, u32> =
+        maps.filter_map(|(id, info)| Some((info.name_as_str()?.to_owned(), id))).collect();
+    if !maps.contains_key("WORKLOADS") {
+        return None;
+    }
+    let map = MapData::from_id(*maps.get("NAMESPACES")?).and_then(Map::from_map_data).ok()?;
+    let map: KernelMap<MapData, u64, Namespace> = map.try_into().ok()?;
+    map.keys().collect::<Result<_, _>>().ok()
 }
 
 fn below(root: &Path) -> Vec<PathBuf> {
@@ -196,6 +228,15 @@ mod tests {
             let found = beside(&[1, 2], 1, program, Path::new("/"));
             assert!(!found[0].can_undo() && !found[0].meaning().is_empty(), "{program}");
         }
+    }
+
+    #[test]
+    fn another_mtlsd_that_knows_none_of_our_namespaces_undoes_nothing_and_is_told() {
+        let mut found = beside(&[1, 2], 1, "connect4", Path::new("/"));
+        assert!(found[0].can_undo());
+        found[0].other_mtlsd = true;
+        assert!(!found[0].can_undo());
+        assert!(found[0].to_string().contains("another mtlsd's"));
     }
 
     #[test]

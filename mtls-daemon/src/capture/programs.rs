@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use aya::maps::MapError;
+use aya::maps::{MapError, MapInfo};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, SkLookup};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
@@ -274,20 +274,23 @@ fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<FdLink, Prog
     }
 }
 
-/// Attaches an instance of the sk_lookup program to a network namespace, or takes a pinned one over.
+/// Attaches an instance of the sk_lookup program to a network namespace, or takes a pinned one over. `ours`: whether a map
+/// is one of the tables that are filled.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// The kernel's refusal, or that somebody removes the pins of tables at this moment.
 pub fn attach_netns_program(
     pins: &Pins,
     features: Features,
     log: EbpfLog,
     netns: &impl AsFd,
     cookie: u64,
+    ours: impl Fn(u32) -> bool,
 ) -> Result<(), CaptureError> {
     let mut object = load(pins, features, log, cookie, VerifierLogLevel::default())?;
     load_program(&mut object, NETNS_PROGRAM)?;
     let program = object.program_mut(NETNS_PROGRAM).ok_or(CaptureError::Missing(NETNS_PROGRAM))?;
+    uses_our_tables(program, ours)?;
     let path = pins.link(NETNS_PROGRAM, cookie);
     if adopt(&path, program, NETNS_PROGRAM)? {
         return Ok(());
@@ -300,6 +303,18 @@ pub fn attach_netns_program(
     let link = FdLink::from(attach().map_err(program_error(NETNS_PROGRAM))?);
     link.pin(&path).map_err(|error| CaptureError::pin(&path, io::Error::other(error)))?;
     Ok(())
+}
+
+/// Loading makes an empty table where the pin of one is missing: a program with it would let everything pass.
+fn uses_our_tables(program: &Program, ours: impl Fn(u32) -> bool) -> Result<(), CaptureError> {
+    let maps = program.info().and_then(|info| info.map_ids()).map_err(program_error(NETNS_PROGRAM))?;
+    // Its constants are maps of its own, which the object's section names.
+    let strangers = maps.unwrap_or_default().into_iter().filter(|id| !ours(*id));
+    let table = strangers.filter_map(|id| MapInfo::from_id(id).ok()).find_map(|map| {
+        let name = map.name_as_str()?;
+        MAPS.into_iter().find(|table| *table == name)
+    });
+    table.map_or(Ok(()), |table| Err(CaptureError::Unpinned(table)))
 }
 
 fn program_error(program: &'static str) -> impl Fn(ProgramError) -> CaptureError {
