@@ -43,6 +43,14 @@ pub enum CaptureError {
     /// A program or map is missing in the object: the build is broken.
     #[error("the eBPF object has no {0}; rebuild it with `cargo xtask ebpf build`")]
     Missing(&'static str),
+    /// Something to which a program belongs is gone.
+    #[error("the {0} is gone; if it is there again, restart mtlsd")]
+    Gone(&'static str),
+    /// The pin of a table was removed at the moment at which a program was loaded.
+    #[error(
+        "the pin of table {0} was removed while a program was loaded; nothing was attached, and it is tried again"
+    )]
+    Unpinned(&'static str),
     /// A table could not be read or written.
     #[error("eBPF map {map}: {source}")]
     Map {

@@ -4,15 +4,19 @@ pub mod address;
 pub mod cgroup;
 pub mod error;
 pub mod events;
+pub mod held;
 pub mod namespace;
+pub mod order;
 pub mod packet;
 pub mod pins;
 pub mod programs;
 pub mod tables;
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, BorrowedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use aya::maps::{HashMap as KernelMap, MapData, PerCpuArray, RingBuf, SkStorage, SockHash};
@@ -20,12 +24,16 @@ use mtls_common::{Counter, Endpoint, ListenerKey, Namespace, SocketKind, SocketS
 
 pub use error::{CaptureError, EnrolError};
 pub use events::{CaptureEvent, EventStream};
+pub use held::Fault;
 pub use namespace::{Injector, Listeners};
+pub use order::Neighbour;
 pub use packet::{HeldSyn, Unreachable};
 pub use programs::{EbpfLog, Features};
 pub use tables::Tables;
+pub use tables::compare::Differences;
 
 use crate::sys::netns::Netns;
+use held::Held;
 use pins::Pins;
 use tables::{KernelTables, take};
 
@@ -40,6 +48,11 @@ pub struct Capture {
     sockets: Mutex<SkStorage<MapData, SocketState>>,
     wire_addresses: Mutex<KernelMap<MapData, u64, Endpoint>>,
     counters: PerCpuArray<MapData, u64>,
+    held: Held,
+    /// The tables again, to be read without waiting for who writes.
+    reader: KernelTables,
+    /// By how much the kernel's numbers of sets differ from those of the tables that were applied last.
+    set_base: AtomicU32,
 }
 
 impl Capture {
@@ -60,18 +73,22 @@ impl Capture {
             events::forward_log(&mut object);
         }
         let events: RingBuf<MapData> = take(&mut object, "EVENTS")?;
+        programs::attach_cgroup_programs(&pins, &mut object, &cgroup_root)?;
+        let held = Held::open(&pins, &cgroup_root)?;
         let capture = Self {
             tables: Mutex::new(KernelTables::open(&mut object)?),
             listeners: Mutex::new(take(&mut object, "LISTENERS")?),
             sockets: Mutex::new(take(&mut object, "SOCKETS")?),
             wire_addresses: Mutex::new(take(&mut object, "WIRE_ADDRESSES")?),
             counters: take(&mut object, "COUNTERS")?,
+            reader: KernelTables::reader(&held)?,
+            set_base: AtomicU32::new(0),
+            held,
             pins,
             features,
             log,
             cgroup_root,
         };
-        programs::attach_cgroup_programs(&capture.pins, &mut object, &capture.cgroup_root)?;
         Ok((capture, EventStream::open(events)?))
     }
 
@@ -92,7 +109,9 @@ impl Capture {
     /// # Errors
     /// When a table cannot be written.
     pub fn apply(&self, wanted: &Tables) -> Result<(), CaptureError> {
-        lock(&self.tables).apply(wanted)
+        let base = lock(&self.tables).apply(wanted)?;
+        self.set_base.store(base, Ordering::Relaxed);
+        Ok(())
     }
 
     /// Steers a namespace's inbound connections and captures its outbound ones. Without listeners (they
@@ -116,7 +135,18 @@ impl Capture {
         }
         let (outbound_v4, outbound_v6) = listeners.map_or((0, 0), Listeners::outbound_ports);
         lock(&self.tables).set_namespace(cookie, Namespace { workload, outbound_v4, outbound_v6 })?;
-        programs::attach_netns_program(&self.pins, self.features, self.log, netns, cookie)
+        self.steer(netns, cookie)
+    }
+
+    /// Attaches the program of a namespace, or takes a pinned one over.
+    ///
+    /// # Errors
+    /// When the kernel refuses the program.
+    pub fn steer(&self, netns: &Netns, cookie: u64) -> Result<(), CaptureError> {
+        self.held.restore_maps()?;
+        let ours = |map| self.held.has_map(map);
+        programs::attach_netns_program(&self.pins, self.features, self.log, netns, cookie, ours)?;
+        self.held.hold(programs::NETNS_PROGRAM, cookie)
     }
 
     /// Leaves a namespace alone again.
@@ -125,6 +155,7 @@ impl Capture {
     /// When the pin cannot be removed.
     pub fn release_namespace(&self, cookie: u64) -> Result<(), CaptureError> {
         lock(&self.tables).remove_namespace(cookie);
+        self.held.let_go(cookie);
         Pins::remove(&self.pins.link(programs::NETNS_PROGRAM, cookie))
     }
 
@@ -170,29 +201,70 @@ impl Capture {
             .collect()
     }
 
-    /// What should be attached and is not: (what, the namespace it belongs to if any).
+    /// What is not attached or pinned as the daemon made it, on the node and in these namespaces.
+    #[must_use]
+    pub fn faults(&self, namespaces: &[u64]) -> Vec<Fault> {
+        self.held.faults(namespaces)
+    }
+
+    /// Puts one thing back. `namespace`: where the program of a namespace belongs.
     ///
     /// # Errors
-    /// When the pin directory cannot be read.
-    pub fn missing_links(&self, namespaces: &[u64]) -> Result<Vec<(String, Option<u64>)>, CaptureError> {
-        let links = self.pins.all_links()?;
-        let live = |name: &str, target: Option<u64>| {
-            links.iter().any(|(found, at, path)| {
-                found == name && target.is_none_or(|target| *at == target) && programs::is_attached(path)
-            })
+    /// The kernel's refusal.
+    pub fn repair(&self, fault: &Fault, namespace: Option<&Netns>) -> Result<(), CaptureError> {
+        if self.held.repair(fault)? {
+            return Ok(());
+        }
+        let (Some(netns), Some(cookie)) = (namespace, fault.namespace()) else {
+            return Err(CaptureError::Gone("namespace"));
         };
-        let mut missing = Vec::new();
-        for name in programs::CGROUP_PROGRAMS {
-            if !live(name, None) {
-                missing.push((name.to_owned(), None));
-            }
-        }
-        for cookie in namespaces {
-            if !live(programs::NETNS_PROGRAM, Some(*cookie)) {
-                missing.push((programs::NETNS_PROGRAM.to_owned(), Some(*cookie)));
-            }
-        }
-        Ok(missing)
+        self.steer(netns, cookie)
+    }
+
+    /// Where the kernel's tables are not what they shall be; see [`tables::compare`].
+    ///
+    /// # Errors
+    /// When a table cannot be read.
+    pub fn differences(&self, wanted: &Tables) -> Result<Differences, CaptureError> {
+        self.reader.differences(wanted, self.set_base.load(Ordering::Relaxed))
+    }
+
+    /// What the kernel knows of a namespace.
+    #[must_use]
+    pub fn namespace(&self, cookie: u64) -> Option<Namespace> {
+        self.reader.namespace(cookie)
+    }
+
+    /// Changes what the kernel knows of a namespace.
+    ///
+    /// # Errors
+    /// When the table is full.
+    pub fn set_namespace(&self, cookie: u64, namespace: Namespace) -> Result<(), CaptureError> {
+        lock(&self.tables).set_namespace(cookie, namespace)
+    }
+
+    /// The listeners to which the kernel steers: namespace and address family.
+    #[must_use]
+    pub fn steered_to(&self) -> HashSet<(u64, u32)> {
+        let table = lock(&self.listeners);
+        table.keys().filter_map(Result::ok).map(|key| (key.netns, key.family)).collect()
+    }
+
+    /// The map with what the programs know of each socket ([`SocketState`]).
+    #[must_use]
+    pub fn sockets(&self) -> Option<BorrowedFd<'_>> {
+        self.held.map("SOCKETS")
+    }
+
+    /// Other programs where ours are; see [`order`].
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn neighbours<'a>(
+        &self,
+        namespaces: impl IntoIterator<Item = (u64, &'a Netns)>,
+    ) -> std::io::Result<Vec<Neighbour>> {
+        order::neighbours(&self.held, &self.cgroup_root, namespaces)
     }
 }
 

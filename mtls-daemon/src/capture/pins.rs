@@ -34,7 +34,16 @@ impl Pins {
             _ => return Err(CaptureError::NoBpffs(root.to_owned())),
         }
         let pins = Self { root: root.to_owned() };
-        for directory in [pins.maps(), pins.programs(), pins.links()] {
+        pins.make()?;
+        Ok(pins)
+    }
+
+    /// Makes the directories where they are missing.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn make(&self) -> Result<(), CaptureError> {
+        for directory in [self.maps(), self.programs(), self.links()] {
             fs::DirBuilder::new().recursive(true).mode(0o700).create(&directory).map_err(|source| {
                 match source.kind() {
                     io::ErrorKind::PermissionDenied => {
@@ -44,7 +53,7 @@ impl Pins {
                 }
             })?;
         }
-        Ok(pins)
+        Ok(())
     }
 
     fn maps(&self) -> PathBuf {

@@ -6,7 +6,7 @@ use std::os::fd::AsFd;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
-use aya::maps::MapError;
+use aya::maps::{MapError, MapInfo};
 use aya::programs::links::FdLink;
 use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, SkLookup};
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
@@ -15,6 +15,7 @@ use super::cgroup;
 use super::error::CaptureError;
 use super::pins::Pins;
 use crate::sys;
+use crate::sys::bpf::AttachType;
 
 /// The object that `cargo xtask ebpf build` made; committed, so that users need no eBPF toolchain.
 const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
@@ -57,10 +58,27 @@ pub const CGROUP_PROGRAMS: [&str; 8] = [
     "egress",
 ];
 
-const SOCK_OPS_PROGRAM: &str = "tcp_events";
+/// Of [`CGROUP_PROGRAMS`], the one that the daemon's own cgroup has too.
+pub const SOCK_OPS_PROGRAM: &str = "tcp_events";
 
 /// The program on each enrolled network namespace.
 pub const NETNS_PROGRAM: &str = "steer_inbound";
+
+/// Where a program is attached.
+#[must_use]
+pub fn attach_type(program: &str) -> AttachType {
+    match program {
+        "connect4" => AttachType::Connect4,
+        "connect6" => AttachType::Connect6,
+        "getpeername4" => AttachType::GetPeerName4,
+        "getpeername6" => AttachType::GetPeerName6,
+        "getsockname4" => AttachType::GetSockName4,
+        "getsockname6" => AttachType::GetSockName6,
+        SOCK_OPS_PROGRAM => AttachType::SockOps,
+        NETNS_PROGRAM => AttachType::SkLookup,
+        _ => AttachType::Egress,
+    }
+}
 
 /// What the kernel can do beyond the oldest one supported; bits as in `mtls-ebpf/src/features.rs`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -195,7 +213,7 @@ pub fn attach_cgroup_programs(pins: &Pins, object: &mut Ebpf, root: &Path) -> Re
     Ok(())
 }
 
-fn open_cgroup(path: &Path) -> Result<(File, u64), CaptureError> {
+pub(super) fn open_cgroup(path: &Path) -> Result<(File, u64), CaptureError> {
     let open = || {
         let cgroup = File::open(path)?;
         let id = cgroup.metadata()?.ino();
@@ -260,20 +278,23 @@ fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<FdLink, Prog
     }
 }
 
-/// Attaches an instance of the sk_lookup program to a network namespace, or takes a pinned one over.
+/// Attaches an instance of the sk_lookup program to a network namespace, or takes a pinned one over. `ours`: whether a map
+/// is one of the tables that are filled.
 ///
 /// # Errors
-/// The kernel's refusal.
+/// The kernel's refusal, or that somebody removes the pins of tables at this moment.
 pub fn attach_netns_program(
     pins: &Pins,
     features: Features,
     log: EbpfLog,
     netns: &impl AsFd,
     cookie: u64,
+    ours: impl Fn(u32) -> bool,
 ) -> Result<(), CaptureError> {
     let mut object = load(pins, features, log, cookie, VerifierLogLevel::default())?;
     load_program(&mut object, NETNS_PROGRAM)?;
     let program = object.program_mut(NETNS_PROGRAM).ok_or(CaptureError::Missing(NETNS_PROGRAM))?;
+    uses_our_tables(program, ours)?;
     let path = pins.link(NETNS_PROGRAM, cookie);
     if adopt(&path, program, NETNS_PROGRAM)? {
         return Ok(());
@@ -286,6 +307,18 @@ pub fn attach_netns_program(
     let link = FdLink::from(attach().map_err(program_error(NETNS_PROGRAM))?);
     link.pin(&path).map_err(|error| CaptureError::pin(&path, io::Error::other(error)))?;
     Ok(())
+}
+
+/// Loading makes an empty table where the pin of one is missing: a program with it would let everything pass.
+fn uses_our_tables(program: &Program, ours: impl Fn(u32) -> bool) -> Result<(), CaptureError> {
+    let maps = program.info().and_then(|info| info.map_ids()).map_err(program_error(NETNS_PROGRAM))?;
+    // Its constants are maps of its own, which the object's section names.
+    let strangers = maps.unwrap_or_default().into_iter().filter(|id| !ours(*id));
+    let table = strangers.filter_map(|id| MapInfo::from_id(id).ok()).find_map(|map| {
+        let name = map.name_as_str()?;
+        MAPS.into_iter().find(|table| *table == name)
+    });
+    table.map_or(Ok(()), |table| Err(CaptureError::Unpinned(table)))
 }
 
 fn program_error(program: &'static str) -> impl Fn(ProgramError) -> CaptureError {
@@ -301,11 +334,6 @@ fn program_error(program: &'static str) -> impl Fn(ProgramError) -> CaptureError
         }
         CaptureError::Program { program, source: Box::new(source) }
     }
-}
-
-/// True when the link pinned at `path` still has something to be attached to.
-pub(super) fn is_attached(path: &Path) -> bool {
-    sys::bpf::link_is_attached(path)
 }
 
 #[cfg(test)]

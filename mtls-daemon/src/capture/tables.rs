@@ -18,6 +18,9 @@ use mtls_common::{
 };
 
 use super::error::CaptureError;
+use super::held::Held;
+
+pub mod compare;
 
 /// What the tables shall hold. Sets are numbered from 0 here; the kernel's numbers are chosen on applying.
 #[derive(Debug, Clone, Default)]
@@ -40,6 +43,8 @@ pub struct Tables {
     pub addresses: HashMap<(u32, [u8; 16]), u32>,
     /// Destinations of the sets.
     pub destinations: HashMap<DestinationPort, Destination>,
+    /// Workloads that own a whole namespace (0: none does), by its cookie.
+    pub owners: HashMap<u64, u32>,
     /// Connections that are refused at connect().
     pub denied: HashMap<VerdictKey, u32>,
     /// Clients that are refused at the SYN: (prefix length over workload, port and address, key).
@@ -82,33 +87,56 @@ where
     T::try_from(map).map_err(CaptureError::map(name))
 }
 
+/// Another handle of a map that is held.
+fn again<T>(held: &Held, name: &'static str) -> Result<T, CaptureError>
+where
+    T: TryFrom<aya::maps::Map, Error = MapError>,
+{
+    let fd = held.map(name).ok_or(CaptureError::Missing(name))?;
+    let fd = fd.try_clone_to_owned().map_err(|source| CaptureError::pin(name, source))?;
+    let map = MapData::from_fd(fd).and_then(aya::maps::Map::from_map_data);
+    map.and_then(T::try_from).map_err(CaptureError::map(name))
+}
+
+/// Every table, each from `$from`.
+macro_rules! every_table {
+    ($from:ident, $source:expr) => {
+        Ok(Self {
+            workloads: $from($source, "WORKLOADS")?,
+            port_modes: $from($source, "PORT_MODES")?,
+            cgroups: $from($source, "CGROUPS")?,
+            cgroup_levels: $from($source, "CGROUP_LEVELS")?,
+            namespaces: $from($source, "NAMESPACES")?,
+            shared_ports: $from($source, "SHARED_PORTS")?,
+            excluded: $from($source, "EXCLUDED")?,
+            excluded_ports: $from($source, "EXCLUDED_PORTS")?,
+            addresses: $from($source, "ADDRESSES")?,
+            destinations: $from($source, "DESTINATIONS")?,
+            denied: $from($source, "DENIED")?,
+            sources: $from($source, "SOURCES")?,
+            enclosure: $from($source, "ENCLOSURE")?,
+            enclosed: $from($source, "ENCLOSED")?,
+            left_alone: $from($source, "LEFT_ALONE")?,
+        })
+    };
+}
+
 impl KernelTables {
     pub(super) fn open(object: &mut Ebpf) -> Result<Self, CaptureError> {
-        Ok(Self {
-            workloads: take(object, "WORKLOADS")?,
-            port_modes: take(object, "PORT_MODES")?,
-            cgroups: take(object, "CGROUPS")?,
-            cgroup_levels: take(object, "CGROUP_LEVELS")?,
-            namespaces: take(object, "NAMESPACES")?,
-            shared_ports: take(object, "SHARED_PORTS")?,
-            excluded: take(object, "EXCLUDED")?,
-            excluded_ports: take(object, "EXCLUDED_PORTS")?,
-            addresses: take(object, "ADDRESSES")?,
-            destinations: take(object, "DESTINATIONS")?,
-            denied: take(object, "DENIED")?,
-            sources: take(object, "SOURCES")?,
-            enclosure: take(object, "ENCLOSURE")?,
-            enclosed: take(object, "ENCLOSED")?,
-            left_alone: take(object, "LEFT_ALONE")?,
-        })
+        every_table!(take, object)
     }
 
-    /// Brings every table but the namespaces to `wanted`.
+    /// The same tables once more.
+    pub(super) fn reader(held: &Held) -> Result<Self, CaptureError> {
+        every_table!(again, held)
+    }
+
+    /// Brings every table to `wanted`, of the namespaces only the owners of those that are there; gives what was added to the numbers of the sets.
     ///
     /// # Errors
     /// The first table that cannot be written (`E2BIG`: it is full); what was written stays, and an
     /// address that was known stays known.
-    pub fn apply(&mut self, wanted: &Tables) -> Result<(), CaptureError> {
+    pub fn apply(&mut self, wanted: &Tables) -> Result<u32, CaptureError> {
         let base = self.highest_set()?.wrapping_add(1);
         upsert(&mut self.workloads, &wanted.workloads).map_err(CaptureError::map("WORKLOADS"))?;
         upsert(&mut self.port_modes, &wanted.port_modes).map_err(CaptureError::map("PORT_MODES"))?;
@@ -133,6 +161,8 @@ impl KernelTables {
         replace_trie(&mut self.excluded, &wanted.excluded).map_err(CaptureError::map("EXCLUDED"))?;
         replace(&mut self.excluded_ports, &wanted.excluded_ports)
             .map_err(CaptureError::map("EXCLUDED_PORTS"))?;
+        // While both the old and the new owner are known: a namespace without one is not captured.
+        self.change_owners(&wanted.owners).map_err(CaptureError::map("NAMESPACES"))?;
 
         self.replace_sources(&wanted.sources).map_err(CaptureError::map("SOURCES"))?;
         // Who is known first, then who is not.
@@ -143,7 +173,17 @@ impl KernelTables {
         remove_others(&mut self.shared_ports, &wanted.shared_ports)
             .map_err(CaptureError::map("SHARED_PORTS"))?;
         remove_others(&mut self.port_modes, &wanted.port_modes).map_err(CaptureError::map("PORT_MODES"))?;
-        remove_others(&mut self.workloads, &wanted.workloads).map_err(CaptureError::map("WORKLOADS"))
+        remove_others(&mut self.workloads, &wanted.workloads).map_err(CaptureError::map("WORKLOADS"))?;
+        Ok(base)
+    }
+
+    fn change_owners(&mut self, owners: &HashMap<u64, u32>) -> Result<(), MapError> {
+        for (cookie, workload) in owners {
+            if let Some(there) = self.namespace(*cookie).filter(|there| there.workload != *workload) {
+                self.namespaces.insert(*cookie, Namespace { workload: *workload, ..there }, 0)?;
+            }
+        }
+        Ok(())
     }
 
     /// Leaves only denials that both the old and the wanted verdicts have, with the exceptions of both.
@@ -187,6 +227,12 @@ impl KernelTables {
     /// When the table is full.
     pub fn set_namespace(&mut self, cookie: u64, namespace: Namespace) -> Result<(), CaptureError> {
         self.namespaces.insert(cookie, namespace, 0).map_err(CaptureError::map("NAMESPACES"))
+    }
+
+    /// The entry of a namespace.
+    #[must_use]
+    pub fn namespace(&self, cookie: u64) -> Option<Namespace> {
+        self.namespaces.get(&cookie, 0).ok()
     }
 
     /// Forgets a namespace; one that is not there is no error.

@@ -29,7 +29,9 @@ pub use external::{ExternalCache, ExternalPolicy, OnFailure};
 pub use policy_tests::{End, PolicyTest, Who, load_policy_tests, parse_policy_tests};
 pub use read::{MAX_BYTES, MAX_DROP_INS, Source};
 pub use rule::*;
-pub use scalar::{CgroupError, CidrError, DnsNameError, DurationError, NameError, NetnsError, PathError};
+pub use scalar::{
+    CgroupError, CidrError, DnsNameError, DurationError, NameError, NetnsError, PathError, is_never_captured,
+};
 pub use schema::schema;
 pub use types::*;
 

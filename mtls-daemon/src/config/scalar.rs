@@ -349,6 +349,13 @@ pub(super) fn never_captured(network: &IpNet) -> bool {
     class.is_some() && class == class_of(network.broadcast())
 }
 
+/// Loopback, link-local, multicast and the like: never a workload's, and never captured. The programs decide so too
+/// (`mtls-ebpf/src/address.rs`).
+#[must_use]
+pub fn is_never_captured(address: IpAddr) -> bool {
+    class_of(address).is_some()
+}
+
 #[derive(PartialEq)]
 enum Class {
     Broadcast,

@@ -8,7 +8,7 @@ use super::judge::{Ruling, rule_on};
 use super::near;
 use super::parties::{self, From, To, UnknownParty};
 use super::report::{PathReport, Refused, Walk};
-use crate::config::{Exclusions, Mode, Rule, UnknownDestinations, Workload};
+use crate::config::{Exclusions, Mode, Rule, UnknownDestinations, Workload, is_never_captured};
 use crate::directory::Destination;
 use crate::identity::{PeerName, SpiffeId};
 use crate::observe::connection::{Datapath, Direction};
@@ -323,7 +323,7 @@ impl Ground<'_> {
     /// Why connections of a workload to there are not captured.
     pub(super) fn excluded(&self, client: &WorkloadState, to: Option<IpAddr>, port: u16) -> Option<String> {
         let address = to.map(|address| address.to_canonical());
-        if address.is_some_and(is_always_excluded) {
+        if address.is_some_and(is_never_captured) {
             return Some("mtlsd never captures loopback, link-local and multicast addresses.".to_owned());
         }
         let everyone: (&Exclusions, Cow<'_, str>) = (&self.snapshot.config.exclude, "the node's".into());
@@ -412,20 +412,4 @@ pub(super) fn is_disabled(server: &WorkloadState, port: u16) -> bool {
 fn expected_names(destination: &Destination) -> Vec<PeerName> {
     let ids = destination.expected.iter().cloned().map(PeerName::Spiffe);
     ids.chain(destination.dns_names.iter().cloned().map(PeerName::Dns)).collect()
-}
-
-/// As the programs in the kernel have it (`mtls-ebpf/src/address.rs`).
-fn is_always_excluded(address: IpAddr) -> bool {
-    match address {
-        IpAddr::V4(v4) => {
-            v4.is_loopback()
-                || v4.is_unspecified()
-                || v4.is_broadcast()
-                || v4.is_multicast()
-                || v4.is_link_local()
-        }
-        IpAddr::V6(v6) => {
-            v6.is_loopback() || v6.is_unspecified() || v6.is_multicast() || v6.is_unicast_link_local()
-        }
-    }
 }

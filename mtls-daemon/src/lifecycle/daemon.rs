@@ -19,6 +19,7 @@ use super::logging::LogControl;
 use super::reconcile::Node;
 use super::registry::Registry;
 use super::secrets::{self, Secrets};
+use super::verify::keep::{self as coverage, Coverage};
 use super::{alarms, leases, ocsp, offload, serve, watch as files};
 use crate::capture::{Capture, EbpfLog};
 use crate::config::{self, Config};
@@ -63,6 +64,8 @@ pub struct Daemon {
     pub(super) told: Mutex<Told>,
     pub(super) secrets: Secrets,
     pub(super) keeper: Arc<Keeper>,
+    /// What the last looks at the coverage found.
+    pub(super) coverage: Mutex<Coverage>,
     log: LogControl,
 }
 
@@ -124,6 +127,7 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     tokio::spawn(leases::keep(Arc::clone(&daemon)));
     tokio::spawn(flows::keep(Arc::clone(&daemon)));
     daemon.reconcile();
+    tokio::spawn(coverage::keep(Arc::clone(&daemon)));
     daemon.readiness.clear(Readiness::STARTING);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
     daemon.attend().await?;
@@ -214,6 +218,7 @@ impl Daemon {
             external: Arc::new(Calls::new(Arc::clone(observer.metrics().external()))),
             flows: Arc::clone(keeper.flows()),
             observer,
+            probes: Arc::new(Observer::silent()),
         });
         let now = OffsetDateTime::now_utc();
         let changing = Changing { prepared, registry, generation: 1, loaded: now, last_refusal: None };
@@ -231,6 +236,7 @@ impl Daemon {
             stopping: watch::channel(false).0,
             look_now: Notify::new(),
             told: Mutex::default(),
+            coverage: Mutex::default(),
             secrets,
             keeper,
             log,

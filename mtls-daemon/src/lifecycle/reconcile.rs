@@ -42,6 +42,12 @@ impl Node {
         self.places.values()
     }
 
+    /// What the tables were made from last: generation of the snapshot, and what was found.
+    #[must_use]
+    pub fn applied(&self) -> Option<&(u64, Found)> {
+        self.applied.as_ref()
+    }
+
     /// How each workload stood at the last look.
     #[must_use]
     pub fn presence(&self, workload: &str) -> Option<&Presence> {
@@ -119,6 +125,37 @@ impl Daemon {
                 self.readiness.block("tables", error.to_string());
             }
         }
+    }
+
+    /// Brings the tables to what they shall be once more, though nothing has changed here.
+    pub(super) fn apply_tables_again(&self) -> Result<(), CaptureError> {
+        let node = lock(&self.node);
+        let snapshot = self.relay.snapshot.load_full();
+        match node.applied() {
+            Some((generation, found)) if *generation == snapshot.generation => {
+                self.relay.capture.apply(&tables(&snapshot, found))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// Opens new listeners in a namespace and turns its traffic to them; the namespace is enrolled all the while. The old
+    /// ones take nothing new, and live connections go on.
+    pub(super) fn enter_again(&self, old: &Arc<Place>) -> Result<(), EnrolError> {
+        let mut node = lock(&self.node);
+        if !node.places.get(&old.cookie).is_some_and(|place| Arc::ptr_eq(place, old)) {
+            return Ok(());
+        }
+        let netns = old.netns.try_clone().map_err(|source| EnrolError::Socket {
+            netns: old.netns.path().to_owned(),
+            what: "open it again",
+            source,
+        })?;
+        let owners = Owners::clone(&old.owners.load());
+        let place = enter(&self.relay, old.cookie, Wanted { netns, owners })?;
+        node.places.insert(old.cookie, place);
+        old.left.send_replace(true);
+        Ok(())
     }
 
     fn enrol(&self, snapshot: &Snapshot, node: &mut Node, cookie: u64, wanted: Wanted) {

@@ -57,6 +57,7 @@ pub fn tables(snapshot: &Snapshot, found: &Found) -> Tables {
         tables.cgroup_levels |= 1u32.checked_shl(cgroup.level).unwrap_or(0);
     }
     for (cookie, owners) in &found.owners {
+        tables.owners.insert(*cookie, owners.whole.unwrap_or(0));
         for (port, number) in &owners.ports {
             tables.shared_ports.insert(SharedPort { netns: *cookie, port: *port, reserved: [0; 3] }, *number);
         }

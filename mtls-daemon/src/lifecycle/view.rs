@@ -34,6 +34,12 @@ impl DaemonView for Daemon {
         self.count_overdue();
         let standings = self.standings(SystemTime::now());
         let alarms = standings.into_iter().filter(|(_, standing)| standing.level != Level::Ok);
+        let coverage = lock(&self.coverage);
+        let uncovered = coverage.alarms().map(|(check, detail)| Alarm {
+            about: format!("verify: {check}"),
+            level: Level::Critical,
+            detail,
+        });
         let snapshot = self.relay.snapshot.load_full();
         let changing = lock(&self.changing);
         Status {
@@ -48,6 +54,7 @@ impl DaemonView for Daemon {
                     level: standing.level,
                     detail: standing.detail,
                 })
+                .chain(uncovered)
                 .collect(),
             config: ConfigStatus {
                 file: self.config_file.clone(),
@@ -175,7 +182,8 @@ impl DaemonView for Daemon {
     }
 
     async fn verify(&self) -> VerifyReport {
-        verify::verify(self)
+        // It asks the kernel much, and waits for connections of its own.
+        tokio::task::block_in_place(|| verify::verify(self))
     }
 
     async fn reload(&self) -> ReloadReport {

@@ -86,6 +86,16 @@ struct Shared {
 }
 
 impl Shared {
+    fn new(name: String, lost: Counter) -> Arc<Self> {
+        Arc::new(Self {
+            name,
+            reopen: AtomicBool::new(false),
+            lost,
+            quiet_until: AtomicU64::new(0),
+            epoch: Instant::now(),
+        })
+    }
+
     fn lose(&self, lines: u64, why: &dyn std::fmt::Display) {
         self.lost.inc_by(lines);
         let now = self.epoch.elapsed();
@@ -118,13 +128,7 @@ impl AccessLog {
             Target::Stdout => "on standard output".to_owned(),
             Target::File(path) => path.display().to_string(),
         };
-        let shared = Arc::new(Shared {
-            name,
-            reopen: AtomicBool::new(false),
-            lost,
-            quiet_until: AtomicU64::new(0),
-            epoch: Instant::now(),
-        });
+        let shared = Shared::new(name, lost);
         let Some(sink) = Sink::open(target)? else { return Ok(Self { queue: None, shared }) };
         let (sender, receiver) = mpsc::sync_channel(queue);
         let writer = Writer { sink, shared: Arc::clone(&shared), torn: false, checked: Instant::now() };
@@ -133,6 +137,12 @@ impl AccessLog {
             .spawn(move || writer.run(&receiver))
             .map_err(AccessLogError::Thread)?;
         Ok(Self { queue: Some(sender), shared })
+    }
+
+    /// A log that writes nothing.
+    #[must_use]
+    pub fn off() -> Self {
+        Self { queue: None, shared: Shared::new("off".to_owned(), Counter::default()) }
     }
 
     /// Queues a line. Never waits.

@@ -113,6 +113,7 @@ pub struct WorkloadMetrics {
     leases_ended: Counts<{ Cause::ALL.len() }>,
     /// Kept, and draining.
     leases_overdue: Counts<2>,
+    unaccounted: AtomicU64,
 }
 
 /// No certificate: the gauge is absent, rather than a lie.
@@ -136,6 +137,7 @@ impl WorkloadMetrics {
             identity_failures: AtomicU64::new(0),
             leases_ended: Counts::default(),
             leases_overdue: Counts::default(),
+            unaccounted: AtomicU64::new(0),
         }
     }
 
@@ -202,6 +204,11 @@ impl WorkloadMetrics {
         for (place, value) in self.leases_overdue.0.iter().zip([kept, draining]) {
             place.store(value, Ordering::Relaxed);
         }
+    }
+
+    /// Connections that nothing accounts for, by the kernel's list.
+    pub fn set_unaccounted(&self, connections: u64) {
+        self.unaccounted.store(connections, Ordering::Relaxed);
     }
 
     /// What [`Self::set_overdue`] said last, in all.
@@ -359,6 +366,8 @@ struct Shared {
     external: Arc<ExternalMetrics>,
     /// How many there are, and how many were forgotten.
     flows: Mutex<(usize, u64)>,
+    verify_failed: Mutex<BTreeMap<&'static str, bool>>,
+    repairs: Mutex<BTreeMap<&'static str, u64>>,
 }
 
 /// How a trust domain's OCSP responder does.
@@ -483,6 +492,16 @@ impl Metrics {
         *lock(&self.shared.flows) = (flows, evicted);
     }
 
+    /// Whether a part of the check of the coverage failed at its last look.
+    pub fn set_verify_failed(&self, check: &'static str, failed: bool) {
+        lock(&self.shared.verify_failed).insert(check, failed);
+    }
+
+    /// Something that was not as the daemon made it was put back.
+    pub fn repaired(&self, what: &'static str) {
+        *lock(&self.shared.repairs).entry(what).or_default() += 1;
+    }
+
     /// All metrics in the OpenMetrics text format.
     ///
     /// # Errors
@@ -519,6 +538,7 @@ impl Collector for Shared {
         self.external.encode(&mut encoder)?;
 
         encode_flows(&mut encoder, *lock(&self.flows))?;
+        self.encode_coverage(&mut encoder, &workloads)?;
 
         let help = "Events counted by the eBPF programs";
         let mut metric = encoder.encode_descriptor("ebpf_events", help, None, MetricType::Counter)?;
@@ -536,6 +556,37 @@ fn encode_flows(encoder: &mut DescriptorEncoder<'_>, (flows, evicted): (usize, u
     let help = "Flows that were forgotten for want of room";
     let evicted = ConstCounter::new(evicted);
     evicted.encode(encoder.encode_descriptor("flows_evicted", help, None, MetricType::Counter)?)
+}
+
+/// What the daemon puts back; present from the start, so that rate() sees the first one.
+const REPAIRS: [&str; 4] = ["program", "pin", "table", "listener"];
+
+impl Shared {
+    fn encode_coverage(
+        &self,
+        encoder: &mut DescriptorEncoder<'_>,
+        workloads: &[Arc<WorkloadMetrics>],
+    ) -> fmt::Result {
+        let help = "Connections of the workload that nothing accounts for, by the kernel's list of sockets";
+        let mut metric =
+            encoder.encode_descriptor("unaccounted_connections", help, None, MetricType::Gauge)?;
+        for workload in workloads {
+            let count = workload.unaccounted.load(Ordering::Relaxed);
+            ConstGauge::new(count).encode(metric.encode_family(&[("workload", &*workload.name)])?)?;
+        }
+        let help = "1 if this part of the check of the coverage failed at its last look";
+        let mut metric = encoder.encode_descriptor("verify_failed", help, None, MetricType::Gauge)?;
+        for (check, failed) in lock(&self.verify_failed).iter() {
+            ConstGauge::new(i64::from(*failed)).encode(metric.encode_family(&[("check", *check)])?)?;
+        }
+        let help = "Things that were not as the daemon made them and were put back";
+        let mut metric = encoder.encode_descriptor("repairs", help, None, MetricType::Counter)?;
+        let repairs = lock(&self.repairs);
+        for what in REPAIRS {
+            counter(&mut metric, &[("what", what)], repairs.get(what).copied().unwrap_or(0))?;
+        }
+        Ok(())
+    }
 }
 
 fn encode_crls(encoder: &mut DescriptorEncoder<'_>, crls: &[CrlHealth]) -> fmt::Result {
@@ -838,6 +889,10 @@ mod tests {
         }]);
         metrics.set_ebpf_counter("connect4", 12);
         metrics.set_flows(7, 2);
+        web.set_unaccounted(7);
+        metrics.set_verify_failed("programs", true);
+        metrics.set_verify_failed("tables", false);
+        metrics.repaired("program");
         metrics.config_reloaded(true);
         metrics.config_reloaded(false);
         metrics.access_log_lost().inc();

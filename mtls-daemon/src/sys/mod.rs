@@ -5,4 +5,5 @@ pub mod ktls;
 pub mod memory;
 pub mod netns;
 pub mod poll;
+pub mod sock_diag;
 pub mod socket;

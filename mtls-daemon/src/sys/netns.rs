@@ -48,6 +48,14 @@ impl Netns {
         Ok(HOME.get_or_init(|| opened))
     }
 
+    /// The same namespace once more.
+    ///
+    /// # Errors
+    /// When there are no descriptors left.
+    pub fn try_clone(&self) -> io::Result<Self> {
+        Ok(Self { file: self.file.try_clone()?, path: self.path.clone(), ..*self })
+    }
+
     /// The path it was opened by.
     #[must_use]
     pub fn path(&self) -> &Path {
@@ -113,5 +121,7 @@ mod tests {
     fn the_own_namespace_needs_no_rights() {
         let own = Netns::open(Path::new("/proc/self/ns/net")).unwrap();
         assert_eq!(own.run(|| Ok(7)).unwrap(), 7);
+        let again = own.try_clone().unwrap();
+        assert_eq!((again.identity(), again.path()), (own.identity(), own.path()));
     }
 }

@@ -85,16 +85,26 @@ fn namespaces_of_cgroup(mount: Option<&Path>, configured: &Path) -> Vec<Netns> {
 #[must_use]
 pub fn processes_below(cgroup: &Path) -> Vec<u32> {
     let mut processes = Vec::new();
-    let mut directories = vec![cgroup.to_owned()];
-    while let Some(directory) = directories.pop() {
+    for directory in directories_below(cgroup) {
         let list = std::fs::read_to_string(directory.join("cgroup.procs")).unwrap_or_default();
         processes.extend(list.lines().filter_map(|line| line.parse::<u32>().ok()));
+    }
+    processes
+}
+
+/// A cgroup and its descendants, each before its children.
+#[must_use]
+pub fn directories_below(cgroup: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    let mut directories = vec![cgroup.to_owned()];
+    while let Some(directory) = directories.pop() {
         let entries = std::fs::read_dir(&directory).into_iter().flatten().flatten();
         directories.extend(
             entries.filter(|entry| entry.file_type().is_ok_and(|kind| kind.is_dir())).map(|e| e.path()),
         );
+        found.push(directory);
     }
-    processes
+    found
 }
 
 #[cfg(test)]

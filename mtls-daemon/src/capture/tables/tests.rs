@@ -212,8 +212,10 @@ fn generation_after_generation_the_kernel_holds_exactly_what_is_wanted() {
         let wanted = whole(round);
         assert!(!wanted.denied.is_empty() && !wanted.excluded.is_empty() && !wanted.cgroups.is_empty());
         for _ in 0..2 {
-            real.tables.apply(&wanted).unwrap();
+            let base = real.tables.apply(&wanted).unwrap();
             real.check(&wanted);
+            let differences = real.tables.differences(&wanted, base).unwrap();
+            assert!(differences.tables.is_empty() && differences.entries > 10, "{differences:?}");
         }
     }
     let namespace = Namespace { workload: 1, outbound_v4: 2, outbound_v6: 3 };
@@ -224,6 +226,61 @@ fn generation_after_generation_the_kernel_holds_exactly_what_is_wanted() {
     real.tables.remove_namespace(99);
     real.tables.remove_namespace(99);
     assert!(real.tables.namespaces().is_empty());
+}
+
+#[test]
+fn what_somebody_else_changes_in_any_table_is_found_and_put_back() {
+    let mut real = Real::new("spoilt");
+    let wanted = whole(1);
+    let tables = &mut real.tables;
+    let base = tables.apply(&wanted).unwrap();
+    tables.workloads.insert(4242, Workload::default(), 0).unwrap();
+    let mode = *wanted.port_modes.keys().next().unwrap();
+    tables.port_modes.insert(mode, 77, 0).unwrap();
+    tables.cgroups.remove(wanted.cgroups.keys().next().unwrap()).unwrap();
+    tables.cgroup_levels.set(0, 0, 0).unwrap();
+    tables.shared_ports.insert(SharedPort { netns: 1, port: 1, reserved: [0; 3] }, 1, 0).unwrap();
+    tables.excluded_ports.remove(wanted.excluded_ports.keys().next().unwrap()).unwrap();
+    tables.denied.remove(wanted.denied.keys().next().unwrap()).unwrap();
+    let (length, key) = *wanted.excluded.keys().next().unwrap();
+    tables.excluded.remove(&TrieKey::new(length, key)).unwrap();
+    let (length, address) = *wanted.addresses.keys().next().unwrap();
+    tables.addresses.insert(&TrieKey::new(length, address), 4242, 0).unwrap();
+    let destination = tables.destinations.keys().next().unwrap().unwrap();
+    tables.destinations.remove(&destination).unwrap();
+
+    let differences = tables.differences(&wanted, base).unwrap();
+    let told: HashMap<_, _> = differences.tables.iter().map(|d| (d.map, d.to_string())).collect();
+    for (map, words) in [
+        ("WORKLOADS", "4242 is not mtlsd's"),
+        ("PORT_MODES", "is changed"),
+        ("CGROUPS", "is missing"),
+        ("CGROUP_LEVELS", "is changed"),
+        ("SHARED_PORTS", "is not mtlsd's"),
+        ("EXCLUDED_PORTS", "is missing"),
+        ("DENIED", "is missing"),
+        ("EXCLUDED", "is missing"),
+        ("ADDRESSES", "is changed"),
+        ("DESTINATIONS", "is missing"),
+    ] {
+        assert!(told.get(map).is_some_and(|told| told.contains(words)), "{map}: {told:?}");
+        assert_eq!(differences.tables.iter().find(|d| d.map == map).unwrap().count, 1, "{told:?}");
+    }
+    let base = tables.apply(&wanted).unwrap();
+    assert!(tables.differences(&wanted, base).unwrap().tables.is_empty());
+    real.check(&wanted);
+}
+
+#[test]
+fn a_namespace_follows_its_owner_and_keeps_its_listeners() {
+    let mut real = Real::new("owner");
+    let namespace = Namespace { workload: 1, outbound_v4: 2, outbound_v6: 3 };
+    real.tables.set_namespace(99, namespace).unwrap();
+    // 98 is not enrolled yet: whoever enrols it says all of it.
+    let wanted = Tables { owners: HashMap::from([(99, 7), (98, 8)]), ..Tables::default() };
+    real.tables.apply(&wanted).unwrap();
+    assert_eq!(real.tables.namespace(99), Some(Namespace { workload: 7, ..namespace }));
+    assert_eq!(real.tables.namespaces(), [99]);
 }
 
 #[test]

@@ -27,6 +27,8 @@ pub struct Relay {
     pub capture: Arc<Capture>,
     /// Where connections are reported.
     pub observer: Arc<Observer>,
+    /// Where the daemon's own trials of strict ports are reported, so that nobody takes them for attacks.
+    pub probes: Arc<Observer>,
     /// The view to decide on.
     pub snapshot: ArcSwap<Snapshot>,
     /// Limits.

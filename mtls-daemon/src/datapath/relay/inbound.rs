@@ -37,8 +37,12 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
         reset(&stream);
         return;
     };
-    let observed = relay.observer.begin(
-        &workload.metrics,
+    let (observer, metrics) = match place.is_probe(from) {
+        true => (&relay.probes, relay.probes.metrics().workload(&workload.settings.name)),
+        false => (&relay.observer, Arc::clone(&workload.metrics)),
+    };
+    let observed = observer.begin(
+        &metrics,
         Captured {
             direction: Direction::Inbound,
             local_identity: Some(Arc::clone(&workload.spiffe_id)),

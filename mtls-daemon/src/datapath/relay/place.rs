@@ -1,8 +1,8 @@
 //! The daemon's presence in one network namespace: its listeners, its answers to held SYNs, and which
 //! workload owns which port there.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -65,6 +65,9 @@ pub struct Place {
     pub left: watch::Sender<bool>,
     injector: Injector,
     outbound_ports: (u16, u16),
+    inbound_families: Vec<u32>,
+    /// Addresses from which the daemon tries its own strict ports.
+    probes: Mutex<HashSet<SocketAddr>>,
     held: Mutex<HashMap<u64, HeldEntry>>,
     awaited: Mutex<HashMap<SocketAddr, oneshot::Sender<TcpStream>>>,
 }
@@ -80,6 +83,8 @@ impl Place {
             left: watch::channel(false).0,
             injector,
             outbound_ports: listeners.outbound_ports(),
+            inbound_families: listeners.inbound().map(|(family, _)| family).collect(),
+            probes: Mutex::default(),
             held: Mutex::default(),
             awaited: Mutex::default(),
         }
@@ -181,6 +186,33 @@ impl Place {
         });
     }
 
+    /// Ports of the outbound listeners, IPv4 and IPv6; 0 where there is none.
+    #[must_use]
+    pub fn outbound_ports(&self) -> (u16, u16) {
+        self.outbound_ports
+    }
+
+    /// The address families for which there is an inbound listener.
+    pub fn families(&self) -> impl Iterator<Item = u32> + '_ {
+        self.inbound_families.iter().copied()
+    }
+
+    /// A connection from there will be the daemon's own, to try a strict port.
+    pub fn expect_probe(&self, from: SocketAddr) {
+        lock(&self.probes).insert(from);
+    }
+
+    /// The trial from there is over.
+    pub fn forget_probe(&self, from: SocketAddr) {
+        lock(&self.probes).remove(&from);
+    }
+
+    /// Whether a connection from there is the daemon's own trial.
+    #[must_use]
+    pub fn is_probe(&self, from: SocketAddr) -> bool {
+        lock(&self.probes).contains(&from)
+    }
+
     /// Connects to the outbound listeners, as the kernel does for a captured connect().
     ///
     /// # Errors
@@ -191,7 +223,11 @@ impl Place {
         let v6 = (v6 != 0).then(|| SocketAddr::from((std::net::Ipv6Addr::LOCALHOST, v6)));
         for address in [Some(v4), v6].into_iter().flatten() {
             let patience = std::time::Duration::from_secs(1);
-            self.netns.run(|| std::net::TcpStream::connect_timeout(&address, patience))?;
+            match self.netns.run(|| std::net::TcpStream::connect_timeout(&address, patience)) {
+                // Nobody waits for this connection: whoever took it may have reset it already.
+                Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {}
+                other => drop(other?),
+            }
         }
         Ok(())
     }

@@ -1,0 +1,96 @@
+//! What the kernel knows of each enrolled namespace, and whether the daemon's listeners there answer.
+
+use std::sync::Arc;
+
+use mtls_common::Namespace;
+
+use super::{BY_ITSELF, Finding, Repair, places};
+use crate::datapath::relay::Place;
+use crate::lifecycle::daemon::Daemon;
+
+/// What is wrong with one namespace.
+enum Wrong {
+    /// Its entry in NAMESPACES is missing or another.
+    Entry(Namespace),
+    /// An inbound listener is not in LISTENERS any more.
+    Listener,
+}
+
+impl Wrong {
+    fn told(&self, place: &Place) -> String {
+        let path = place.netns.path().display();
+        match self {
+            Self::Entry(_) => format!("{path}: its entry in table NAMESPACES is missing or changed"),
+            Self::Listener => format!("{path}: its listener is missing in table LISTENERS"),
+        }
+    }
+}
+
+fn wrong(daemon: &Daemon) -> (usize, Vec<(Arc<Place>, Wrong)>) {
+    let steered_to = daemon.relay.capture.steered_to();
+    let places = places(daemon);
+    let count = places.len();
+    let mut found = Vec::new();
+    for place in places {
+        let (outbound_v4, outbound_v6) = place.outbound_ports();
+        let workload = place.owners.load().whole.unwrap_or(0);
+        let wanted = Namespace { workload, outbound_v4, outbound_v6 };
+        if daemon.relay.capture.namespace(place.cookie) != Some(wanted) {
+            found.push((Arc::clone(&place), Wrong::Entry(wanted)));
+        }
+        if place.families().any(|family| !steered_to.contains(&(place.cookie, family))) {
+            found.push((place, Wrong::Listener));
+        }
+    }
+    (count, found)
+}
+
+pub(super) fn look(daemon: &Daemon) -> Vec<Finding> {
+    let (count, wrong) = wrong(daemon);
+    if wrong.is_empty() {
+        return vec![Finding::good(None, format!("{count} namespaces are as mtlsd enrolled them"))];
+    }
+    wrong.iter().map(|(place, wrong)| Finding::bad(None, wrong.told(place), BY_ITSELF)).collect()
+}
+
+pub(super) fn repair(daemon: &Daemon) -> Vec<Repair> {
+    let (_, wrong) = wrong(daemon);
+    let repair = |(place, wrong): (Arc<Place>, Wrong)| {
+        let (what, result) = match &wrong {
+            Wrong::Entry(wanted) => {
+                let result = daemon.relay.capture.set_namespace(place.cookie, *wanted);
+                ("table", result.map_err(|error| error.to_string()))
+            }
+            Wrong::Listener => ("listener", daemon.enter_again(&place).map_err(|error| error.to_string())),
+        };
+        Repair { what, detail: wrong.told(&place), result }
+    };
+    wrong.into_iter().map(repair).collect()
+}
+
+fn answers(place: &Place) -> Result<String, String> {
+    let path = place.netns.path().display();
+    match place.listeners_alive() {
+        Ok(()) => Ok(format!("{path}: listeners answer, {} connect() calls wait", place.waiting())),
+        Err(error) => Err(format!("{path}: {error}")),
+    }
+}
+
+/// Connects to the listeners, as the kernel does for a captured connect().
+pub(super) fn answer(daemon: &Daemon) -> Vec<Finding> {
+    let finding = |place: Arc<Place>| match answers(&place) {
+        Ok(detail) => Finding::good(None, detail),
+        Err(detail) => Finding::bad(None, detail, BY_ITSELF),
+    };
+    places(daemon).into_iter().map(finding).collect()
+}
+
+/// Opens the listeners anew where they do not answer.
+pub(super) fn enter_again(daemon: &Daemon) -> Vec<Repair> {
+    let repair = |place: Arc<Place>| {
+        let detail = answers(&place).err()?;
+        let result = daemon.enter_again(&place).map_err(|error| error.to_string());
+        Some(Repair { what: "listener", detail, result })
+    };
+    places(daemon).into_iter().filter_map(repair).collect()
+}

@@ -1,0 +1,157 @@
+//! Every TCP socket of a network namespace, as the kernel lists them (sock_diag(7), `NETLINK_SOCK_DIAG`).
+//!
+//! The crate `netlink-packet-sock-diag` lays the fixed parts out. Its requests carry no attributes and its replies
+//! leave the socket's eBPF storage (Linux 5.7) and its cgroup (5.9) unparsed: these are in [`reply`].
+
+mod reply;
+mod request;
+
+use std::io::{self, Read, Write};
+use std::net::SocketAddr;
+use std::os::fd::BorrowedFd;
+use std::time::Duration;
+
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6};
+pub use netlink_packet_sock_diag::inet::StateFlags;
+use nix::libc;
+use socket2::{Domain, Protocol, Socket, Type};
+
+use reply::Reply;
+
+/// `NETLINK_SOCK_DIAG`.
+const PROTOCOL: i32 = 4;
+/// The kernel fills at most 32 KiB at a time.
+const BUFFER: usize = 64 << 10;
+/// The kernel answers at once; this only bounds a defect.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+/// States in which bytes of a connection can still come or go.
+pub const CONNECTED: StateFlags = StateFlags::ESTABLISHED
+    .union(StateFlags::FIN_WAIT1)
+    .union(StateFlags::FIN_WAIT2)
+    .union(StateFlags::CLOSE_WAIT)
+    .union(StateFlags::LAST_ACK)
+    .union(StateFlags::CLOSING);
+
+/// One TCP socket.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TcpSocket<'a> {
+    /// Its own address; IPv4-mapped ones are IPv4.
+    pub local: SocketAddr,
+    /// Its peer's.
+    pub remote: SocketAddr,
+    /// `TCP_ESTABLISHED` and so on (`include/net/tcp_states.h`).
+    pub state: u8,
+    /// `SO_COOKIE`; unlike the inode it is there before accept() and after close().
+    pub cookie: u64,
+    /// Of its file; 0 while it waits for accept(), and after close().
+    pub inode: u32,
+    /// The cgroup v2 that it was made in; `None` where the kernel does not say.
+    pub cgroup: Option<u64>,
+    /// Its value in the storage map that was asked for; `None`: it has none.
+    pub storage: Option<&'a [u8]>,
+}
+
+/// Calls `each` for every TCP socket, of both families, in one of these states in the calling thread's namespace.
+/// `storage`: a `BPF_MAP_TYPE_SK_STORAGE` map whose value of each socket is wanted.
+///
+/// # Errors
+/// `ENOENT` without the kernel module `tcp_diag`, `EPERM` without CAP_NET_ADMIN (CAP_BPF with `storage`),
+/// `InvalidData` for what cannot be read.
+pub fn each_tcp(
+    states: StateFlags,
+    storage: Option<BorrowedFd<'_>>,
+    mut each: impl FnMut(&TcpSocket<'_>),
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER];
+    for family in [AF_INET, AF_INET6] {
+        dump(family, states.clone(), storage, &mut buffer, &mut each)?;
+    }
+    Ok(())
+}
+
+fn dump(
+    family: u8,
+    states: StateFlags,
+    storage: Option<BorrowedFd<'_>>,
+    buffer: &mut [u8],
+    each: &mut impl FnMut(&TcpSocket<'_>),
+) -> io::Result<()> {
+    let mut socket =
+        Socket::new(Domain::from(libc::AF_NETLINK), Type::DGRAM, Some(Protocol::from(PROTOCOL)))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    socket.write_all(&request::dump(family, states, storage))?;
+    loop {
+        let length = socket.read(buffer)?;
+        let mut rest = buffer.get(..length).unwrap_or_default();
+        if rest.is_empty() {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        while !rest.is_empty() {
+            let (reply, behind) = reply::next(rest)?;
+            match reply {
+                Reply::Socket(socket) => each(&socket),
+                Reply::Done => return Ok(()),
+                Reply::Other => {}
+            }
+            rest = behind;
+        }
+    }
+}
+
+/// The name of a TCP state (RFC 9293), as `ss` writes it.
+#[must_use]
+pub fn state_name(state: u8) -> &'static str {
+    match state {
+        1 => "ESTABLISHED",
+        4 => "FIN_WAIT_1",
+        5 => "FIN_WAIT_2",
+        8 => "CLOSE_WAIT",
+        9 => "LAST_ACK",
+        10 => "LISTEN",
+        11 => "CLOSING",
+        _ => "another state",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd;
+
+    use super::*;
+
+    #[test]
+    fn both_ends_of_a_connection_are_listed_with_cookie_and_inode_and_the_listener_apart() {
+        for address in ["127.0.0.1:0", "[::1]:0"] {
+            let Ok(listener) = std::net::TcpListener::bind(address) else { continue };
+            let at = listener.local_addr().unwrap();
+            let client = std::net::TcpStream::connect(at).unwrap();
+            let from = client.local_addr().unwrap();
+            let mut found = Vec::new();
+            each_tcp(CONNECTED, None, |socket| {
+                if socket.local.port() == at.port() || socket.remote.port() == at.port() {
+                    found.push((socket.local, socket.remote, socket.state, socket.cookie, socket.inode));
+                }
+            })
+            .unwrap();
+            assert_eq!(found.len(), 2, "the listener has no peer: {found:?}");
+            let of_client = found.iter().find(|(local, ..)| *local == from).unwrap();
+            let cookie = socket2::SockRef::from(&client).cookie().unwrap();
+            assert_eq!((of_client.1, of_client.2, of_client.3), (at, 1, cookie));
+            assert_ne!(of_client.4, 0);
+            let of_server = found.iter().find(|(local, ..)| *local == at).unwrap();
+            assert_eq!((of_server.1, of_server.4), (from, 0), "nobody has accepted it yet");
+            let mut listening = 0;
+            each_tcp(StateFlags::LISTEN, None, |socket| listening += usize::from(socket.local == at))
+                .unwrap();
+            assert_eq!(listening, 1);
+        }
+    }
+
+    #[test]
+    fn a_storage_map_that_is_none_is_refused() {
+        let file = std::fs::File::open("/dev/null").unwrap();
+        let error = each_tcp(CONNECTED, Some(file.as_fd()), |_| {}).unwrap_err();
+        assert!(matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPERM | libc::EBADF)), "{error}");
+    }
+}
