@@ -6,7 +6,7 @@
 //! daemon then treats it as anybody's. What a packet from outside meets *before* that (a firewall's redirection) is not
 //! tried. Its refusal is in no log and no metric.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::sync::Arc;
@@ -163,7 +163,12 @@ struct Trial {
 /// In the order of the targets. All are connected before the kernel is asked who took them.
 fn try_all(daemon: &Daemon, place: &Arc<Place>, targets: &[Target]) -> Vec<Outcome> {
     let connected: Vec<_> = targets.iter().map(|target| connect(daemon, place, target.at)).collect();
-    let takers = place.netns.run(|| takers(daemon));
+    if connected.iter().all(Result::is_err) {
+        return connected.into_iter().map(|trial| not_connected(trial.err())).collect();
+    }
+    let trials = targets.iter().zip(&connected);
+    let wanted = trials.filter_map(|(target, trial)| Some((target.at, trial.as_ref().ok()?.from))).collect();
+    let takers = place.netns.run(|| takers(daemon, &wanted));
     let outcome = |(target, trial): (&Target, io::Result<Trial>)| match trial {
         Ok(trial) => {
             let outcome = match &takers {
@@ -173,10 +178,17 @@ fn try_all(daemon: &Daemon, place: &Arc<Place>, targets: &[Target]) -> Vec<Outco
             place.forget_probe(trial.from);
             outcome
         }
-        Err(error) if error.kind() == ErrorKind::ConnectionRefused => Outcome::NoConnection,
-        Err(error) => Outcome::Unknown(error.to_string()),
+        Err(error) => not_connected(Some(error)),
     };
     targets.iter().zip(connected).map(outcome).collect()
+}
+
+fn not_connected(error: Option<io::Error>) -> Outcome {
+    match error {
+        Some(error) if error.kind() == ErrorKind::ConnectionRefused => Outcome::NoConnection,
+        Some(error) => Outcome::Unknown(error.to_string()),
+        None => Outcome::Unknown("it was not tried".to_owned()),
+    }
 }
 
 fn connect(daemon: &Daemon, place: &Place, to: SocketAddr) -> io::Result<Trial> {
@@ -195,14 +207,18 @@ fn connect(daemon: &Daemon, place: &Place, to: SocketAddr) -> io::Result<Trial> 
     Ok(Trial { stream: socket.into(), from })
 }
 
-/// Who has the accepting end of each connection of the calling thread's namespace: own and peer's address, and whether it is
-/// the daemon.
-fn takers(daemon: &Daemon) -> io::Result<HashMap<(SocketAddr, SocketAddr), bool>> {
+/// Own and peer's address of an accepting end.
+type End = (SocketAddr, SocketAddr);
+
+/// Whether the daemon has each of these accepting ends, in the calling thread's namespace.
+fn takers(daemon: &Daemon, wanted: &HashSet<End>) -> io::Result<HashMap<End, bool>> {
     let mut takers = HashMap::new();
     each_tcp(CONNECTED, daemon.relay.capture.sockets(), |socket| {
-        let mark = socket.storage.and_then(Mark::parse);
-        let own = mark.is_some_and(|mark| mark.kind == Some(SocketKind::Own));
-        takers.insert((socket.local, socket.remote), own);
+        let end = (socket.local, socket.remote);
+        if wanted.contains(&end) {
+            let mark = socket.storage.and_then(Mark::parse);
+            takers.insert(end, mark.is_some_and(|mark| mark.kind == Some(SocketKind::Own)));
+        }
     })?;
     Ok(takers)
 }

@@ -1,7 +1,7 @@
 //! Every TCP socket of a network namespace, as the kernel lists them (sock_diag(7), `NETLINK_SOCK_DIAG`).
 //!
 //! The crate `netlink-packet-sock-diag` lays the fixed parts out. Its requests carry no attributes and its replies
-//! leave the socket's eBPF storage (Linux 5.7) and its cgroup (5.9) unparsed: these are in [`reply`].
+//! leave the socket's eBPF storage (Linux 5.7) and its cgroup (5.9) unparsed: `reply` reads these.
 
 mod reply;
 mod request;
