@@ -50,7 +50,7 @@ impl Answer {
     /// Reads it. An undefined decision denies.
     ///
     /// # Errors
-    /// [`AnswerError`]: whatever is not understood whole is no decision.
+    /// `AnswerError`: whatever is not understood whole is no decision.
     pub fn read(body: &[u8]) -> Result<Self, AnswerError> {
         // serde takes a list for a structure as well.
         if body.iter().find(|byte| !byte.is_ascii_whitespace()) != Some(&b'{') {

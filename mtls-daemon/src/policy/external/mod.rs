@@ -1,8 +1,8 @@
 //! The word of a policy engine (OPA) on connections that the rules allow.
 //!
 //! It can only take away: what the rules deny is never asked about, so that an engine that is wrong, broken or in other hands
-//! opens nothing that the configuration closes. An answer counts for a while ([`cache`]), connections with the same question
-//! wait for the same call, and an engine that fails is asked ever more rarely ([`circuit`]).
+//! opens nothing that the configuration closes. An answer counts for a while (`cache`), connections with the same question
+//! wait for the same call, and an engine that fails is asked ever more rarely (`circuit`).
 
 mod answer;
 mod cache;
