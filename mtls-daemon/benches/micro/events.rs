@@ -32,6 +32,7 @@ fn record(kind: EventKind, packet: &[u8]) -> Vec<u8> {
     bytes.extend(std::net::Ipv4Addr::new(10, 0, 0, 2).to_ipv6_mapped().octets());
     bytes.extend(5432u16.to_ne_bytes());
     bytes.extend([0; 2]);
+    bytes.extend([0; size_of::<mtls_common::Endpoint>()]);
     bytes.extend(u32::try_from(packet.len()).unwrap().to_ne_bytes());
     bytes.extend(packet);
     bytes.resize(size_of::<Event>(), 0);

@@ -9,8 +9,8 @@ use crate::lifecycle::daemon::{Daemon, lock};
 
 /// How often it is seen what is due.
 const TICK: Duration = Duration::from_millis(250);
-/// A part is not looked at again before this many times as long as the last look took: 5 % of a processor.
-const REST: u32 = 20;
+/// A part is not looked at again before this many times as long as the last look took: 1 % of a processor.
+const REST: u32 = 100;
 
 /// After the start, applications have other things to do than to be knocked at.
 const FIRST_TRIAL: Duration = Duration::from_secs(60);
@@ -19,8 +19,9 @@ const FIRST_TRIAL: Duration = Duration::from_secs(60);
 const fn interval(part: Part) -> Duration {
     match part {
         Part::Programs | Part::Namespaces => Duration::from_secs(1),
-        Part::Tables | Part::Connections => Duration::from_secs(5),
-        Part::Listeners => Duration::from_secs(10),
+        Part::Connections | Part::Listeners => Duration::from_secs(10),
+        // The kernel goes through every slot of a table, used or not.
+        Part::Tables => Duration::from_secs(20),
         Part::Order => Duration::from_secs(60),
         Part::StrictPorts => Duration::from_secs(300),
     }
@@ -182,11 +183,11 @@ mod tests {
         assert!(due.is_due(Part::StrictPorts, now + FIRST_TRIAL));
         let second = Duration::from_secs(1);
         due.looked(Part::Connections, now, now + second / 100);
-        assert!(!due.is_due(Part::Connections, now + second * 4));
-        assert!(due.is_due(Part::Connections, now + second * 6));
+        assert!(!due.is_due(Part::Connections, now + second * 9));
+        assert!(due.is_due(Part::Connections, now + second * 11));
         due.looked(Part::Connections, now, now + second);
-        assert!(!due.is_due(Part::Connections, now + second * 20));
-        assert!(due.is_due(Part::Connections, now + second * 21));
+        assert!(!due.is_due(Part::Connections, now + second * 100));
+        assert!(due.is_due(Part::Connections, now + second * 101));
         assert!(due.is_due(Part::Order, now), "each for itself");
     }
 }
