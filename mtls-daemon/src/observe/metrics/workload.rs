@@ -80,7 +80,7 @@ pub(super) struct Traffic {
     pub(super) received: AtomicU64,
 }
 
-/// The series of one workload: look it up once ([`Metrics::workload`]), then count without locks or hashing.
+/// The series of one workload: look it up once ([`super::Metrics::workload`]), then count without locks or hashing.
 #[derive(Debug)]
 pub struct WorkloadMetrics {
     pub(super) name: Arc<str>,
