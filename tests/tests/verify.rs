@@ -139,7 +139,10 @@ fn a_table_entry_that_somebody_deletes_is_found_and_put_back() {
         let before = repairs(&pair, "table");
         let said = found_by_verify(&pair, check, table, || delete_an_entry(&pair, table));
         assert!(said.contains("missing"), "{said}");
-        pair.daemon.wait_metric("mtlsd_repairs_total", &[("what", "table")], before + 1.0);
+        // Tables are looked at every 20 s.
+        eventually(slow::limit(45), "the table to be put back", || {
+            (repairs(&pair, "table") >= before + 1.0).then_some(())
+        });
         holds(&pair);
     }
     let capture = pair.lab.capture();
