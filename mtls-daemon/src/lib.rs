@@ -15,6 +15,7 @@ pub mod lease;
 pub mod lifecycle;
 pub mod observe;
 pub mod policy;
+mod replace;
 pub mod snapshot;
 pub mod sys;
 #[cfg(test)]

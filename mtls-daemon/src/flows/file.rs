@@ -12,6 +12,7 @@ use super::moment::Moment;
 use super::record::{MAX_ABSENCES, Record};
 use super::store::MAX_FLOWS;
 use crate::identity::leaf::show;
+use crate::replace::{ReplaceError, replace_file};
 
 const FILE: &str = "flows.json";
 /// What cannot be read is renamed to this; the one before it is lost.
@@ -166,33 +167,12 @@ impl FlowFile {
     /// # Errors
     /// What the kernel said; the old file is still there.
     pub fn write(&self, record: &Record) -> Result<(), FlowFileError> {
-        let (path, temporary) = (self.path(), self.directory.join(format!("{FILE}.new")));
-        let failed = |what, path: &Path| {
-            let path = path.to_owned();
-            move |source| FlowFileError::Io { what, path, source }
-        };
-        match fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                return Err(failed("replace", &temporary)(error));
-            }
-            _ => {}
-        }
-        let file = OpenOptions::new()
-            .create_new(true)
-            .write(true)
-            .mode(0o600)
-            .open(&temporary)
-            .map_err(failed("create", &temporary))?;
-        let mut output = io::BufWriter::new(file);
-        serde_json::to_writer(&mut output, &Written { version: VERSION, record })
-            .map_err(io::Error::from)
-            .and_then(|()| output.write_all(b"\n"))
-            .and_then(|()| output.flush())
-            .and_then(|()| output.get_ref().sync_all())
-            .map_err(failed("write", &temporary))?;
-        fs::rename(&temporary, &path).map_err(failed("replace", &path))?;
-        File::open(&self.directory)
-            .and_then(|directory| directory.sync_all())
-            .map_err(failed("sync", &self.directory))
+        let written = replace_file(&self.directory, FILE, |file| {
+            let mut output = io::BufWriter::new(file);
+            serde_json::to_writer(&mut output, &Written { version: VERSION, record })?;
+            output.write_all(b"\n")?;
+            output.flush()
+        });
+        written.map_err(|ReplaceError { what, path, source }| FlowFileError::Io { what, path, source })
     }
 }

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 use std::fs;
-use std::io::{self, Read};
+use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
@@ -16,12 +16,13 @@ use super::lock::make_directory;
 use crate::config::{Config, CrlOrigin, CrlPolicy, CrlSource};
 use crate::fetch::{Fetch, FetchError, FetchSettings};
 use crate::identity::revocation::crl::{Crl, CrlError, MAX_CRL_BYTES, issuers};
-use crate::identity::revocation::{Crls, Sha256, write_beside};
+use crate::identity::revocation::{Crls, RevocationError, Sha256};
 use crate::identity::store::watch::Stamp;
 use crate::identity::{Revocations, TrustBundles, TrustDomain, when};
 use crate::lease::{Leases, Mark};
 use crate::observe::Reason;
 use crate::observe::metrics::CrlHealth;
+use crate::replace::replace_file;
 
 /// Between two looks at what is due.
 const TICK: Duration = Duration::from_secs(1);
@@ -186,9 +187,10 @@ impl CrlStore {
 
     fn keep(&self, settings: &CrlSource, bytes: &[u8]) {
         let Some(name) = copy_of(&settings.origin) else { return };
-        let kept = make_directory(&self.directory)
-            .map_err(|error| error.to_string())
-            .and_then(|()| write_beside(&self.directory, &name, bytes).map_err(|error| error.to_string()));
+        let kept = make_directory(&self.directory).map_err(|error| error.to_string()).and_then(|()| {
+            replace_file(&self.directory, &name, |output| output.write_all(bytes))
+                .map_err(|error| RevocationError::from(error).to_string())
+        });
         if let Err(error) = kept {
             tracing::warn!(error, "the CRL is in force, but no copy of it could be kept for the next start");
         }

@@ -1,8 +1,7 @@
 //! The deny list on disk: `revoked.json` in the state directory.
 
-use std::fs::{self, File, OpenOptions};
+use std::fs::File;
 use std::io::{self, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use super::RevocationError;
 use super::entry::Entry;
 use crate::identity::leaf::show;
+use crate::replace::replace_file;
 
 /// Its name.
 const FILE: &str = "revoked.json";
@@ -78,37 +78,14 @@ impl ListFile {
         };
         let mut bytes = serde_json::to_vec_pretty(&content).map_err(encode)?;
         bytes.push(b'\n');
-        write_beside(&self.directory, FILE, &bytes)
+        Ok(replace_file(&self.directory, FILE, |output| output.write_all(&bytes))?)
     }
-}
-
-/// Writes a file, for its owner only, beside the one of that name, and renames it.
-pub(crate) fn write_beside(directory: &Path, name: &str, bytes: &[u8]) -> Result<(), RevocationError> {
-    let (path, temporary) = (directory.join(name), directory.join(format!("{name}.new")));
-    let failed = |what, path: &Path| {
-        let path = path.to_owned();
-        move |source| RevocationError::Io { what, path, source }
-    };
-    match fs::remove_file(&temporary) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(failed("replace", &temporary)(error));
-        }
-        _ => {}
-    }
-    let mut output = OpenOptions::new()
-        .create_new(true)
-        .write(true)
-        .mode(0o600)
-        .open(&temporary)
-        .map_err(failed("create", &temporary))?;
-    output.write_all(bytes).map_err(failed("write", &temporary))?;
-    output.sync_all().map_err(failed("sync", &temporary))?;
-    fs::rename(&temporary, &path).map_err(failed("replace", &path))?;
-    File::open(directory).and_then(|directory| directory.sync_all()).map_err(failed("sync", directory))
 }
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

@@ -21,11 +21,11 @@ use arc_swap::ArcSwap;
 
 pub use crls::Crls;
 pub use entry::{Entry, Target};
-pub(crate) use file::write_beside;
 pub use marks::{CertificateMarks, ChainMarks, DistinguishedName, MarkError, Serial, Sha256};
 
 use super::ocsp::Ocsp;
 use crate::observe::{Reason, Refusal};
+use crate::replace::ReplaceError;
 use entry::DenyList;
 use file::ListFile;
 
@@ -77,6 +77,12 @@ pub enum RevocationError {
     /// Nothing of the kind.
     #[error("{0} is not on the deny list; `mtlsd revoke --list` shows what is")]
     NotRevoked(String),
+}
+
+impl From<ReplaceError> for RevocationError {
+    fn from(ReplaceError { what, path, source }: ReplaceError) -> Self {
+        Self::Io { what, path, source }
+    }
 }
 
 /// What is revoked on this node, shared by all who verify.
