@@ -115,26 +115,11 @@ pub(super) fn verify_stapled(
     expected: Option<&ExpectedServer>,
     now: SystemTime,
 ) -> Result<PeerIdentity, Refusal> {
-    check_size(chain, trust)?;
-    let Some((first, intermediates)) = chain.split_first() else {
-        return Err(Reason::NoCertificate.into());
-    };
-    let end_entity = EndEntityCert::try_from(first).map_err(|error| unparsable(1, &error))?;
-    let leaf = Leaf::read(first).map_err(|Unreadable(why)| {
-        Refusal::new(Reason::MalformedCertificate, format!("certificate 1 of {}: {why}", chain.len()))
-    })?;
-    check_branches(intermediates)?;
-
+    let Parsed { first, end_entity, leaf, intermediates } = parse(chain, trust)?;
     let name = peer_name(&leaf, trust.names, expected)?;
     let peer = Described { name: &name, leaf: &leaf, now };
     let domain = name.spiffe_id().map_or(&trust.trust_domain, SpiffeId::trust_domain);
-    let Some(bundle) = trust.bundles.get(domain) else {
-        let accepted = listed(trust.bundles.iter().map(|(domain, _)| domain.as_str()));
-        return Err(peer.refuse(
-            Reason::TrustDomain,
-            format!("its trust domain is {domain}; accepted here: {accepted}"),
-        ));
-    };
+    let bundle = trust.bundles.get(domain).ok_or_else(|| peer.foreign(domain, trust))?;
     if let Some(why) = leaf.wrong_usage() {
         return Err(peer.refuse(Reason::CertificateUsage, why));
     }
@@ -142,16 +127,7 @@ pub(super) fn verify_stapled(
     let path = match bundle.verified().find(&fingerprint, now) {
         Some(path) => path,
         None => {
-            let verify_at = |at| verify_path(&end_entity, intermediates, bundle, role, at);
-            let verified = match verify_at(now) {
-                Err(PkiError::CertNotValidYet { .. }) => {
-                    verify_at(judged_at(&leaf, intermediates, now, trust.clock_skew))
-                }
-                verified => verified,
-            };
-            let (root, used) = verified.map_err(|error| {
-                peer.path_refusal(&error, &end_entity, intermediates, bundle, trust.clock_skew)
-            })?;
+            let (root, used) = peer.path_now(&end_entity, intermediates, bundle, role, trust.clock_skew)?;
             let certificates = || std::iter::once(first).chain(&used).chain([root.der()]);
             let marks = ChainMarks::of(fingerprint, name.spiffe_id().cloned(), certificates(), true)
                 .map_err(|Unreadable(why)| peer.refuse(Reason::MalformedCertificate, why))?;
@@ -164,14 +140,8 @@ pub(super) fn verify_stapled(
         }
     };
     let Path { marks, shown } = path;
-    let stapled = trust.revocations.ocsp().take_stapled(&marks, staple, now);
     // Also for a chain that is remembered: it may have been revoked since.
-    if let Some(mut revoked) = trust.revocations.refusal_of(&marks, now) {
-        if let (Err(Stapled(error)), Reason::RevocationUnknown) = (stapled, revoked.reason) {
-            revoked.detail.push_str(&format!("; what it stapled was refused: {error}"));
-        }
-        return Err(peer.refuse(revoked.reason, revoked.detail));
-    }
+    peer.not_revoked(&marks, staple, trust)?;
     if let Some(expected) = expected
         && !expected.matches(&name)
     {
@@ -187,6 +157,27 @@ pub(super) fn verify_stapled(
         marks,
         chain: shown,
     })
+}
+
+/// A chain whose certificates can be read.
+struct Parsed<'a> {
+    first: &'a CertificateDer<'a>,
+    end_entity: EndEntityCert<'a>,
+    leaf: Leaf,
+    intermediates: &'a [CertificateDer<'a>],
+}
+
+fn parse<'a>(chain: &'a [CertificateDer<'a>], trust: &Trust) -> Result<Parsed<'a>, Refusal> {
+    check_size(chain, trust)?;
+    let Some((first, intermediates)) = chain.split_first() else {
+        return Err(Reason::NoCertificate.into());
+    };
+    let end_entity = EndEntityCert::try_from(first).map_err(|error| unparsable(1, &error))?;
+    let leaf = Leaf::read(first).map_err(|Unreadable(why)| {
+        Refusal::new(Reason::MalformedCertificate, format!("certificate 1 of {}: {why}", chain.len()))
+    })?;
+    check_branches(intermediates)?;
+    Ok(Parsed { first, end_entity, leaf, intermediates })
 }
 
 fn check_size(chain: &[CertificateDer<'_>], trust: &Trust) -> Result<(), Refusal> {
@@ -404,6 +395,41 @@ impl Described<'_> {
             reason,
             format!("{name}, certificate {serial} issued by {issuer:?}: {}", detail.as_ref()),
         )
+    }
+
+    /// Nobody here vouches for its trust domain.
+    fn foreign(&self, domain: &TrustDomain, trust: &Trust) -> Refusal {
+        let accepted = listed(trust.bundles.iter().map(|(domain, _)| domain.as_str()));
+        self.refuse(Reason::TrustDomain, format!("its trust domain is {domain}; accepted here: {accepted}"))
+    }
+
+    /// The path to a root that is valid now, or would be if this node's clock were ahead by no more than `skew`.
+    fn path_now<'b>(
+        &self,
+        end_entity: &EndEntityCert<'_>,
+        intermediates: &[CertificateDer<'_>],
+        bundle: &'b Bundle,
+        role: PeerRole,
+        skew: Duration,
+    ) -> Result<(&'b Root, Vec<CertificateDer<'static>>), Refusal> {
+        let verify_at = |at| verify_path(end_entity, intermediates, bundle, role, at);
+        let verified = match verify_at(self.now) {
+            Err(PkiError::CertNotValidYet { .. }) => {
+                verify_at(judged_at(self.leaf, intermediates, self.now, skew))
+            }
+            verified => verified,
+        };
+        verified.map_err(|error| self.path_refusal(&error, end_entity, intermediates, bundle, skew))
+    }
+
+    /// Whether nothing of the path is revoked, going also by the OCSP answer that came along.
+    fn not_revoked(&self, marks: &ChainMarks, staple: &[u8], trust: &Trust) -> Result<(), Refusal> {
+        let stapled = trust.revocations.ocsp().take_stapled(marks, staple, self.now);
+        let Some(mut revoked) = trust.revocations.refusal_of(marks, self.now) else { return Ok(()) };
+        if let (Err(Stapled(error)), Reason::RevocationUnknown) = (stapled, revoked.reason) {
+            revoked.detail.push_str(&format!("; what it stapled was refused: {error}"));
+        }
+        Err(self.refuse(revoked.reason, revoked.detail))
     }
 
     fn path_refusal(

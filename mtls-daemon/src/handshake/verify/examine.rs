@@ -8,12 +8,11 @@ use webpki::{EndEntityCert, Error as PkiError};
 
 use super::super::claim::presented;
 use super::{
-    Described, ExpectedServer, PeerRole, Trust, check_branches, check_size, judged_at, listed, peer_name,
-    unparsable, validity_of, verify_path,
+    Described, ExpectedServer, Parsed, PeerRole, Trust, judged_at, listed, parse, peer_name, validity_of,
+    verify_path,
 };
 use crate::identity::bundle::Root;
 use crate::identity::leaf::{Leaf, Unreadable};
-use crate::identity::ocsp::Stapled;
 use crate::identity::verified::Fingerprint;
 use crate::identity::{Bundle, ChainMarks, SpiffeId, when};
 use crate::observe::chain::PeerChain;
@@ -111,15 +110,7 @@ fn read<'a>(
     trust: &Trust,
     expected: &ExpectedServer,
 ) -> Result<(String, Read<'a>), Refusal> {
-    check_size(chain, trust)?;
-    let Some((first, intermediates)) = chain.split_first() else {
-        return Err(Reason::NoCertificate.into());
-    };
-    let end_entity = EndEntityCert::try_from(first).map_err(|error| unparsable(1, &error))?;
-    let leaf = Leaf::read(first).map_err(|Unreadable(why)| {
-        Refusal::new(Reason::MalformedCertificate, format!("certificate 1 of {}: {why}", chain.len()))
-    })?;
-    check_branches(intermediates)?;
+    let Parsed { end_entity, leaf, .. } = parse(chain, trust)?;
     let name = peer_name(&leaf, trust.names, Some(expected))?;
     let count = chain.len();
     let what = if count == 1 { "1 certificate, which says" } else { "a chain whose first certificate says" };
@@ -146,11 +137,8 @@ impl Server<'_> {
         findings.ask(Asked::Usage, Vec::new(), || Ok((self.usage()?, ())))?;
         let domain = id.map_or(&self.trust.trust_domain, SpiffeId::trust_domain);
         let Some(bundle) = self.trust.bundles.get(domain) else {
-            return findings.ask(Asked::Trusted, Vec::new(), || {
-                let accepted = listed(self.trust.bundles.iter().map(|(domain, _)| domain.as_str()));
-                let detail = format!("its trust domain is {domain}; accepted here: {accepted}");
-                Err(self.peer.refuse(Reason::TrustDomain, detail))
-            });
+            let foreign = self.peer.foreign(domain, self.trust);
+            return findings.ask(Asked::Trusted, Vec::new(), || Err(foreign));
         };
         let roots = listed(bundle.roots().iter().map(Root::subject));
         let evidence = vec![format!("the bundle of {domain} holds {roots}")];
@@ -168,7 +156,8 @@ impl Server<'_> {
         findings.ask(Asked::NotRevoked, known.unwrap_or_default(), || {
             let marks =
                 marks.map_err(|Unreadable(why)| self.peer.refuse(Reason::MalformedCertificate, why))?;
-            self.not_revoked(&marks, staple).map(|why| (why, ()))
+            self.peer.not_revoked(&marks, staple, self.trust)?;
+            Ok(("nothing is known against it".to_owned(), ()))
         })?;
         findings.ask(Asked::Named, Vec::new(), || Ok((named()?, ())))
     }
@@ -223,18 +212,10 @@ impl Server<'_> {
         Found::Open("there is no time at which all of it would be valid, so this cannot be told apart".into())
     }
 
-    /// As `verify_stapled` asks it.
     fn valid<'b>(&self, bundle: &'b Bundle) -> Result<(String, Path<'b>), Refusal> {
         let (now, skew) = (self.peer.now, self.trust.clock_skew);
-        let verified = match self.verify_at(bundle, now) {
-            Err(PkiError::CertNotValidYet { .. }) => {
-                self.verify_at(bundle, judged_at(self.leaf, self.intermediates, now, skew))
-            }
-            verified => verified,
-        };
-        let path = verified.map_err(|error| {
-            self.peer.path_refusal(&error, &self.end_entity, self.intermediates, bundle, skew)
-        })?;
+        let path =
+            self.peer.path_now(&self.end_entity, self.intermediates, bundle, PeerRole::Server, skew)?;
         let until = validity_of(self.leaf, self.intermediates, path.0).map(|validity| validity.until);
         let left = until.map(|until| {
             format!("; the first of its certificates ends in {}", when::span(when::between(now, until)))
@@ -258,20 +239,6 @@ impl Server<'_> {
             ),
             format!("this node's clock says {}", when::rfc3339(now)),
         ]
-    }
-
-    fn not_revoked(&self, marks: &ChainMarks, staple: &[u8]) -> Result<String, Refusal> {
-        let (revocations, now) = (&self.trust.revocations, self.peer.now);
-        let stapled = revocations.ocsp().take_stapled(marks, staple, now);
-        match revocations.refusal_of(marks, now) {
-            None => Ok("nothing is known against it".to_owned()),
-            Some(mut revoked) => {
-                if let (Err(Stapled(error)), Reason::RevocationUnknown) = (stapled, revoked.reason) {
-                    revoked.detail.push_str(&format!("; what it stapled was refused: {error}"));
-                }
-                Err(self.peer.refuse(revoked.reason, revoked.detail))
-            }
-        }
     }
 }
 
