@@ -22,6 +22,9 @@ pub use table::{
 /// Changes whenever the layout or the meaning of a pinned map changes; names the pin directory.
 pub const ABI: u32 = 3;
 
+/// Deepest cgroup that is looked at; the root of the hierarchy is 0.
+pub const MAX_CGROUP_LEVEL: u32 = 31;
+
 /// The interface index of `lo` in every network namespace (`LOOPBACK_IFINDEX` in the kernel).
 pub const LOOPBACK_IFINDEX: u32 = 1;
 

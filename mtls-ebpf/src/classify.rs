@@ -3,8 +3,8 @@
 use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie};
 use aya_ebpf::maps::lpm_trie::Key;
 use mtls_common::{
-    AddressKey, Destination, DestinationPort, Endpoint, Namespace, VERDICT_DENY, VerdictKey, Workload,
-    WorkloadPort, workload_flags,
+    AddressKey, Destination, DestinationPort, Endpoint, MAX_CGROUP_LEVEL, Namespace, VERDICT_DENY,
+    VerdictKey, Workload, WorkloadPort, workload_flags,
 };
 
 use crate::address::is_always_excluded;
@@ -13,8 +13,8 @@ use crate::maps::{
     ADDRESSES, CGROUP_LEVELS, CGROUPS, DENIED, DESTINATIONS, EXCLUDED, EXCLUDED_PORTS, NAMESPACES, WORKLOADS,
 };
 
-/// cgroups deeper than this below the root are not looked at.
-pub const MAX_CGROUP_DEPTH: i32 = 32;
+/// How many levels of cgroups are looked at, the root included.
+pub const CGROUP_LEVELS_SEEN: i32 = MAX_CGROUP_LEVEL as i32 + 1;
 
 /// A workload and the listeners of the namespace that the socket is in.
 pub struct Place {
@@ -78,7 +78,7 @@ fn workload_of_current_cgroup(netns: u64) -> u32 {
         return 0;
     }
     let mut found = 0;
-    for level in 0..MAX_CGROUP_DEPTH {
+    for level in 0..CGROUP_LEVELS_SEEN {
         if levels & (1 << level) != 0 {
             // SAFETY: no pointer is involved; 0 is returned where there is no such ancestor.
             let id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{
 use mtls_common::{Enclosure, Endpoint, WorkloadPort, enclosure_flags};
 
 use crate::address::is_always_excluded;
-use crate::classify::{MAX_CGROUP_DEPTH, is_excluded};
+use crate::classify::{CGROUP_LEVELS_SEEN, is_excluded};
 use crate::maps::{CGROUP_LEVELS, CGROUPS, ENCLOSED, ENCLOSURE, EXCLUDED_PORTS, LEFT_ALONE, NAMESPACES};
 
 /// `None`: nowhere, which costs no more than this look.
@@ -83,7 +83,7 @@ pub unsafe fn refuses_current(ctx: *mut c_void, to: &Endpoint) -> bool {
     }
     let levels = enclosure.levels | CGROUP_LEVELS.get(0).copied().unwrap_or(0);
     let mut ancestry = Ancestry::default();
-    for level in 0..MAX_CGROUP_DEPTH {
+    for level in 0..CGROUP_LEVELS_SEEN {
         if levels & (1 << level) != 0 {
             // SAFETY: no pointer is involved; 0, which is no cgroup, where there is no such ancestor.
             ancestry.add(unsafe { bpf_get_current_ancestor_cgroup_id(level) });
@@ -113,7 +113,7 @@ pub unsafe fn owner(skb: *mut c_void, netns: u64) -> Owner {
     };
     let levels = enclosure.levels | CGROUP_LEVELS.get(0).copied().unwrap_or(0);
     let mut ancestry = Ancestry::default();
-    for level in 0..MAX_CGROUP_DEPTH {
+    for level in 0..CGROUP_LEVELS_SEEN {
         if levels & (1 << level) != 0 {
             // SAFETY: the caller's promise; 0 where there is no such ancestor.
             ancestry.add(unsafe { bpf_skb_ancestor_cgroup_id(skb.cast(), level) });

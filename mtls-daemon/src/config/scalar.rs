@@ -291,7 +291,7 @@ pub enum CgroupError {
     Root,
     /// Deeper than the programs look.
     #[error("it is more than {0} levels below the root; name one of its ancestors")]
-    Deep(usize),
+    Deep(u32),
     /// A path that cannot be.
     #[error("{0}")]
     Path(#[from] PathError),

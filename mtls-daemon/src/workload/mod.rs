@@ -3,12 +3,11 @@
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
+use mtls_common::MAX_CGROUP_LEVEL;
+
 use crate::capture::cgroup::{self, Cgroup};
 use crate::config::Workload;
 use crate::sys::netns::Netns;
-
-/// Deepest cgroup that the eBPF programs look at (`MAX_CGROUP_DEPTH` there).
-const MAX_LEVEL: u32 = 31;
 
 /// How a workload stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,8 +42,8 @@ pub fn find(workload: &Workload, mount: Option<&Path>) -> Result<Here, Presence>
             let cgroup = mount.and_then(|mount| cgroup::find(mount, path));
             let absent = || Presence::Absent(format!("cgroup {} does not exist", path.display()));
             let cgroup = cgroup.ok_or_else(absent)?;
-            if cgroup.level > MAX_LEVEL {
-                let depth = format!("cgroup {} is more than {MAX_LEVEL} levels deep", path.display());
+            if cgroup.level > MAX_CGROUP_LEVEL {
+                let depth = format!("cgroup {} is more than {MAX_CGROUP_LEVEL} levels deep", path.display());
                 return Err(Presence::Failed(format!("{depth}; select one of its ancestors")));
             }
             Some((cgroup, path))

@@ -4,6 +4,8 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use mtls_common::MAX_CGROUP_LEVEL;
+
 use crate::config::at::{At, AutoOr, Given, Spot};
 use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
@@ -24,8 +26,6 @@ use super::{Check, Seen, issuer, pkcs11};
 
 /// Most cgroups below which every process must belong to a workload.
 pub const MAX_ENCLOSED: usize = 1_000;
-/// Deepest cgroup that the programs look at.
-const MAX_LEVEL: usize = 31;
 
 const MILLISECOND: Duration = Duration::from_millis(1);
 const SECOND: Duration = Duration::from_secs(1);
@@ -114,8 +114,8 @@ fn unclassified(check: &mut Check, raw: raw::Unclassified, root: Option<&At<Stri
     let parse = |text: &str| {
         let cgroup = scalar::cgroup(text, root)?;
         // The root is one of the components.
-        let level = cgroup.components().count() - 1;
-        if level > MAX_LEVEL { Err(CgroupError::Deep(MAX_LEVEL)) } else { Ok(cgroup) }
+        let level = u32::try_from(cgroup.components().count() - 1).unwrap_or(u32::MAX);
+        if level > MAX_CGROUP_LEVEL { Err(CgroupError::Deep(MAX_CGROUP_LEVEL)) } else { Ok(cgroup) }
     };
     let distinct = check.distinct("cgroup", &raw.cgroups, parse, Fault::Cgroup);
     // As they were written: below a configured root or not, which is for the mount to say.
