@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::path::Path;
 use std::sync::Arc;
 
+use super::serve::unspecified;
 use super::tables::Found;
 use crate::capture::namespace::cookie;
 use crate::capture::{CaptureEvent, cgroup};
@@ -72,13 +73,12 @@ pub fn know(
 /// Records what the programs refused to a process without workload.
 pub fn refused(relay: &Arc<Relay>, event: &CaptureEvent, pid: Option<u32>, from: Option<SocketAddr>) {
     let to = event.destination;
-    let unspecified = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let observed = relay.observer.begin(
         &relay.observer.metrics().workload(NO_WORKLOAD),
         Captured {
             direction: Direction::Outbound,
             local_identity: None,
-            source: from.or_else(|| unspecified.parse().ok()).unwrap_or(to),
+            source: from.unwrap_or_else(|| unspecified(to)),
             destination: to,
         },
     );

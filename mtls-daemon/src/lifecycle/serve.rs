@@ -1,6 +1,6 @@
 //! The loops that start connections: events of the ring, and the listeners of each namespace.
 
-use std::net::SocketAddr;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 
 use tokio::net::{TcpListener, TcpStream};
@@ -66,14 +66,13 @@ fn refused(relay: &Arc<Relay>, event: &CaptureEvent, reason: Reason) {
         return;
     };
     let to = event.destination;
-    let unspecified = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let observed = relay.observer.begin(
         &workload.metrics,
         Captured {
             direction: Direction::Outbound,
             local_identity: Some(Arc::clone(&workload.spiffe_id)),
             // The source address is not chosen yet when connect() is refused.
-            source: unspecified.parse().unwrap_or(to),
+            source: unspecified(to),
             destination: to,
         },
     );
@@ -101,6 +100,14 @@ fn refused(relay: &Arc<Relay>, event: &CaptureEvent, reason: Reason) {
         authorise::note_denied(&relay.flows, &workload.settings, to, UNKNOWN_DESTINATIONS_DENY, reason);
     }
     observed.end(Ending::Refused(refusal));
+}
+
+/// What stands for a source that is not chosen yet, in the family of the destination.
+pub(super) fn unspecified(to: SocketAddr) -> SocketAddr {
+    match to {
+        SocketAddr::V4(_) => (Ipv4Addr::UNSPECIFIED, 0).into(),
+        SocketAddr::V6(_) => (Ipv6Addr::UNSPECIFIED, 0).into(),
+    }
 }
 
 /// Records a SYN that the programs refused for where it came from.
