@@ -54,6 +54,16 @@ pub struct Workload {
     pub only_netns: u64,
 }
 
+impl Workload {
+    /// For an owner that has no settings: the tables disagree, which must not open anything.
+    pub const UNKNOWN: Self = Self {
+        flags: workload_flags::STRICT | workload_flags::CAPTURE,
+        default_mode: PortMode::Strict.raw(),
+        netns: 0,
+        only_netns: 0,
+    };
+}
+
 /// What an inbound connection must be. Discriminants are the values in maps.
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -67,7 +67,7 @@ pub unsafe fn place(ctx: *mut core::ffi::c_void, current_process: bool) -> Optio
         return None;
     }
     // SAFETY: as above.
-    let settings = unsafe { *WORKLOADS.get(&workload)? };
+    let settings = unsafe { WORKLOADS.get(&workload) }.copied().unwrap_or(Workload::UNKNOWN);
     Some(Place { netns, namespace, workload, settings })
 }
 

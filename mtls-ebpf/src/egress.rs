@@ -11,7 +11,7 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use mtls_common::{
     Counter, Endpoint, EventKind, LOOPBACK_IFINDEX, PortMode, SYN_CAPACITY, SharedPort, SocketKind,
-    SocketState, WorkloadPort, workload_flags,
+    SocketState, Workload, WorkloadPort, workload_flags,
 };
 
 use crate::address::{endpoint, from_v4, from_v6};
@@ -255,9 +255,7 @@ fn leave(sk: *mut c_void) -> i32 {
 #[inline(always)]
 fn guard(ctx: &SkBuffContext, sk: *mut c_void, netns: u64, workload: u32) -> i32 {
     // SAFETY: copied at once.
-    let Some(settings) = (unsafe { WORKLOADS.get(&workload) }).copied() else {
-        return PASS;
-    };
+    let settings = unsafe { WORKLOADS.get(&workload) }.copied().unwrap_or(Workload::UNKNOWN);
     if settings.flags & workload_flags::STRICT == 0 {
         return PASS;
     }

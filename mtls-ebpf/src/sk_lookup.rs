@@ -6,8 +6,8 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SkLookupContext;
 use mtls_common::{
-    Counter, DeliveryKey, Endpoint, ListenerKey, PortMode, SharedPort, SourceKey, VERDICT_DENY, WorkloadPort,
-    workload_flags,
+    Counter, DeliveryKey, Endpoint, ListenerKey, PortMode, SharedPort, SourceKey, VERDICT_DENY, Workload,
+    WorkloadPort, workload_flags,
 };
 
 use crate::address::{endpoint, from_v4, from_v6, is_always_excluded, words};
@@ -48,8 +48,11 @@ fn steer(ctx: &SkLookupContext) -> Option<u32> {
     if let Some(owner) = unsafe { SHARED_PORTS.get(&SharedPort { netns, port, reserved: [0; 3] }) } {
         workload = *owner;
     }
+    if workload == 0 {
+        return None;
+    }
     // SAFETY: copied at once.
-    let settings = unsafe { *WORKLOADS.get(&workload)? };
+    let settings = unsafe { WORKLOADS.get(&workload) }.copied().unwrap_or(Workload::UNKNOWN);
     // SAFETY: copied at once.
     let mode = unsafe { PORT_MODES.get(&WorkloadPort { workload, port, reserved: 0 }) }
         .copied()

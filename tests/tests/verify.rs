@@ -151,6 +151,28 @@ fn a_table_entry_that_somebody_deletes_is_found_and_put_back() {
 }
 
 #[test]
+fn a_workload_whose_settings_somebody_deletes_is_strict_until_they_are_back() {
+    let mut pair = Pair::strict();
+    let _echo = programs::probe(pair.db(), ECHO, &[]);
+    holds(&pair);
+    let capture = pair.lab.capture();
+    delete_an_entry(&pair, "WORKLOADS");
+    delete_an_entry(&pair, "WORKLOADS");
+    pair.works();
+    let connect = |pair: &Pair| {
+        let to = pair.db().at(ECHO).to_string();
+        pair.web().own("probe").args(["connect", &to, "--send", "hello"]).run()
+    };
+    let answered =
+        |said: &mtls_tests::Output| String::from_utf8_lossy(&said.stdout).contains("\"received\":\"hello\"");
+    assert!(answered(&connect(&pair)));
+    pair.daemon.kill9();
+    let said = connect(&pair);
+    assert!(!answered(&said), "{said}");
+    capture.stop().assert_only_tls(ECHO);
+}
+
+#[test]
 fn a_listener_that_is_not_steered_to_any_more_is_opened_again() {
     let pair = Pair::strict();
     holds(&pair);
@@ -329,7 +351,8 @@ fn a_workload_that_gets_another_name_is_captured_all_the_while() {
     let mut storm = pair.web().spawn(&["sh", "-c", &format!("while :; do {connect}; done")]).quiet();
     let got_through = |storm: &Process| storm.printed().matches("\"received\":\"hello\"").count();
     eventually(slow::limit(20), "the storm to blow", || (got_through(&storm) > 3).then_some(()));
-    for name in ["shop", "store", "web"] {
+    // The looks come once a second: many changes, so that some meet one.
+    for name in ["shop", "store", "web"].into_iter().cycle().take(15) {
         let applied = pair.daemon.metric("mtlsd_config_reloads_total", &[("result", "applied")]);
         let renamed = STRICT_PAIR.replace("name: web,", &format!("name: {name},"));
         pair.daemon.configure(&pair.lab.expand(&renamed));

@@ -162,7 +162,7 @@ impl KernelTables {
         replace(&mut self.excluded_ports, &wanted.excluded_ports)
             .map_err(CaptureError::map("EXCLUDED_PORTS"))?;
         // While both the old and the new owner are known: a namespace without one is not captured.
-        self.change_owners(&wanted.owners).map_err(CaptureError::map("NAMESPACES"))?;
+        self.change_owners(wanted).map_err(CaptureError::map("NAMESPACES"))?;
 
         self.replace_sources(&wanted.sources).map_err(CaptureError::map("SOURCES"))?;
         // Who is known first, then who is not.
@@ -177,10 +177,14 @@ impl KernelTables {
         Ok(base)
     }
 
-    fn change_owners(&mut self, owners: &HashMap<u64, u32>) -> Result<(), MapError> {
-        for (cookie, workload) in owners {
-            if let Some(there) = self.namespace(*cookie).filter(|there| there.workload != *workload) {
-                self.namespaces.insert(*cookie, Namespace { workload: *workload, ..there }, 0)?;
+    /// A namespace that nobody owns any more says so: an owner without settings is taken for a strict one.
+    fn change_owners(&mut self, wanted: &Tables) -> Result<(), MapError> {
+        for cookie in self.namespaces() {
+            let Some(there) = self.namespace(cookie) else { continue };
+            let kept = Some(there.workload).filter(|owner| wanted.workloads.contains_key(owner));
+            let owner = wanted.owners.get(&cookie).copied().or(kept).unwrap_or(0);
+            if owner != there.workload {
+                self.namespaces.insert(cookie, Namespace { workload: owner, ..there }, 0)?;
             }
         }
         Ok(())

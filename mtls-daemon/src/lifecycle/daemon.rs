@@ -380,6 +380,7 @@ impl Daemon {
         changing.loaded = OffsetDateTime::now_utc();
         changing.registry.keep_only(|name| new.workload(name).is_some(), metrics);
         self.publish(&mut changing);
+        node.tell_owners();
         drop(node);
         self.relay.flows.watch(&new);
         tracing::info!(generation = changing.generation, "the new configuration is in force");

@@ -54,6 +54,17 @@ impl Node {
         self.presence.get(workload)
     }
 
+    /// Tells every place whose it is by the tables that are in force.
+    pub(super) fn tell_owners(&self) {
+        let Some((_, found)) = &self.applied else { return };
+        for (cookie, place) in &self.places {
+            if let Some(owners) = found.owners.get(cookie).filter(|owners| **owners != **place.owners.load())
+            {
+                place.owners.store(Arc::new(owners.clone()));
+            }
+        }
+    }
+
     /// Closes every listener; what is attached stays.
     pub fn leave_all(&mut self) {
         for place in self.places.values() {

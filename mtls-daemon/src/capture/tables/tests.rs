@@ -284,6 +284,24 @@ fn a_namespace_follows_its_owner_and_keeps_its_listeners() {
 }
 
 #[test]
+fn a_namespace_loses_its_owner_before_the_owner_loses_its_settings() {
+    let mut real = Real::new("no-owner");
+    let owned = Namespace { workload: 7, outbound_v4: 2, outbound_v6: 3 };
+    let with =
+        |owners| Tables { workloads: HashMap::from([(7, Workload::default())]), owners, ..Tables::default() };
+    real.tables.apply(&with(HashMap::new())).unwrap();
+    real.tables.set_namespace(99, owned).unwrap();
+    real.tables.apply(&with(HashMap::new())).unwrap();
+    assert_eq!(
+        real.tables.namespace(99),
+        Some(owned),
+        "its workload is there, and only not found at the moment"
+    );
+    real.tables.apply(&Tables::default()).unwrap();
+    assert_eq!(real.tables.namespace(99), Some(Namespace { workload: 0, ..owned }));
+}
+
+#[test]
 fn a_full_table_is_an_error_that_names_it_and_loses_nothing() {
     let mut real = Real::new("full");
     let before = whole(0);

@@ -6,7 +6,8 @@ use mtls_common::Namespace;
 
 use super::{BY_ITSELF, Finding, Repair, places};
 use crate::datapath::relay::Place;
-use crate::lifecycle::daemon::Daemon;
+use crate::lifecycle::daemon::{Daemon, lock};
+use crate::lifecycle::reconcile::Node;
 
 /// What is wrong with one namespace.
 enum Wrong {
@@ -26,27 +27,28 @@ impl Wrong {
     }
 }
 
-fn wrong(daemon: &Daemon) -> (usize, Vec<(Arc<Place>, Wrong)>) {
+/// While `node` is held the tables do not change: what is compared here may be written, too.
+fn wrong(daemon: &Daemon, node: &Node) -> (usize, Vec<(Arc<Place>, Wrong)>) {
     let steered_to = daemon.relay.capture.steered_to();
-    let places = places(daemon);
-    let count = places.len();
+    let mut count = 0;
     let mut found = Vec::new();
-    for place in places {
+    for place in node.places() {
+        count += 1;
         let (outbound_v4, outbound_v6) = place.outbound_ports();
         let workload = place.owners.load().whole.unwrap_or(0);
         let wanted = Namespace { workload, outbound_v4, outbound_v6 };
         if daemon.relay.capture.namespace(place.cookie) != Some(wanted) {
-            found.push((Arc::clone(&place), Wrong::Entry(wanted)));
+            found.push((Arc::clone(place), Wrong::Entry(wanted)));
         }
         if place.families().any(|family| !steered_to.contains(&(place.cookie, family))) {
-            found.push((place, Wrong::Listener));
+            found.push((Arc::clone(place), Wrong::Listener));
         }
     }
     (count, found)
 }
 
 pub(super) fn look(daemon: &Daemon) -> Vec<Finding> {
-    let (count, wrong) = wrong(daemon);
+    let (count, wrong) = wrong(daemon, &lock(&daemon.node));
     if wrong.is_empty() {
         return vec![Finding::good(None, format!("{count} namespaces are as mtlsd enrolled them"))];
     }
@@ -54,18 +56,23 @@ pub(super) fn look(daemon: &Daemon) -> Vec<Finding> {
 }
 
 pub(super) fn repair(daemon: &Daemon) -> Vec<Repair> {
-    let (_, wrong) = wrong(daemon);
-    let repair = |(place, wrong): (Arc<Place>, Wrong)| {
-        let (what, result) = match &wrong {
-            Wrong::Entry(wanted) => {
-                let result = daemon.relay.capture.set_namespace(place.cookie, *wanted);
-                ("table", result.map_err(|error| error.to_string()))
-            }
-            Wrong::Listener => ("listener", daemon.enter_again(&place).map_err(|error| error.to_string())),
-        };
+    let node = lock(&daemon.node);
+    let (_, wrong) = wrong(daemon, &node);
+    let put_back = |(place, wrong): &(Arc<Place>, Wrong)| match wrong {
+        Wrong::Entry(wanted) => {
+            let result = daemon.relay.capture.set_namespace(place.cookie, *wanted);
+            Some(("table", result.map_err(|error| error.to_string())))
+        }
+        Wrong::Listener => None,
+    };
+    let entries: Vec<_> = wrong.iter().map(put_back).collect();
+    drop(node);
+    let repair = |((place, wrong), entry): ((Arc<Place>, Wrong), Option<_>)| {
+        let enter = || ("listener", daemon.enter_again(&place).map_err(|error| error.to_string()));
+        let (what, result) = entry.unwrap_or_else(enter);
         Repair { what, detail: wrong.told(&place), result }
     };
-    wrong.into_iter().map(repair).collect()
+    wrong.into_iter().zip(entries).map(repair).collect()
 }
 
 fn answers(place: &Place) -> Result<String, String> {
