@@ -1,5 +1,7 @@
 //! What both roles do alike: from the duplicate of the application's descriptor to the end.
-use crate::{Action, Body, By, ConnectionId, Counts, Ignored, Input, Message, Nonce, Outcome, Reason, Step, Timer};
+use crate::{
+    Action, Body, By, ConnectionId, Counts, Ignored, Input, Message, Nonce, Outcome, Reason, Step, Timer,
+};
 
 /// Whether the session that the connection was agreed on still lives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -109,7 +111,12 @@ fn compare(own: Counts, peer: Counts) -> Outcome {
 
 impl<D: Copy> Half<D> {
     /// Starts arming with the duplicate in hand.
-    pub(crate) fn start(context: &Context, server: Nonce, dup: D, peer_ready: bool) -> (Self, Vec<Action<D>>) {
+    pub(crate) fn start(
+        context: &Context,
+        server: Nonce,
+        dup: D,
+        peer_ready: bool,
+    ) -> (Self, Vec<Action<D>>) {
         let install = Action::Install { descriptor: dup, client: context.id.nonce, server };
         (Self::Installing { dup, peer_ready }, vec![install])
     }
@@ -139,7 +146,9 @@ impl<D: Copy> Half<D> {
             Self::Closing { own } => closing(own, input),
             Self::Released { session, peer } => released(context, session, peer, input),
             Self::Early => early(context, input),
-            Self::Installing { .. } | Self::Emptying { .. } | Self::Armed { .. } => self.arming(context, input),
+            Self::Installing { .. } | Self::Emptying { .. } | Self::Armed { .. } => {
+                self.arming(context, input)
+            }
         };
         *self = next;
         step

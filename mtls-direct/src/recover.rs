@@ -32,8 +32,6 @@ pub fn stray(message: Message) -> Option<Message> {
     match message.body {
         // `Open` makes a new machine; the others need no answer, or two daemons would answer each other for ever.
         Body::Open | Body::Refuse(_) | Body::Abort(_) | Body::Closed(_) => None,
-        Body::Accept(_) | Body::Ready => {
-            Some(Message { id: message.id, body: Body::Abort(Reason::Unknown) })
-        }
+        Body::Accept(_) | Body::Ready => Some(Message { id: message.id, body: Body::Abort(Reason::Unknown) }),
     }
 }

@@ -3,13 +3,13 @@
 #![allow(clippy::cast_possible_truncation)]
 mod model;
 
-use model::{Direct, Flaw, LEAK, LEAVES, LEFT, LIVES, PREFIX, READ, REACHED, STUCK};
+use model::{Direct, Flaw, LEAK, LEAVES, LEFT, LIVES, PREFIX, REACHED, READ, STUCK};
 use stateright::{Checker, HasDiscoveries, Model};
 
 const RIGHT: Direct = Direct {
     flaw: Flaw::None,
     early_release: false,
-    length: [2, 1],
+    length: [1, 1],
     attacker: true,
     deaths: true,
     failures: true,
@@ -28,6 +28,7 @@ fn holds(name: &str, direct: Direct) {
     assert!(checker.discovery(REACHED).is_some(), "{name}: no way to a finished exchange");
     assert_eq!(checker.discovery(LEAVES).is_some(), direct.early_release, "{name}");
 }
+
 /// A model with a flaw must break the property, or the property could not be broken at all.
 fn breaks(direct: Direct, property: &'static str) {
     let found = HasDiscoveries::AnyOf([property].into());
@@ -37,6 +38,9 @@ fn breaks(direct: Direct, property: &'static str) {
     let path = path.unwrap_or_else(|| panic!("{:?} does not break {property}", direct.flaw));
     println!("{:?} breaks {property}: {:?}", direct.flaw, path.into_actions());
 }
+
+/// Two bytes each way: what depends on the first byte and what follows it.
+const LONG: Direct = Direct { length: [2, 2], ..RIGHT };
 
 #[test]
 fn every_interleaving_holds() {
@@ -49,8 +53,23 @@ fn every_interleaving_with_early_release_holds() {
 }
 
 #[test]
+fn longer_streams_with_an_attacker_hold() {
+    for early_release in [false, true] {
+        let length = [2, 1];
+        holds("long, attacker", Direct { early_release, length, deaths: false, failures: false, ..LONG });
+    }
+}
+
+#[test]
+fn longer_streams_with_deaths_and_failures_hold() {
+    for early_release in [false, true] {
+        holds("long, deaths and failures", Direct { early_release, attacker: false, ..LONG });
+    }
+}
+
+#[test]
 fn without_the_kick_plaintext_leaks() {
-    breaks(Direct { flaw: Flaw::NoKick, ..RIGHT }, LEAK);
+    breaks(Direct { flaw: Flaw::NoKick, ..LONG }, LEAK);
 }
 
 #[test]
@@ -86,4 +105,9 @@ fn a_start_without_recovery_leaves_held_sockets() {
 #[test]
 fn a_start_that_destroys_released_sockets_ends_live_connections() {
     breaks(Direct { flaw: Flaw::RecoveryOfAll, ..RIGHT }, LIVES);
+}
+
+#[test]
+fn an_early_writer_that_dies_with_the_session_ends_a_live_connection() {
+    breaks(Direct { flaw: Flaw::EarlyDiesWithSession, early_release: true, ..RIGHT }, LIVES);
 }

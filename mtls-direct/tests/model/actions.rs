@@ -73,7 +73,9 @@ impl Direct {
                 None => {}
             }
             acts.extend(side.daemon.timers().iter().map(|&timer| Act::Timer(i, timer)));
-            if side.alive() && side.daemon.has_machine() && !side.told_established {
+            // Reports may come after the socket's end.
+            let was_up = side.alive() || side.socket == Socket::Gone;
+            if was_up && side.daemon.has_machine() && !side.told_established {
                 acts.push(Act::TellEstablished(i));
             }
             if lives && side.socket == Socket::Gone && !side.told_ended {
@@ -102,7 +104,8 @@ impl Direct {
         if server.socket == Socket::Queued {
             acts.push(Act::Accept);
         }
-        if server.socket == Socket::Up && server.daemon.has_machine() && !server.told_accepted {
+        let was_accepted = matches!(server.socket, Socket::Up | Socket::Gone);
+        if was_accepted && server.daemon.has_machine() && !server.told_accepted {
             acts.push(Act::TellAccepted);
         }
         // The listener of the daemon meets a TLS record under keys it has not, or gives up waiting for a ClientHello.
@@ -220,6 +223,7 @@ impl Model for Direct {
     fn next_state(&self, last: &World, act: Act) -> Option<World> {
         let mut next = last.clone();
         self.apply(&mut next, act);
+        next.normalise();
         Some(next)
     }
 
@@ -241,6 +245,9 @@ impl Direct {
             Act::NoticeLoss(i) => {
                 w.side[i].told_lost = true;
                 w.channel[i].clear();
+                if self.flaw == Flaw::EarlyDiesWithSession && w.side[i].daemon.is_early() {
+                    w.destroy(i, Reason::SessionLost);
+                }
                 w.tell(self, i, Input::SessionLost);
             }
             Act::JobDone(i) => {
@@ -291,8 +298,8 @@ impl Direct {
             }
             Act::TellEnded(i) => {
                 w.side[i].told_ended = true;
-                let counts = Counts { sent: w.side[i].passed.into(), received: w.side[i].taken.into() };
-                w.tell(self, i, Input::SocketEnded(counts));
+                // The counts decide what is reported and nothing else.
+                w.tell(self, i, Input::SocketEnded(Counts::default()));
             }
             Act::TellGone(i) => {
                 w.side[i].told_gone = true;

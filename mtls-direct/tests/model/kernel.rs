@@ -58,7 +58,7 @@ impl World {
         }
     }
 
-    fn destroy(&mut self, i: usize, reason: Reason) {
+    pub fn destroy(&mut self, i: usize, reason: Reason) {
         if matches!(self.side[i].socket, Socket::None | Socket::Gone) {
             return;
         }
@@ -71,8 +71,8 @@ impl World {
     /// The socket ends with RST.
     pub fn reset(&mut self, i: usize) {
         self.end(i);
-        self.side[1 - i].rst |= matches!(self.side[1 - i].socket, Socket::Opening) && self.syn_free
-            || self.side[1 - i].alive();
+        self.side[1 - i].rst |=
+            matches!(self.side[1 - i].socket, Socket::Opening) && self.syn_free || self.side[1 - i].alive();
     }
 
     /// The socket ends; calls inside it return an error.

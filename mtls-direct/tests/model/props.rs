@@ -52,13 +52,16 @@ pub fn all() -> Vec<Property<Direct>> {
             let expecting = matches!(w.side[1].daemon, Daemon::Server(_)) && !w.side[1].daemon.is_over();
             let dead = w.side[1].daemon == Daemon::Dead;
             (!w.expected || expecting || dead)
-                && w.side.iter().all(|side| !side.dup || (side.daemon.has_machine() && !side.daemon.is_over()))
+                && w.side
+                    .iter()
+                    .all(|side| !side.dup || (side.daemon.has_machine() && !side.daemon.is_over()))
         }),
         Property::sometimes(REACHED, |direct: &Direct, w: &World| {
             (0..2).all(|i| w.side[1 - i].read == direct.length[i])
         }),
         Property::sometimes(LEAVES, |_, w: &World| {
-            w.side[1].socket == Socket::Queued && matches!(w.side[A].sent.first(), Some(Content::Tls(_)))
+            w.side[1].socket == Socket::Queued
+                && matches!(w.side[A].sent.first(), Some(Content::Tls(_)))
                 && w.side[A].passed > 0
         }),
     ]

@@ -1,6 +1,9 @@
 //! The state of everything.
+use std::hash::{Hash, Hasher};
+
 use mtls_direct::{
-    Action, Body, Client, ConnectionId, FourTuple, Input, Message, Nonce, Server, Step, Timer,
+    Action, Body, Client, ClientState, ConnectionId, FourTuple, Half, Input, Message, Nonce, Server,
+    ServerState, Step, Timer,
 };
 
 /// The client's side in every array of two.
@@ -25,6 +28,8 @@ pub enum Flaw {
     GuardBeforeKick,
     /// A failure leaves the socket alone.
     NoDestroy,
+    /// A writer let go early is destroyed when the session dies.
+    EarlyDiesWithSession,
     /// A daemon that starts leaves held sockets alone.
     NoRecovery,
     /// A daemon that starts destroys what was released, too.
@@ -49,7 +54,7 @@ pub struct Direct {
 }
 
 /// A daemon's part.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug)]
 pub enum Daemon {
     /// Nothing heard yet (server's side).
     Idle,
@@ -63,7 +68,44 @@ pub enum Daemon {
     Restarted,
 }
 
+/// A machine that is over behaves alike whatever it ended by, so the reason makes no state of its own; and all that
+/// a machine has besides its state is the same in every world.
+#[derive(PartialEq, Eq, Hash)]
+enum Seen<'a> {
+    Idle,
+    Client(&'a ClientState<u8>),
+    Server(&'a ServerState<u8>),
+    Over,
+    Dead,
+    Restarted,
+}
+
+impl PartialEq for Daemon {
+    fn eq(&self, other: &Self) -> bool {
+        self.seen() == other.seen()
+    }
+}
+
+impl Eq for Daemon {}
+
+impl Hash for Daemon {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.seen().hash(state);
+    }
+}
+
 impl Daemon {
+    fn seen(&self) -> Seen<'_> {
+        match self {
+            Self::Idle => Seen::Idle,
+            Self::Client(machine) if !machine.is_over() => Seen::Client(machine.state()),
+            Self::Server(machine) if !machine.is_over() => Seen::Server(machine.state()),
+            Self::Client(_) | Self::Server(_) => Seen::Over,
+            Self::Dead => Seen::Dead,
+            Self::Restarted => Seen::Restarted,
+        }
+    }
+
     /// Hands an input to the machine.
     pub fn step(&mut self, input: Input<u8>) -> Step<u8> {
         match self {
@@ -87,6 +129,11 @@ impl Daemon {
             Self::Server(machine) => machine.is_over(),
             Self::Idle | Self::Dead | Self::Restarted => true,
         }
+    }
+
+    /// The writer was let go before the other side's `Ready`.
+    pub fn is_early(&self) -> bool {
+        matches!(self, Self::Client(machine) if *machine.state() == ClientState::Half(Half::Early))
     }
 
     pub fn has_machine(&self) -> bool {
@@ -251,6 +298,35 @@ impl World {
             can_end_lease: direct.failures,
             settled: false,
             broken: Vec::new(),
+        }
+    }
+
+    /// Gives what can no longer matter one value, so that states which differ in nothing else are one.
+    pub fn normalise(&mut self) {
+        let past = |side: &Side| matches!(side.socket, Socket::None | Socket::Gone);
+        let over = self.side.iter().all(|side| side.daemon.is_over() && side.daemon != Daemon::Idle);
+        for i in [A, B] {
+            let side = &mut self.side[i];
+            if side.socket == Socket::Gone {
+                (side.held, side.tls, side.open, side.fin, side.broken) = (true, false, false, false, false);
+                (side.ended, side.told_gone, side.read, side.rst) = (true, true, 0, false);
+            }
+            if side.daemon.is_over() && side.daemon != Daemon::Idle {
+                (side.told_ended, side.told_lost, side.told_gone) = (true, true, true);
+                if side.socket == Socket::Gone {
+                    (side.told_established, side.told_accepted) = (true, true);
+                }
+                self.channel[i].clear();
+            }
+        }
+        if over {
+            (self.session, self.can_end_lease) = (true, false);
+        }
+        if self.side.iter().all(past) && self.side[A].socket == Socket::Gone {
+            for side in &mut self.side {
+                (side.sent, side.passed, side.taken) = (Vec::new(), 0, 0);
+            }
+            (self.can_inject, self.can_replay, self.settled) = (false, false, false);
         }
     }
 
