@@ -93,6 +93,16 @@ fn a_guard_that_opens_before_the_kick_lets_injected_plaintext_be_read() {
 }
 
 #[test]
+fn records_without_numbers_let_a_replay_be_read() {
+    breaks(Direct { flaw: Flaw::NoRecordNumbers, ..RIGHT }, PREFIX);
+}
+
+#[test]
+fn a_duplicate_that_is_not_closed_is_left_behind() {
+    breaks(Direct { flaw: Flaw::NoClose, ..RIGHT }, LEFT);
+}
+
+#[test]
 fn a_failure_that_leaves_the_socket_is_stuck() {
     breaks(Direct { flaw: Flaw::NoDestroy, ..RIGHT }, STUCK);
 }

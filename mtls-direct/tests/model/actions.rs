@@ -328,7 +328,7 @@ impl Direct {
             Act::PlainRecv(i, t) => w.plain_recv(i, t),
             Act::Enter(i, call) => w.side[i].enter(call),
             Act::TlsSend(i) => w.tls_send(i),
-            Act::TlsRecv(i) => w.tls_recv(i),
+            Act::TlsRecv(i) => w.tls_recv(self, i),
             Act::End(i) => {
                 w.side[i].ended = true;
                 w.side[i].threads = [Thread::Out; 2];

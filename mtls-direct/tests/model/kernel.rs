@@ -44,7 +44,7 @@ impl World {
             }
             Action::Close(DUP) => {
                 assert!(self.side[i].dup, "closed twice");
-                self.side[i].dup = false;
+                self.side[i].dup = direct.flaw == Flaw::NoClose;
             }
             Action::Destroy(reason) => {
                 if direct.flaw != Flaw::NoDestroy {
@@ -143,11 +143,12 @@ impl World {
         }
     }
 
-    pub fn tls_recv(&mut self, i: usize) {
+    pub fn tls_recv(&mut self, direct: &Direct, i: usize) {
+        let numbered = direct.flaw != Flaw::NoRecordNumbers;
         let content = self.side[i].queue.remove(0);
         match content {
             // The record's number is in its nonce: any other record fails to authenticate.
-            Content::Tls(record) if record == self.side[i].read => self.deliver(i, record),
+            Content::Tls(record) if record == self.side[i].read || !numbered => self.deliver(i, record),
             Content::Tls(_) | Content::Plain(_) | Content::Evil => {
                 self.side[i].broken = true;
                 self.side[i].queue.clear();

@@ -26,6 +26,10 @@ pub enum Flaw {
     NoGuardAndHasty,
     /// The guard opens when the keys are set, before the threads have left.
     GuardBeforeKick,
+    /// Any record of the right keys is taken, whatever its number.
+    NoRecordNumbers,
+    /// The duplicate is never closed.
+    NoClose,
     /// A failure leaves the socket alone.
     NoDestroy,
     /// A writer let go early is destroyed when the session dies.
