@@ -42,6 +42,7 @@ pub enum Act {
     Inject(usize, bool),
     Replay(usize, u8),
     ForgeRst(usize),
+    ForgeFin(usize),
 }
 
 impl Direct {
@@ -196,6 +197,9 @@ impl Direct {
             if self.attacker && side.alive() && !side.rst {
                 acts.push(Act::ForgeRst(i));
             }
+            if self.flaw == Flaw::ForgedFin && side.alive() && !side.fin && self.passes(side) {
+                acts.push(Act::ForgeFin(i));
+            }
         }
         if self.deaths && w.session && w.side.iter().any(|side| !side.daemon.is_over()) {
             acts.push(Act::SessionDies);
@@ -308,7 +312,7 @@ impl Direct {
             Act::ReceiveRst(i) => w.end(i),
             Act::Fin(i) => {
                 if w.side[i].queue.is_empty() {
-                    w.side[1 - i].fin = true;
+                    w.take_fin(1 - i);
                     if w.side[i].fin {
                         w.end(A);
                         w.end(B);
@@ -355,6 +359,7 @@ impl Direct {
                 w.ingress(self, i, content, matches!(content, Content::Tls(_)));
             }
             Act::ForgeRst(i) => w.end(i),
+            Act::ForgeFin(i) => w.take_fin(i),
         }
     }
 }

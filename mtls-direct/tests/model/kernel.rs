@@ -1,7 +1,7 @@
 //! What a kernel does: calls, segments, the guard, and the machines' actions.
 use mtls_direct::{Action, Body, Input, Mark, Reason, Recovery, Server, recover};
 
-use super::props::{LEAK, LIVES, PREFIX, READ};
+use super::props::{END, LEAK, LIVES, PREFIX, READ};
 use super::world::{Content, DUP, Daemon, Direct, Flaw, Job, Side, Socket, Thread, World, id};
 
 impl World {
@@ -82,6 +82,15 @@ impl World {
         side.threads = [Thread::Out; 2];
         side.queue.clear();
         side.rst = false;
+    }
+
+    /// A FIN with the next sequence number passes the guard of the node it goes to.
+    pub fn take_fin(&mut self, i: usize) {
+        let other = &self.side[1 - i];
+        if !other.ended || usize::from(self.side[i].taken) < other.sent.len() {
+            self.breaks(END);
+        }
+        self.side[i].fin = true;
     }
 
     /// `Open` reaches a daemon without a machine.

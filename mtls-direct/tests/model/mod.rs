@@ -7,5 +7,5 @@ mod kernel;
 mod props;
 mod world;
 
-pub use props::{LEAK, LEAVES, LEFT, LIVES, PREFIX, REACHED, READ, STUCK};
+pub use props::{END, LEAK, LEAVES, LEFT, LIVES, PREFIX, REACHED, READ, STUCK};
 pub use world::{Direct, Flaw};

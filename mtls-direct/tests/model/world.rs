@@ -28,6 +28,8 @@ pub enum Flaw {
     GuardBeforeKick,
     /// Any record of the right keys is taken, whatever its number.
     NoRecordNumbers,
+    /// Not ours: TCP's FIN is not authenticated, an attacker may send one.
+    ForgedFin,
     /// The duplicate is never closed.
     NoClose,
     /// A failure leaves the socket alone.
