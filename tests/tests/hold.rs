@@ -5,6 +5,8 @@
 mod arming;
 #[path = "hold/early.rs"]
 mod early;
+#[path = "hold/ends.rs"]
+mod ends;
 #[path = "hold/held.rs"]
 mod held;
 #[path = "hold/kicks.rs"]

@@ -23,6 +23,7 @@ use rustix::thread::{NanosleepRelativeResult, futex, nanosleep};
 use socket2::{Domain, SockAddr, Socket, Type};
 
 use super::bulk::Waiting;
+use crate::bytes::Random;
 use crate::flow::bad;
 
 type Sockets = Arc<Mutex<HashMap<String, Arc<Socket>>>>;
@@ -133,6 +134,15 @@ fn obey(sockets: &Sockets, command: &str) -> io::Result<String> {
             let got = (&*named(name)?).read(&mut buffer)?;
             Ok(format!("{got} {}", buffer[..got].escape_ascii()))
         }
+        ["flood", name, seed] => {
+            let socket = named(name)?;
+            socket.set_nonblocking(true)?;
+            flood(&socket, number(seed)?).map(|bytes| bytes.to_string())
+        }
+        ["drain", name] => {
+            let socket = named(name)?;
+            Ok(io::copy(&mut &*socket, &mut io::sink())?.to_string())
+        }
         ["cat", name] => {
             // Inherits the socket as its standard input and reads it until EOF.
             let socket: OwnedFd = named(name)?.as_fd().try_clone_to_owned()?;
@@ -213,6 +223,18 @@ fn wait(words: &[&str], named: impl Fn(&str) -> io::Result<Arc<Socket>>) -> io::
             Ok("woken".to_owned())
         }
         _ => Err(bad(format!("not a command: {words:?}"))),
+    }
+}
+
+/// Sends until the socket takes no more; gives how many bytes it took.
+fn flood(mut socket: &Socket, seed: u64) -> io::Result<usize> {
+    let (bytes, mut sizes, mut taken) = (vec![b'x'; 1 << 17], Random(seed), 0);
+    loop {
+        match socket.write(&bytes[..sizes.chunk()]) {
+            Ok(bytes) => taken += bytes,
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => return Ok(taken),
+            Err(error) => return Err(error),
+        }
     }
 }
 

@@ -11,7 +11,7 @@ use rustix::process::{Pid, PidfdFlags, PidfdGetfdFlags, pidfd_getfd, pidfd_open}
 use socket2::SockRef;
 
 /// A released socket's TCP_NOTSENT_LOWAT, bytes: as good as none.
-const RELEASED: u32 = i32::MAX.cast_unsigned();
+pub const RELEASED: u32 = i32::MAX.cast_unsigned();
 
 /// A duplicate of a descriptor of another process.
 #[derive(Debug)]
@@ -88,10 +88,18 @@ pub fn install(socket: impl AsFd, receive: Key, send: Key) -> Result<(), Errno> 
     send_with(socket.as_fd(), send)
 }
 
-/// Ends the hold: TCP_NOTSENT_LOWAT.
+/// Ends the hold: TCP_NOTSENT_LOWAT as large as it can be.
 ///
 /// # Errors
 /// As setsockopt(2).
 pub fn release(socket: impl AsFd) -> io::Result<()> {
-    SockRef::from(&socket.as_fd()).set_tcp_notsent_lowat(RELEASED)
+    release_to(socket, RELEASED)
+}
+
+/// Ends the hold: so many bytes may wait unsent before the socket takes no more.
+///
+/// # Errors
+/// As setsockopt(2).
+pub fn release_to(socket: impl AsFd, lowat: u32) -> io::Result<()> {
+    SockRef::from(&socket.as_fd()).set_tcp_notsent_lowat(lowat)
 }

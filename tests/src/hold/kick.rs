@@ -104,15 +104,16 @@ fn stopped(pid: u32, thread: Pid, mend: bool) -> Result<Outcome, Errno> {
     Ok(Outcome::Mended)
 }
 
-/// Whether a signal that is not blocked waits for the thread: then EINTR is the signal's.
+/// Whether a signal waits for which the thread has a handler: then EINTR is the signal's. One that is ignored would
+/// not have interrupted anything, and is in the queue only because the thread is traced.
 fn signal_waits(pid: u32, thread: Pid) -> bool {
     let status = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).unwrap_or_default();
     let set = |name: &str| {
         let line = status.lines().find_map(|line| line.strip_prefix(name));
         line.and_then(|mask| u64::from_str_radix(mask.trim_start_matches(':').trim(), 16).ok())
     };
-    match (set("SigPnd"), set("ShdPnd"), set("SigBlk")) {
-        (Some(own), Some(shared), Some(blocked)) => (own | shared) & !blocked != 0,
+    match (set("SigPnd"), set("ShdPnd"), set("SigBlk"), set("SigCgt")) {
+        (Some(own), Some(shared), Some(blocked), Some(caught)) => (own | shared) & !blocked & caught != 0,
         // What cannot be read is left as it is.
         _ => true,
     }

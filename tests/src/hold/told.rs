@@ -1,6 +1,7 @@
 //! The test's side of an application that does as it is told.
 
 use std::cell::{Cell, RefCell};
+use std::fmt;
 use std::fs;
 
 use super::arm::Taken;
@@ -15,11 +16,16 @@ pub struct App {
 }
 
 /// A command that was given, and the thread that has it.
-#[derive(Debug)]
 pub struct Ticket {
     serial: u32,
     thread: String,
     command: String,
+}
+
+impl fmt::Debug for Ticket {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "#{} `{}` of {}", self.serial, self.command, self.thread)
+    }
 }
 
 impl App {

@@ -1,5 +1,6 @@
 //! Two pods whose sockets are born held, an application in each, and the test between them as the armer.
 
+use super::arm::{RELEASED, release_to};
 use super::{App, Key, Taken, install, kick, release};
 use crate::lab::{Lab, eventually};
 use crate::slow;
@@ -68,11 +69,17 @@ impl World {
     /// The whole of it: keys, kick, release, and the duplicates are closed.
     #[track_caller]
     pub fn arm(&self, name: &str) {
+        self.arm_and_release_to(name, RELEASED);
+    }
+
+    /// The same, with a TCP_NOTSENT_LOWAT.
+    #[track_caller]
+    pub fn arm_and_release_to(&self, name: &str, lowat: u32) {
         let ends = self.take(name);
         self.keys(&ends);
         self.kick();
         for end in &ends {
-            release(end).expect("TCP_NOTSENT_LOWAT");
+            release_to(end, lowat).expect("TCP_NOTSENT_LOWAT");
         }
     }
 

@@ -1,7 +1,8 @@
 //! Keys in sockets that applications are using.
 
+use mtls_tests::hold::arm::RELEASED;
 use mtls_tests::hold::world::PORT;
-use mtls_tests::hold::{World, release};
+use mtls_tests::hold::{Taken, World, kick, release};
 use mtls_tests::{eventually, slow};
 
 use super::{RECV, SEND, ktls};
@@ -15,9 +16,10 @@ fn both_directions_are_byte_exact_and_only_tls_whatever_way_the_ends_wait() {
     }
     let world = World::held();
     let capture = world.lab.capture();
-    for client in WAYS {
-        for server in WAYS {
-            let x = format!("{client}-{server}");
+    let ways = || WAYS.into_iter().flat_map(|client| WAYS.map(|server| (client, server)));
+    for lowat in [RELEASED, 1] {
+        for (client, server) in ways() {
+            let x = format!("{client}-{server}-{lowat}");
             world.connect(&x);
             let (c, s) = (&world.client, &world.server);
             let told = [
@@ -27,13 +29,13 @@ fn both_directions_are_byte_exact_and_only_tls_whatever_way_the_ends_wait() {
                 (s, s.tell("r", &format!("check {x} {server} 1 300000 more"))),
             ];
             // Writers and readers are in their calls, or will be.
-            world.arm(&x);
+            world.arm_and_release_to(&x, lowat);
             for (app, ticket) in &told {
                 assert_eq!(app.answer(ticket), "ok", "{x}: {ticket:?}");
             }
         }
     }
-    assert!(capture.stop().assert_only_tls(PORT) > 9 * 600_000);
+    assert!(capture.stop().assert_only_tls(PORT) > 18 * 600_000);
 }
 
 #[test]
@@ -140,7 +142,7 @@ fn a_child_that_inherited_the_descriptor_needs_the_kick_as_well() {
         let cat = world.client.tell("a", "cat x");
         let child = world.client.child("x");
         world.client.does("b", "close x", "ok");
-        let ends = [mtls_tests::hold::Taken::new(child, 0).unwrap(), world.server.take("x")];
+        let ends = [Taken::new(child, 0).unwrap(), world.server.take("x")];
         eventually(slow::limit(20), "the child to read", || {
             let call = std::fs::read_to_string(format!("/proc/{child}/syscall")).unwrap_or_default();
             call.starts_with("0 0x0 ").then_some(())
@@ -148,7 +150,7 @@ fn a_child_that_inherited_the_descriptor_needs_the_kick_as_well() {
         world.keys(&ends);
         world.kick();
         if kicked {
-            mtls_tests::hold::kick(child, true).unwrap();
+            kick(child, true).unwrap();
         }
         ends.iter().for_each(|end| release(end).unwrap());
         drop(ends);

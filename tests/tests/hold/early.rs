@@ -32,8 +32,8 @@ fn records_that_came_before_the_key_are_decrypted() {
 }
 
 #[test]
-fn keys_may_come_to_the_server_before_it_accepts() {
-    if !ktls(keys_may_come_to_the_server_before_it_accepts) {
+fn records_that_came_before_accept_are_decrypted_by_a_key_after_it() {
+    if !ktls(records_that_came_before_accept_are_decrypted_by_a_key_after_it) {
         return;
     }
     // The client's records wait in the queue of a connection that is in nobody's hands yet.

@@ -1,5 +1,6 @@
 //! The kick: what a thread notices of it. Needs no kTLS, except where it says so.
 
+use std::sync::mpsc;
 use std::thread;
 
 use mtls_tests::hold::{Kick, Outcome, Taken, Ticket, World, kick, release};
@@ -208,11 +209,19 @@ fn a_traced_thread_cannot_be_kicked_but_its_descriptor_can_be_taken() {
     let fd = world.client.ask("fd", "fd x").parse().unwrap();
     world.client.blocks("a", "send x hello", SEND);
     let thread = Pid::from_raw(world.client.tid("a"));
-    ptrace::seize(thread, ptrace::Options::empty()).unwrap();
     let pid = world.client.pid();
-    // A debugger is another task than ours.
-    let kicked = thread::spawn(move || kick(pid, true)).join().unwrap().unwrap();
+    // A debugger is another task than ours; when it ends, it lets go.
+    let (attached, end) = (mpsc::channel(), mpsc::channel::<()>());
+    let debugger = thread::spawn(move || {
+        ptrace::seize(thread, ptrace::Options::empty()).unwrap();
+        attached.0.send(()).unwrap();
+        let _ = end.1.recv();
+    });
+    attached.1.recv().unwrap();
+    let kicked = kick(pid, true).unwrap();
+    drop(end.0);
+    debugger.join().unwrap();
     assert_eq!(outcome(&world, &kicked, "a"), Outcome::Refused);
-    assert!(kicked.iter().filter(|kick| kick.outcome == Outcome::Refused).count() == 1, "{kicked:?}");
+    assert_eq!(kicked.iter().filter(|kick| kick.outcome == Outcome::Refused).count(), 1, "{kicked:?}");
     release(Taken::new(pid, fd).unwrap()).unwrap();
 }

@@ -1,0 +1,59 @@
+//! A program that fills its non-blocking socket and ends at once: are the bytes that the kernel took delivered?
+
+use mtls_tests::hold::World;
+use mtls_tests::hold::arm::RELEASED;
+use mtls_tests::slow;
+
+use super::ktls;
+
+/// In how many connections the client got less than the server's send() had taken, and of how many.
+#[track_caller]
+fn lost(end: &str, arm: impl Fn(&World, &str)) -> (u64, u64) {
+    let world = World::held();
+    let tries = slow::scaled(640, 40);
+    let mut lost = 0;
+    for number in 0..tries {
+        let x = format!("x{number}");
+        world.connect(&x);
+        arm(&world, &x);
+        let flood = world.server.tell("a", &format!("flood {x} {number}"));
+        world.server.does("a", &format!("{end} {x}"), "ok");
+        let got = world.client.ask("a", &format!("drain {x}"));
+        let taken = world.server.answer(&flood);
+        if got != taken {
+            println!("{x}: {taken} bytes taken, {got} delivered, then a clean end");
+            lost += 1;
+        }
+        for app in [&world.client, &world.server] {
+            app.ask("a", &format!("close {x}"));
+        }
+    }
+    println!("{end}: bytes lost in {lost} of {tries}");
+    (lost, tries)
+}
+
+#[test]
+fn without_keys_nothing_is_lost() {
+    for end in ["close", "fin"] {
+        assert_eq!(lost(end, |world, x| world.release(x)).0, 0, "{end}");
+    }
+}
+
+#[test]
+fn with_keys_and_a_full_release_bytes_are_lost_before_a_clean_end() {
+    if !ktls(with_keys_and_a_full_release_bytes_are_lost_before_a_clean_end) {
+        return;
+    }
+    let both = ["close", "fin"].map(|end| lost(end, |world, x| world.arm_and_release_to(x, RELEASED)).0);
+    assert!(both.iter().sum::<u64>() > 0, "this kernel has no such defect any more");
+}
+
+#[test]
+fn with_keys_and_a_release_to_one_byte_nothing_is_lost() {
+    if !ktls(with_keys_and_a_release_to_one_byte_nothing_is_lost) {
+        return;
+    }
+    for end in ["close", "fin"] {
+        assert_eq!(lost(end, |world, x| world.arm_and_release_to(x, 1)).0, 0, "{end}");
+    }
+}
