@@ -91,6 +91,13 @@ fn obey(sockets: &Sockets, command: &str) -> io::Result<String> {
             named(name)?.connect(&to)?;
             done()
         }
+        ["connect-small", name, to, window] => {
+            let (socket, to) = made(to)?;
+            socket.set_recv_buffer_size(count(window)?)?;
+            keep(name, socket);
+            named(name)?.connect(&to)?;
+            done()
+        }
         ["connect-nb", name, to] => {
             let (socket, to) = made(to)?;
             socket.set_nonblocking(true)?;

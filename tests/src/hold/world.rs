@@ -52,6 +52,13 @@ impl World {
         self.server.does("main", &format!("accept {name} l"), "ok");
     }
 
+    /// A connection whose client has a small receive buffer, bytes.
+    #[track_caller]
+    pub fn connect_small(&self, name: &str, buffer: usize) {
+        self.client.does("main", &format!("connect-small {name} {} {buffer}", self.at), "ok");
+        self.server.does("main", &format!("accept {name} l"), "ok");
+    }
+
     /// Duplicates of both ends.
     #[track_caller]
     pub fn take(&self, name: &str) -> [Taken; 2] {
