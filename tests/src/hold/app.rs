@@ -150,6 +150,10 @@ fn obey(sockets: &Sockets, command: &str) -> io::Result<String> {
             let socket = named(name)?;
             Ok(io::copy(&mut &*socket, &mut io::sink())?.to_string())
         }
+        ["drain", name, bytes] => {
+            let socket = named(name)?;
+            Ok(io::copy(&mut (&*socket).take(number(bytes)?), &mut io::sink())?.to_string())
+        }
         ["cat", name] => {
             // Inherits the socket as its standard input and reads it until EOF.
             let socket: OwnedFd = named(name)?.as_fd().try_clone_to_owned()?;

@@ -71,3 +71,24 @@ fn with_keys_and_a_small_window_bytes_are_lost_in_spite_of_a_release_to_one_byte
     let both = ["close", "fin"].map(|end| lost(end, Some(4096), arm).0);
     assert!(both.iter().sum::<u64>() > 0, "a record always fits, however small the window is");
 }
+
+#[test]
+fn with_keys_a_close_loses_nothing_while_a_duplicate_is_open() {
+    if !ktls(with_keys_a_close_loses_nothing_while_a_duplicate_is_open) {
+        return;
+    }
+    let world = World::held();
+    for number in 0..slow::scaled(640, 40) {
+        let x = format!("x{number}");
+        world.connect(&x);
+        let duplicate = world.server.take(&x);
+        world.arm_and_release_to(&x, RELEASED);
+        let taken = world.server.ask("a", &format!("flood {x} {number}"));
+        world.server.does("a", &format!("close {x}"), "ok");
+        // What the kernel had encrypted and not yet sent follows when the client reads.
+        world.client.does("a", &format!("drain {x} {taken}"), &taken);
+        drop(duplicate);
+        world.client.does("a", &format!("drain {x}"), "0");
+        world.client.does("a", &format!("close {x}"), "ok");
+    }
+}
