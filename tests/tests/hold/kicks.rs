@@ -216,9 +216,9 @@ fn a_traced_thread_cannot_be_kicked_but_its_descriptor_can_be_taken() {
     });
     attached.1.recv().unwrap();
     let kicked = kick(pid, true).unwrap();
+    release(Taken::new(pid, fd).unwrap()).unwrap();
     drop(end.0);
     debugger.join().unwrap();
     assert_eq!(outcome(&world, &kicked, "a"), Outcome::Refused);
     assert_eq!(kicked.iter().filter(|kick| kick.outcome == Outcome::Refused).count(), 1, "{kicked:?}");
-    release(Taken::new(pid, fd).unwrap()).unwrap();
 }
