@@ -6,6 +6,7 @@ pub mod demo;
 pub mod flow;
 pub mod flows;
 pub mod foreign;
+pub mod hold;
 pub mod lab;
 mod not_run;
 pub mod peer;

@@ -35,7 +35,7 @@ const TESTS: &[&str] = &[
     "--kernel",
     "6.1=datapath,offload,records",
     "--kernel",
-    "6.12=datapath,offload,key_updates,revocation",
+    "6.12=datapath,offload,key_updates,revocation,hold",
     "--kernel",
     "7.2=datapath,offload,key_updates",
 ];
