@@ -62,6 +62,21 @@ fn with_keys_and_a_release_to_one_byte_nothing_is_lost() {
     }
 }
 
+/// size_goal less the largest record: half of the first window of 64 KiB in whole segments of 1448 bytes is 31,856, and a
+/// record with its header, type and tag is 16,406 bytes. The segment that waits then has room for a whole record.
+const ROOM_FOR_A_RECORD: u32 = 31_856 - 16_406;
+
+#[test]
+fn with_keys_and_a_release_that_leaves_room_for_a_record_nothing_is_lost() {
+    if !ktls(with_keys_and_a_release_that_leaves_room_for_a_record_nothing_is_lost) {
+        return;
+    }
+    for end in ["close", "fin"] {
+        let arm = |world: &World, x: &str| world.arm_and_release_to(x, ROOM_FOR_A_RECORD);
+        assert_eq!(lost(end, None, arm).0, 0, "{end}");
+    }
+}
+
 #[test]
 fn with_keys_and_a_small_window_bytes_are_lost_in_spite_of_a_release_to_one_byte() {
     if !ktls(with_keys_and_a_small_window_bytes_are_lost_in_spite_of_a_release_to_one_byte) {
