@@ -15,6 +15,7 @@ mod io;
 mod message;
 mod reason;
 mod recover;
+mod room;
 mod server;
 #[cfg(test)]
 mod tests;
@@ -25,4 +26,5 @@ pub use io::{Action, By, Ignored, Input, Outcome, Step, Timer};
 pub use message::{Body, ConnectionId, Counts, FourTuple, Message, Nonce};
 pub use reason::Reason;
 pub use recover::{Mark, Recovery, recover, stray};
+pub use room::{LARGEST_RECORD, unsent_limit};
 pub use server::{Server, ServerState};
