@@ -11,6 +11,7 @@ use crate::address::is_always_excluded;
 use crate::event::Whose;
 use crate::maps::{
     ADDRESSES, CGROUP_LEVELS, CGROUPS, DENIED, DESTINATIONS, EXCLUDED, EXCLUDED_PORTS, NAMESPACES, WORKLOADS,
+    settings,
 };
 
 /// How many levels of cgroups are looked at, the root included.
@@ -66,9 +67,7 @@ pub unsafe fn place(ctx: *mut core::ffi::c_void, current_process: bool) -> Optio
     if workload == 0 {
         return None;
     }
-    // SAFETY: as above.
-    let settings = unsafe { WORKLOADS.get(&workload) }.copied().unwrap_or(Workload::UNKNOWN);
-    Some(Place { netns, namespace, workload, settings })
+    Some(Place { netns, namespace, workload, settings: settings(workload) })
 }
 
 #[inline(always)]

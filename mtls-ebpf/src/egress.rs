@@ -11,13 +11,13 @@ use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use mtls_common::{
     Counter, Endpoint, EventKind, LOOPBACK_IFINDEX, PortMode, SYN_CAPACITY, SharedPort, SocketKind,
-    SocketState, Workload, WorkloadPort, workload_flags,
+    SocketState, WorkloadPort, workload_flags,
 };
 
 use crate::address::{endpoint, from_v4, from_v6};
 use crate::enclosure::Owner;
 use crate::listener::{is_accepted, is_alive};
-use crate::maps::{NAMESPACES, PORT_MODES, SHARED_PORTS, WORKLOADS, count};
+use crate::maps::{NAMESPACES, PORT_MODES, SHARED_PORTS, count, settings};
 use crate::{enclosure, event, features, storage};
 
 const PASS: i32 = 1;
@@ -254,8 +254,7 @@ fn leave(sk: *mut c_void) -> i32 {
 /// A packet of a workload's socket that no hook has seen.
 #[inline(always)]
 fn guard(ctx: &SkBuffContext, sk: *mut c_void, netns: u64, workload: u32) -> i32 {
-    // SAFETY: copied at once.
-    let settings = unsafe { WORKLOADS.get(&workload) }.copied().unwrap_or(Workload::UNKNOWN);
+    let settings = settings(workload);
     if settings.flags & workload_flags::STRICT == 0 {
         return PASS;
     }

@@ -116,6 +116,13 @@ pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::A
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 
+/// The settings of a workload. An owner without any is a strict one: the tables disagree, which must not open anything.
+#[inline(always)]
+pub fn settings(workload: u32) -> Workload {
+    // SAFETY: copied at once.
+    unsafe { WORKLOADS.get(&workload) }.copied().unwrap_or(Workload::UNKNOWN)
+}
+
 #[inline(always)]
 pub fn count(counter: Counter) {
     if let Some(value) = COUNTERS.get_ptr_mut(counter as u32) {

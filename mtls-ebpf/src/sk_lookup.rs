@@ -6,12 +6,12 @@ use aya_ebpf::macros::sk_lookup;
 use aya_ebpf::maps::lpm_trie::Key;
 use aya_ebpf::programs::SkLookupContext;
 use mtls_common::{
-    Counter, DeliveryKey, Endpoint, ListenerKey, PortMode, SharedPort, SourceKey, VERDICT_DENY, Workload,
-    WorkloadPort, workload_flags,
+    Counter, DeliveryKey, Endpoint, ListenerKey, PortMode, SharedPort, SourceKey, VERDICT_DENY, WorkloadPort,
+    workload_flags,
 };
 
 use crate::address::{endpoint, from_v4, from_v6, is_always_excluded, words};
-use crate::maps::{DELIVERIES, LISTENERS, NAMESPACES, PORT_MODES, SHARED_PORTS, SOURCES, WORKLOADS, count};
+use crate::maps::{DELIVERIES, LISTENERS, NAMESPACES, PORT_MODES, SHARED_PORTS, SOURCES, count, settings};
 use crate::{event, features};
 
 const AF_INET: u32 = 2;
@@ -51,8 +51,7 @@ fn steer(ctx: &SkLookupContext) -> Option<u32> {
     if workload == 0 {
         return None;
     }
-    // SAFETY: copied at once.
-    let settings = unsafe { WORKLOADS.get(&workload) }.copied().unwrap_or(Workload::UNKNOWN);
+    let settings = settings(workload);
     // SAFETY: copied at once.
     let mode = unsafe { PORT_MODES.get(&WorkloadPort { workload, port, reserved: 0 }) }
         .copied()
