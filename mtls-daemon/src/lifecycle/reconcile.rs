@@ -58,9 +58,8 @@ impl Node {
     pub(super) fn tell_owners(&self) {
         let Some((_, found)) = &self.applied else { return };
         for (cookie, place) in &self.places {
-            if let Some(owners) = found.owners.get(cookie).filter(|owners| **owners != **place.owners.load())
-            {
-                place.owners.store(Arc::new(owners.clone()));
+            if let Some(owners) = found.owners.get(cookie) {
+                place.give_to(owners);
             }
         }
     }
@@ -99,11 +98,7 @@ impl Daemon {
         }
         for (cookie, wanted) in wanted {
             match node.places.get(&cookie) {
-                Some(place) => {
-                    if **place.owners.load() != wanted.owners {
-                        place.owners.store(Arc::new(wanted.owners));
-                    }
-                }
+                Some(place) => place.give_to(&wanted.owners),
                 None => self.enrol(&snapshot, &mut node, cookie, wanted),
             }
         }

@@ -5,7 +5,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -73,6 +73,13 @@ pub struct Place {
 }
 
 impl Place {
+    /// Makes these its owners, if they are others than before.
+    pub fn give_to(&self, owners: &Owners) {
+        if **self.owners.load() != *owners {
+            self.owners.store(Arc::new(owners.clone()));
+        }
+    }
+
     /// A place for an opened namespace.
     #[must_use]
     pub fn new(netns: Netns, cookie: u64, owners: Owners, listeners: &Listeners, injector: Injector) -> Self {

@@ -56,23 +56,28 @@ pub(super) fn look(daemon: &Daemon) -> Vec<Finding> {
 }
 
 pub(super) fn repair(daemon: &Daemon) -> Vec<Repair> {
-    let node = lock(&daemon.node);
-    let (_, wrong) = wrong(daemon, &node);
-    let put_back = |(place, wrong): &(Arc<Place>, Wrong)| match wrong {
-        Wrong::Entry(wanted) => {
-            let result = daemon.relay.capture.set_namespace(place.cookie, *wanted);
-            Some(("table", result.map_err(|error| error.to_string())))
+    let mut repairs = Vec::new();
+    let mut without_listener = Vec::new();
+    {
+        let node = lock(&daemon.node);
+        for (place, wrong) in wrong(daemon, &node).1 {
+            let detail = wrong.told(&place);
+            match wrong {
+                Wrong::Entry(wanted) => {
+                    let result = daemon.relay.capture.set_namespace(place.cookie, wanted);
+                    let result = result.map_err(|error| error.to_string());
+                    repairs.push(Repair { what: "table", detail, result });
+                }
+                Wrong::Listener => without_listener.push((place, detail)),
+            }
         }
-        Wrong::Listener => None,
-    };
-    let entries: Vec<_> = wrong.iter().map(put_back).collect();
-    drop(node);
-    let repair = |((place, wrong), entry): ((Arc<Place>, Wrong), Option<_>)| {
-        let enter = || ("listener", daemon.enter_again(&place).map_err(|error| error.to_string()));
-        let (what, result) = entry.unwrap_or_else(enter);
-        Repair { what, detail: wrong.told(&place), result }
-    };
-    wrong.into_iter().zip(entries).map(repair).collect()
+    }
+    // This takes the lock by itself.
+    repairs.extend(without_listener.into_iter().map(|(place, detail)| {
+        let result = daemon.enter_again(&place).map_err(|error| error.to_string());
+        Repair { what: "listener", detail, result }
+    }));
+    repairs
 }
 
 fn answers(place: &Place) -> Result<String, String> {
