@@ -99,7 +99,7 @@ impl<D: Copy> Client<D> {
             Input::DuplicateFailed => self.fail(held, By::Us, Reason::NoDescriptor),
             Input::Timer(Timer::Answer) => self.fail(held, By::Us, Reason::NoDescriptor),
             Input::Peer(_) => self.fail(held, By::Us, Reason::Protocol),
-            other => self.before_syn(held, other),
+            other => self.before_arming(held, other),
         }
     }
 
@@ -115,12 +115,12 @@ impl<D: Copy> Client<D> {
                 Body::Open | Body::Ready | Body::Closed(_) => self.fail(held, By::Us, Reason::Protocol),
             },
             Input::Timer(Timer::Answer) => self.fail(held, By::Us, Reason::NoAnswer),
-            other => self.before_syn(held, other),
+            other => self.before_arming(held, other),
         }
     }
 
-    /// What ends a connect() that is still held is the same before and after asking.
-    fn before_syn(&mut self, held: Held<D>, input: Input<D>) -> Step<D> {
+    /// What ends a connection before arming is the same in each of these states.
+    fn before_arming(&mut self, held: Held<D>, input: Input<D>) -> Step<D> {
         match input {
             Input::SessionLost => self.fail(held, By::Us, Reason::SessionLost),
             Input::ApplicationGone => self.fail(held, By::Us, Reason::ApplicationGone),
@@ -150,11 +150,7 @@ impl<D: Copy> Client<D> {
                 }
             },
             Input::Timer(Timer::Handshake) => self.fail(held, By::Us, Reason::NoHandshake),
-            Input::SessionLost => self.fail(held, By::Us, Reason::SessionLost),
-            Input::ApplicationGone => self.fail(held, By::Us, Reason::ApplicationGone),
-            Input::SocketEnded(_) => self.fail(held, By::Us, Reason::SocketEnded),
-            Input::LeaseEnded => self.fail(held, By::Us, Reason::LeaseEnded),
-            _ => Step::ignored(Ignored::Late),
+            other => self.before_arming(held, other),
         }
     }
 }
