@@ -6,6 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use mtls_tests::hold::ktls_is_listed as listed;
 use mtls_tests::{Daemon, Pair, Record, STRICT_PAIR, could_not_run, eventually, lab, slow};
 use serde_json::Value;
 
@@ -13,12 +14,6 @@ use serde_json::Value;
 fn turn() -> MutexGuard<'static, ()> {
     static TURN: Mutex<()> = Mutex::new(());
     TURN.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// Is the kernel's TLS there now?
-fn listed() -> bool {
-    let listed = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp").unwrap_or_default();
-    listed.split_whitespace().any(|name| name == "tls")
 }
 
 /// What `mtlsd status` says of `relay-ktls`.

@@ -17,12 +17,14 @@ use std::fs;
 
 /// Whether this kernel has TLS; loads the module if it is one.
 pub fn ktls() -> bool {
-    let listed = || {
-        let names = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp").unwrap_or_default();
-        names.split_whitespace().any(|name| name == "tls")
-    };
-    listed() || {
+    ktls_is_listed() || {
         let _ = std::process::Command::new("modprobe").arg("tls").status();
-        listed()
+        ktls_is_listed()
     }
+}
+
+/// Whether the kernel's TLS is there now, without loading anything.
+pub fn ktls_is_listed() -> bool {
+    let names = fs::read_to_string("/proc/sys/net/ipv4/tcp_available_ulp").unwrap_or_default();
+    names.split_whitespace().any(|name| name == "tls")
 }

@@ -101,8 +101,14 @@ impl World {
     /// Releases both ends, without keys.
     #[track_caller]
     pub fn release(&self, name: &str) {
-        for end in self.take(name) {
-            release(&end).expect("TCP_NOTSENT_LOWAT");
+        Self::let_go(&self.take(name));
+    }
+
+    /// Releases both ends, of which there are duplicates.
+    #[track_caller]
+    pub fn let_go(ends: &[Taken; 2]) {
+        for end in ends {
+            release(end).expect("TCP_NOTSENT_LOWAT");
         }
     }
 

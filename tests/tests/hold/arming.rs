@@ -2,7 +2,7 @@
 
 use mtls_tests::hold::arm::RELEASED;
 use mtls_tests::hold::world::PORT;
-use mtls_tests::hold::{Taken, World, kick, release};
+use mtls_tests::hold::{Taken, World, kick};
 use mtls_tests::{eventually, slow};
 
 use super::{RECV, SEND, ktls};
@@ -89,7 +89,7 @@ fn a_blocking_server_that_writes_and_closes_at_once_is_heard_to_the_end() {
         let closed = world.server.tell("a", &format!("close {x}"));
         world.keys(&ends);
         world.kick();
-        ends.iter().for_each(|end| release(end).unwrap());
+        World::let_go(&ends);
         drop(ends);
         world.client.does("a", &format!("check {x} block {bytes} {bytes} end"), "ok");
         assert_eq!([world.server.answer(&sent), world.server.answer(&closed)], ["ok", "ok"]);
@@ -108,7 +108,7 @@ fn without_the_kick_a_blocked_sender_sends_plaintext() {
     let sent = world.client.blocks("a", "send x leaked-plaintext", SEND);
     let ends = world.take("x");
     world.keys(&ends);
-    ends.iter().for_each(|end| release(end).unwrap());
+    World::let_go(&ends);
     assert_eq!(world.client.answer(&sent), "16");
     world.readable(&world.server, "x");
     assert!(capture.stop().find(b"leaked-plaintext").is_some());
@@ -124,7 +124,7 @@ fn without_the_kick_a_blocked_receiver_reads_ciphertext() {
     let read = world.client.blocks("a", "recv x", RECV);
     let ends = world.take("x");
     world.keys(&ends);
-    ends.iter().for_each(|end| release(end).unwrap());
+    World::let_go(&ends);
     world.server.does("a", "send x secret", "6");
     let got = world.client.answer(&read);
     // A record of application data, RFC 8446 5.2: 5 bytes of header, 6 of text, 1 of type, 16 of tag.
@@ -152,7 +152,7 @@ fn a_child_that_inherited_the_descriptor_needs_the_kick_as_well() {
         if kicked {
             kick(child, true).unwrap();
         }
-        ends.iter().for_each(|end| release(end).unwrap());
+        World::let_go(&ends);
         drop(ends);
         world.server.does("a", "send x secret", "6");
         world.server.does("a", "close x", "ok");

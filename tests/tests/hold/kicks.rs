@@ -191,7 +191,7 @@ fn a_stopped_process_needs_no_kick() {
         });
     }
     world.keys(&ends);
-    ends.iter().for_each(|end| release(end).unwrap());
+    World::let_go(&ends);
     world.server.does("a", "send x secret", "6");
     world.client.signal(Signal::SIGCONT);
     assert_eq!([world.client.answer(&sent), world.client.answer(&read)], ["5", "6 secret"]);
