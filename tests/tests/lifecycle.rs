@@ -221,6 +221,22 @@ fn a_stop_lets_connections_finish_for_the_drain_time_and_no_longer() {
 }
 
 #[test]
+fn a_stop_during_the_start_is_obeyed_and_not_lost() {
+    let mut pair = Pair::with("");
+    pair.daemon.stop();
+    for (restart, said) in
+        ["identity ready", "enrolled", "mtlsd is ready"].into_iter().cycle().take(12).enumerate()
+    {
+        pair.daemon.launch();
+        pair.daemon.wait_for_output(said);
+        let output = pair.daemon.process().terminate().ok();
+        assert!(output.stderr.contains("stopped; what is pinned"), "start {restart}: {output}");
+    }
+    pair.daemon.start();
+    pair.works();
+}
+
+#[test]
 fn a_changed_trust_bundle_is_noticed_without_a_signal() {
     let (pair, site) = Pair::with_authority("");
     let other = Authority::new(pair.lab.dir(), "next");

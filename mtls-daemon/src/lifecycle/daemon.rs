@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
-use tokio::signal::unix::{SignalKind, signal};
+use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use super::build::{BundleFiles, Prepared, prepare};
@@ -84,6 +84,8 @@ pub(super) struct Changing {
 /// Why it cannot start.
 pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     let log = LogControl::start();
+    // First of all: a SIGTERM during the start is obeyed when there is something to stop, and never lost.
+    let signals = Signals::handle()?;
     raise_descriptor_limit();
     let config = Config::load(config_file)?;
     log.set_level(config.log.level);
@@ -130,9 +132,27 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     tokio::spawn(coverage::keep(Arc::clone(&daemon)));
     daemon.readiness.clear(Readiness::STARTING);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
-    daemon.attend().await?;
+    daemon.attend(signals).await;
     daemon.stop().await;
     Ok(())
+}
+
+/// What the daemon is told by signals.
+struct Signals {
+    terminate: Signal,
+    interrupt: Signal,
+    hangup: Signal,
+}
+
+impl Signals {
+    fn handle() -> Result<Self, DaemonError> {
+        let handle = |kind, what| signal(kind).map_err(|source| DaemonError::System { what, source });
+        Ok(Self {
+            terminate: handle(SignalKind::terminate(), "handle SIGTERM")?,
+            interrupt: handle(SignalKind::interrupt(), "handle SIGINT")?,
+            hangup: handle(SignalKind::hangup(), "handle SIGHUP")?,
+        })
+    }
 }
 
 /// A relayed connection has two sockets: the usual soft limit of 1,024 would be 500 connections.
@@ -244,19 +264,15 @@ impl Daemon {
     }
 
     /// Signals and the regular look at the node, until it is time to stop.
-    async fn attend(self: &Arc<Self>) -> Result<(), DaemonError> {
-        let system = |what| move |source| DaemonError::System { what, source };
-        let mut terminate = signal(SignalKind::terminate()).map_err(system("handle SIGTERM"))?;
-        let mut interrupt = signal(SignalKind::interrupt()).map_err(system("handle SIGINT"))?;
-        let mut hangup = signal(SignalKind::hangup()).map_err(system("handle SIGHUP"))?;
+    async fn attend(self: &Arc<Self>, mut signals: Signals) {
         let mut tick = tokio::time::interval(TICK);
         let mut look_for_ktls = tokio::time::interval(offload::LOOK);
         let mut look_at_alarms = tokio::time::interval(alarms::LOOK);
         loop {
             tokio::select! {
-                _ = terminate.recv() => return Ok(()),
-                _ = interrupt.recv() => return Ok(()),
-                _ = hangup.recv() => {
+                _ = signals.terminate.recv() => return,
+                _ = signals.interrupt.recv() => return,
+                _ = signals.hangup.recv() => {
                     self.relay.observer.access_log().reopen();
                     self.reload();
                 }
