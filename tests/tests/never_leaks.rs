@@ -45,8 +45,9 @@ fn kill_9_under_traffic_puts_no_plaintext_on_the_wire() {
     connects_work(&pair);
     // A long transfer (slow, so that the capture stays small) and a storm of short connections go on while the daemon dies.
     let url = format!("http://{}/files/big", pair.db().at(80));
-    let mut transfer =
-        pair.web().spawn(&["curl", "-sS", "--limit-rate", "1M", "-o", "/dev/null", &url]).quiet();
+    let received = pair.lab.dir().join("received");
+    let to = received.to_str().expect("UTF-8");
+    let mut transfer = pair.web().spawn(&["curl", "-sS", "--limit-rate", "1M", "-o", to, &url]).quiet();
     let storm = format!(
         "while :; do {} connect {} --send {MARKER}; {} connect {} --send {MARKER}; done",
         mtls_tests::lab::program_beside_the_test("probe").display(),
@@ -57,6 +58,9 @@ fn kill_9_under_traffic_puts_no_plaintext_on_the_wire() {
     let mut storm = pair.web().spawn(&["sh", "-c", &storm]).quiet();
     eventually(slow::limit(10), "the storm to blow", || {
         (storm.printed().matches(MARKER).count() > 3).then_some(())
+    });
+    eventually(slow::limit(10), "the transfer to begin", || {
+        std::fs::metadata(&received).is_ok_and(|file| file.len() > 0).then_some(())
     });
     assert!(transfer.poll().is_none(), "the transfer still goes on");
     pair.daemon.kill9();
