@@ -26,6 +26,8 @@ pub enum Event {
     Suite(String),
     /// A test came to its end.
     Test { name: String, outcome: Outcome },
+    /// Why a test failed: the place and the first line of its first panic.
+    Said { name: String, said: String },
     /// The suite came to its end.
     Totals(Totals),
 }
@@ -37,6 +39,8 @@ pub struct Parser {
     pending: Option<String>,
     /// Between `failures:` and `test result:` stands captured output, which may look like anything.
     in_failures: bool,
+    /// The failed test whose output is being read, and the place of its panic once that was seen.
+    failed: Option<(String, Option<String>)>,
 }
 
 impl Parser {
@@ -54,7 +58,7 @@ impl Parser {
             self.in_failures = true;
         }
         if self.in_failures {
-            return None;
+            return self.said(line);
         }
         if let Some((name, rest)) = line.strip_prefix("test ").and_then(|rest| rest.split_once(" ... ")) {
             let name = name.strip_suffix(" - should panic").unwrap_or(name).to_owned();
@@ -69,6 +73,23 @@ impl Parser {
             _ => return None,
         };
         self.pending.take().map(|name| Event::Test { name, outcome })
+    }
+}
+
+impl Parser {
+    /// A line of what failed tests printed.
+    fn said(&mut self, line: &str) -> Option<Event> {
+        if let Some(name) = line.strip_prefix("---- ").and_then(|rest| rest.strip_suffix(" stdout ----")) {
+            self.failed = Some((name.to_owned(), None));
+            return None;
+        }
+        let (name, place) = self.failed.take()?;
+        if let Some(place) = place {
+            return Some(Event::Said { name, said: format!("{place} {line}") });
+        }
+        let place = line.starts_with("thread '").then(|| line.split_once(" panicked at ")).flatten();
+        self.failed = Some((name, place.map(|(_, place)| place.to_owned())));
+        None
     }
 }
 
@@ -175,6 +196,7 @@ test result: ok. 1 passed; 0 failed; 0 ignored; 0 measured; 0 filtered out; fini
                 test("tests::bad", Outcome::Failed),
                 test("tests::c", Outcome::Ignored(None)),
                 test("tests::sp", Outcome::Passed),
+                Event::Said { name: "tests::bad".into(), said: "src/lib.rs:5:130: x".into() },
                 Event::Totals(Totals { passed: 2, failed: 1, ignored: 2 }),
                 Event::Suite("p documentation".into()),
                 test("src/lib.rs - f (line 1)", Outcome::Passed),

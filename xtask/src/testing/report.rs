@@ -27,6 +27,8 @@ pub enum Status {
 #[derive(Debug, Default, Clone)]
 pub struct Suite {
     tests: BTreeMap<String, Status>,
+    /// What failed tests said, by name.
+    said: BTreeMap<String, String>,
     totals: Option<Totals>,
     started: bool,
     checked: bool,
@@ -69,6 +71,9 @@ impl Report {
                     suite.tests.keys().find(|listed| name.starts_with(&format!("{listed} - "))).cloned()
                 };
                 suite.tests.insert(listed.unwrap_or(name), status);
+            }
+            Event::Said { name, said } => {
+                self.suites.entry(self.current.clone()).or_default().said.insert(name, said);
             }
             Event::Totals(totals) => {
                 // rustdoc runs one crate's examples in several goes, each with its counts.
@@ -161,6 +166,20 @@ impl Report {
         let mut counts = Counts::of(self.statuses());
         counts.failed += self.problems.len();
         counts
+    }
+
+    /// Every failure in a line or two, with what the test said.
+    pub fn failed(&self) -> Vec<String> {
+        let mut lines = Vec::new();
+        for (suite, tests) in &self.suites {
+            for (test, note) in tests.tests.iter().filter_map(|(test, status)| Some((test, failure(status)?)))
+            {
+                let said = tests.said.get(test).map(|said| format!("\n    {said}")).unwrap_or_default();
+                lines.push(format!("{suite} :: {test}{note}{said}"));
+            }
+        }
+        lines.extend(self.problems.iter().map(|problem| format!("problem: {problem}")));
+        lines
     }
 
     fn statuses(&self) -> impl Iterator<Item = &Status> {
@@ -298,6 +317,14 @@ mod tests {
 
     fn last_line(report: &Report) -> String {
         report.counts().to_string()
+    }
+
+    #[test]
+    fn a_failure_is_told_with_what_the_test_said() {
+        let mut report = run(&[("a", Outcome::Failed), ("b", Outcome::Passed)], Some((1, 1, 0)));
+        report.event(Event::Said { name: "a".into(), said: "x.rs:1:2: no".into() });
+        report.problem("the machine".into());
+        assert_eq!(report.failed(), ["s src/lib.rs :: a\n    x.rs:1:2: no", "problem: the machine"]);
     }
 
     #[test]

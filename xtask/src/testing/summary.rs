@@ -47,6 +47,12 @@ pub fn text(parts: &[Part]) -> String {
         }
         out.push('\n');
     }
+    // Once more and last: whoever sees only the end of a long output sees what failed.
+    for part in parts {
+        for failure in part.report.failed() {
+            let _ = writeln!(out, "FAILED on {}: {failure}", part.machine);
+        }
+    }
     let _ = writeln!(out, "{all}");
     out
 }
@@ -93,6 +99,13 @@ mod tests {
             assert!(!parts[0].report.is_success());
             assert!(!is_success(&parts));
         }
+    }
+
+    #[test]
+    fn what_failed_is_named_once_more_before_the_last_line() {
+        let text = text(&[part("kernel a", Outcome::Failed, None), part("kernel b", Outcome::Passed, None)]);
+        let end = "FAILED on kernel a: ktls tests/ktls.rs :: rekey\n1 passed, 1 failed, 0 skipped\n";
+        assert!(text.ends_with(end), "{text}");
     }
 
     #[test]
