@@ -40,8 +40,9 @@ pub enum Input<D> {
     LeaseEnded,
 }
 
-/// What a state waits for at most so long. A driver starts the timers of a new state and stops all others.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+/// What a state waits for at most so long. A driver starts the timers of a new state and stops all others; one that both
+/// states have goes on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Timer {
     /// The descriptor, and the answer to `Open`.
     Answer,

@@ -17,6 +17,7 @@ mod reason;
 mod recover;
 mod room;
 mod server;
+mod table;
 #[cfg(test)]
 mod tests;
 
@@ -28,3 +29,4 @@ pub use reason::Reason;
 pub use recover::{Mark, Recovery, recover, stray};
 pub use room::{LARGEST_RECORD, unsent_limit};
 pub use server::{Server, ServerState};
+pub use table::{About, Command, Decision, Key, Limits, Owner, Role, Socket, Table};

@@ -40,6 +40,8 @@ pub enum Reason {
     Recovered,
     /// The other daemon does not know the connection.
     Unknown,
+    /// Too many connections are being set up, or these addresses are taken.
+    Busy,
 }
 
 impl Reason {
@@ -64,7 +66,8 @@ impl Reason {
             | Self::SocketEnded
             | Self::LeaseEnded
             | Self::Recovered
-            | Self::Unknown => false,
+            | Self::Unknown
+            | Self::Busy => false,
         }
     }
 }
@@ -90,6 +93,7 @@ impl fmt::Display for Reason {
             Self::Protocol => "the other daemon sent a message out of place",
             Self::Recovered => "a daemon that started found the socket still held",
             Self::Unknown => "the other daemon does not know the connection",
+            Self::Busy => "too many connections are being set up",
         })
     }
 }

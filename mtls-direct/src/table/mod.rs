@@ -1,0 +1,305 @@
+//! All direct connections of one node: which machine an event is for, and which timers run.
+mod command;
+mod entry;
+#[cfg(test)]
+mod tests;
+mod timers;
+
+use std::collections::{HashMap, hash_map};
+use std::hash::Hash;
+use std::time::Duration;
+
+pub use command::{About, Command, Key, Owner, Role, Socket};
+pub use timers::Limits;
+
+use crate::recover::stray;
+use crate::{Body, Client, ConnectionId, Counts, FourTuple, Input, Message, Nonce, Reason, Server, Step};
+use entry::{Entry, Machine};
+use timers::Timers;
+
+/// What the driver has decided about an `Open`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Decision {
+    /// It may be direct: the namespace of the listener, and a fresh nonce.
+    Allow(u64, Nonce),
+    /// It may not.
+    Refuse(Reason),
+}
+
+/// The machines of a node. `L` names a session with another daemon, `D` a duplicate descriptor.
+///
+/// Times are durations since a moment that the driver chooses once. Every method says what to do, in that order.
+#[derive(Debug)]
+pub struct Table<L, D> {
+    limits: Limits,
+    entries: HashMap<Key, Entry<L, D>>,
+    by_id: HashMap<(L, ConnectionId), Key>,
+    by_socket: HashMap<Socket, Key>,
+    /// Servers that wait for the kernel's first report.
+    expected: HashMap<(u64, FourTuple), Key>,
+    timers: Timers,
+    /// How many are being set up, over each session.
+    opening: HashMap<L, usize>,
+    last: u64,
+}
+
+impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
+    /// An empty one.
+    pub fn new(limits: Limits) -> Self {
+        Self {
+            limits,
+            entries: HashMap::new(),
+            by_id: HashMap::new(),
+            by_socket: HashMap::new(),
+            expected: HashMap::new(),
+            timers: Timers::default(),
+            opening: HashMap::new(),
+            last: 0,
+        }
+    }
+
+    /// How many connections there are.
+    pub fn len(&self) -> usize {
+        self.entries.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.entries.is_empty()
+    }
+
+    /// What is known of a connection.
+    pub fn about(&self, key: Key) -> Option<&About<L>> {
+        self.entries.get(&key).map(|entry| &entry.about)
+    }
+
+    /// Every connection over this session that is not over.
+    pub fn over(&self, link: L) -> Vec<Key> {
+        let mut keys: Vec<Key> =
+            self.entries.iter().filter(|(_, entry)| entry.about.link == link).map(|(key, _)| *key).collect();
+        keys.sort_unstable();
+        keys
+    }
+
+    /// When [`Table::expire`] has something to do next.
+    pub fn next_deadline(&self) -> Option<Duration> {
+        self.timers.next()
+    }
+
+    /// A SYN of a direct workload is held.
+    pub fn syn(
+        &mut self,
+        now: Duration,
+        link: L,
+        socket: Socket,
+        owner: Owner,
+        id: ConnectionId,
+    ) -> Vec<Command<L, D>> {
+        if self.by_socket.contains_key(&socket) {
+            return Vec::new();
+        }
+        if self.is_full(link) || self.by_id.contains_key(&(link, id)) {
+            return vec![Command::RefuseConnect { socket, tuple: id.tuple, reason: Reason::Busy }];
+        }
+        let (machine, actions) = Client::new(id, self.limits.early_release.is_some());
+        let key = self.key();
+        let about = About {
+            key,
+            role: Role::Client,
+            link,
+            id,
+            netns: Some(socket.netns),
+            cookie: Some(socket.cookie),
+            owner: Some(owner),
+        };
+        self.by_socket.insert(socket, key);
+        self.enter(now, about, Machine::Client(machine), Step::of(actions))
+    }
+
+    /// Another daemon says something over a session of ours.
+    pub fn peer(&mut self, now: Duration, link: L, message: Message) -> Vec<Command<L, D>> {
+        if let Some(key) = self.by_id.get(&(link, message.id)) {
+            return self.step(now, *key, Input::Peer(message));
+        }
+        if !matches!(message.body, Body::Open) {
+            return stray(message).map(|answer| Command::Answer(link, answer)).into_iter().collect();
+        }
+        if self.is_full(link) {
+            let refusal = Message { id: message.id, body: Body::Refuse(Reason::Busy) };
+            return vec![Command::Answer(link, refusal)];
+        }
+        let (machine, actions) = Server::new(message.id);
+        let key = self.key();
+        let about =
+            About { key, role: Role::Server, link, id: message.id, netns: None, cookie: None, owner: None };
+        self.enter(now, about, Machine::Server(machine), Step::of(actions))
+    }
+
+    /// The answer to [`Action::Decide`](crate::Action::Decide).
+    pub fn decided(&mut self, now: Duration, key: Key, decision: Decision) -> Vec<Command<L, D>> {
+        let Some(entry) = self.entries.get_mut(&key).filter(|entry| entry.is_deciding()) else {
+            return Vec::new();
+        };
+        let input = match decision {
+            Decision::Refuse(reason) => Input::Refused(reason),
+            Decision::Allow(netns, nonce) => match self.expected.entry((netns, entry.about.id.tuple)) {
+                // Whoever expects these addresses first has them: a second one could only be meant to take them over.
+                hash_map::Entry::Occupied(_) => Input::Refused(Reason::Busy),
+                hash_map::Entry::Vacant(place) => {
+                    place.insert(key);
+                    entry.about.netns = Some(netns);
+                    Input::Allowed(nonce)
+                }
+            },
+        };
+        self.step(now, key, input)
+    }
+
+    /// The kernel ended the TCP handshake of a direct socket.
+    pub fn established(&mut self, now: Duration, socket: Socket, tuple: FourTuple) -> Vec<Command<L, D>> {
+        self.reported(now, socket, tuple, None)
+    }
+
+    /// accept() returned a direct socket to an application.
+    pub fn accepted(
+        &mut self,
+        now: Duration,
+        socket: Socket,
+        tuple: FourTuple,
+        owner: Owner,
+    ) -> Vec<Command<L, D>> {
+        self.reported(now, socket, tuple, Some(owner))
+    }
+
+    fn reported(
+        &mut self,
+        now: Duration,
+        socket: Socket,
+        tuple: FourTuple,
+        owner: Option<Owner>,
+    ) -> Vec<Command<L, D>> {
+        let known = self.by_socket.get(&socket).copied();
+        let key = known.or_else(|| self.expected.get(&(socket.netns, tuple)).copied());
+        let Some((key, entry)) = key.and_then(|key| Some((key, self.entries.get_mut(&key)?))) else {
+            // Its connection is over: what came up too late is destroyed.
+            return vec![Command::Destroy { netns: socket.netns, tuple, reason: Reason::Unknown }];
+        };
+        if entry.about.cookie.is_none() {
+            entry.about.cookie = Some(socket.cookie);
+            self.by_socket.insert(socket, key);
+        }
+        let input = match owner {
+            None => Input::Established,
+            Some(owner) => {
+                entry.about.owner = Some(owner);
+                Input::Accepted
+            }
+        };
+        self.step(now, key, input)
+    }
+
+    /// The kernel's socket reached CLOSE.
+    pub fn ended(&mut self, now: Duration, socket: Socket, counts: Counts) -> Vec<Command<L, D>> {
+        match self.by_socket.get(&socket) {
+            Some(key) => self.step(now, *key, Input::SocketEnded(counts)),
+            None => Vec::new(),
+        }
+    }
+
+    /// What a job of [`Command::Do`] came to, or that its application or lease ended.
+    pub fn input(&mut self, now: Duration, key: Key, input: Input<D>) -> Vec<Command<L, D>> {
+        match input {
+            Input::Duplicated(duplicate) if !self.entries.contains_key(&key) => {
+                vec![Command::Close(duplicate)]
+            }
+            input => self.step(now, key, input),
+        }
+    }
+
+    /// A session died.
+    pub fn session_lost(&mut self, now: Duration, link: L) -> Vec<Command<L, D>> {
+        self.over(link).into_iter().flat_map(|key| self.step(now, key, Input::SessionLost)).collect()
+    }
+
+    /// Every timer that has run out by `now`.
+    pub fn expire(&mut self, now: Duration) -> Vec<Command<L, D>> {
+        let mut commands = Vec::new();
+        while let Some((key, timer)) = self.timers.pop(now) {
+            if let Some(entry) = self.entries.get_mut(&key) {
+                entry.ran_out(timer);
+            }
+            commands.extend(self.step(now, key, Input::Timer(timer)));
+        }
+        commands
+    }
+
+    fn key(&mut self) -> Key {
+        self.last += 1;
+        Key(self.last)
+    }
+
+    fn is_full(&self, link: L) -> bool {
+        self.opening.get(&link).is_some_and(|opening| *opening >= self.limits.opening_per_session)
+            || self.entries.len() >= self.limits.connections
+    }
+
+    fn enter(
+        &mut self,
+        now: Duration,
+        about: About<L>,
+        machine: Machine<D>,
+        step: Step<D>,
+    ) -> Vec<Command<L, D>> {
+        let key = about.key;
+        self.by_id.insert((about.link, about.id), key);
+        *self.opening.entry(about.link).or_default() += 1;
+        self.entries.insert(key, Entry::new(about, machine));
+        self.after(now, key, step)
+    }
+
+    fn step(&mut self, now: Duration, key: Key, input: Input<D>) -> Vec<Command<L, D>> {
+        match self.entries.get_mut(&key).map(|entry| entry.machine.step(input)) {
+            Some(step) => self.after(now, key, step),
+            None => Vec::new(),
+        }
+    }
+
+    /// Timers and indexes follow the state that a step led to.
+    fn after(&mut self, now: Duration, key: Key, step: Step<D>) -> Vec<Command<L, D>> {
+        let Some(entry) = self.entries.get_mut(&key) else {
+            return Vec::new();
+        };
+        let about = entry.about;
+        entry.follow(now, &self.limits, &mut self.timers);
+        if entry.opened_now() {
+            Self::less(&mut self.opening, about.link);
+        }
+        if !entry.is_expecting()
+            && let Some(netns) = about.netns
+            && self.expected.get(&(netns, about.id.tuple)) == Some(&key)
+        {
+            self.expected.remove(&(netns, about.id.tuple));
+        }
+        if entry.machine.is_over() {
+            self.forget(&about);
+        }
+        step.actions.into_iter().map(|action| Command::Do(about, action)).collect()
+    }
+
+    fn less(opening: &mut HashMap<L, usize>, link: L) {
+        if let Some(count) = opening.get_mut(&link) {
+            *count = count.saturating_sub(1);
+            if *count == 0 {
+                opening.remove(&link);
+            }
+        }
+    }
+
+    fn forget(&mut self, about: &About<L>) {
+        self.entries.remove(&about.key);
+        self.by_id.remove(&(about.link, about.id));
+        if let (Some(netns), Some(cookie)) = (about.netns, about.cookie) {
+            self.by_socket.remove(&Socket { netns, cookie });
+        }
+    }
+}
