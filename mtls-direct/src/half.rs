@@ -161,7 +161,7 @@ impl<D: Copy> Half<D> {
                 (Self::Emptying { dup, peer_ready }, Step::of(vec![Action::Empty(dup)]))
             }
             (Self::Emptying { dup, peer_ready }, Input::Emptied) => {
-                let mut actions = vec![Action::OpenGuard, context.send(Body::Ready)];
+                let mut actions = vec![Action::OpenGuard(dup), context.send(Body::Ready)];
                 if !peer_ready {
                     return (Self::Armed { dup }, Step::of(actions));
                 }

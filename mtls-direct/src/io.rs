@@ -20,7 +20,7 @@ pub enum Input<D> {
     Emptied,
     /// [`Action::Empty`] cannot.
     EmptyFailed,
-    /// [`Action::ReleaseWriter`] failed.
+    /// [`Action::ReleaseWriter`] or [`Action::OpenGuard`] failed.
     ReleaseFailed,
     /// The policy allows it and the port can be direct; with a fresh nonce.
     Allowed(Nonce),
@@ -89,7 +89,7 @@ pub enum Action<D> {
     /// Move every thread of every process that has the socket out of the calls it was in when the keys were set.
     Empty(D),
     /// Let the guard pass TLS records from the next byte in both directions.
-    OpenGuard,
+    OpenGuard(D),
     /// Lift the write hold.
     ReleaseWriter(D),
     /// Close the duplicate.

@@ -51,6 +51,13 @@ pub struct About<L> {
     pub owner: Option<Owner>,
 }
 
+impl<L> About<L> {
+    /// The own end, once the kernel has named it.
+    pub fn socket(&self) -> Option<Socket> {
+        Some(Socket { netns: self.netns?, cookie: self.cookie? })
+    }
+}
+
 /// Something to do.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Command<L, D> {

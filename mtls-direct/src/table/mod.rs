@@ -298,8 +298,8 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
     fn forget(&mut self, about: &About<L>) {
         self.entries.remove(&about.key);
         self.by_id.remove(&(about.link, about.id));
-        if let (Some(netns), Some(cookie)) = (about.netns, about.cookie) {
-            self.by_socket.remove(&Socket { netns, cookie });
+        if let Some(socket) = about.socket() {
+            self.by_socket.remove(&socket);
         }
     }
 }

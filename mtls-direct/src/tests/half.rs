@@ -57,7 +57,7 @@ const LOST: Half<u32> = Half::Released { session: Session::Lost, peer: None };
 fn keys_then_threads_then_guard_then_ready() {
     let state = Half::Emptying { dup: DUP, peer_ready: false };
     check(&installing(), Input::Installed, vec![Action::Empty(DUP)], state);
-    let ready = vec![Action::OpenGuard, send(Body::Ready)];
+    let ready = vec![Action::OpenGuard(DUP), send(Body::Ready)];
     check(&emptying(), Input::Emptied, ready, Half::Armed { dup: DUP });
 }
 
@@ -66,7 +66,7 @@ fn the_writer_goes_when_both_are_ready_in_either_order() {
     check(&armed(), peer(Body::Ready), let_go(), LIVE);
     check(&installing(), peer(Body::Ready), vec![], Half::Installing { dup: DUP, peer_ready: true });
     check(&emptying(), peer(Body::Ready), vec![], Half::Emptying { dup: DUP, peer_ready: true });
-    let all = [vec![Action::OpenGuard, send(Body::Ready)], let_go()].concat();
+    let all = [vec![Action::OpenGuard(DUP), send(Body::Ready)], let_go()].concat();
     check(&then(&[peer(Body::Ready), Input::Installed]), Input::Emptied, all, LIVE);
 }
 

@@ -68,7 +68,7 @@ impl World {
             Action::Duplicate => self.asked = true,
             Action::Expect(_) => self.expected = true,
             Action::Unexpect(_) => self.expected = false,
-            Action::OpenGuard => self.guard = true,
+            Action::OpenGuard(_) => self.guard = true,
             Action::Send(Message { body: Body::Ready, .. }) => {
                 assert!(self.guard, "Ready before the guard lets records in");
                 self.ready_sent = true;

@@ -36,7 +36,7 @@ impl World {
             }
             Action::Install { descriptor: DUP, .. } => self.side[i].job = Some(Job::Install),
             Action::Empty(DUP) => self.side[i].job = Some(Job::Empty),
-            Action::OpenGuard => self.side[i].open = true,
+            Action::OpenGuard(DUP) => self.side[i].open = true,
             Action::ReleaseWriter(DUP) => {
                 assert!(self.side[i].dup, "released through a descriptor that is closed");
                 self.side[i].held = false;
@@ -52,7 +52,11 @@ impl World {
                 }
             }
             Action::Remember(_) | Action::Report(_) => {}
-            Action::Install { .. } | Action::Empty(_) | Action::ReleaseWriter(_) | Action::Close(_) => {
+            Action::Install { .. }
+            | Action::Empty(_)
+            | Action::OpenGuard(_)
+            | Action::ReleaseWriter(_)
+            | Action::Close(_) => {
                 panic!("a descriptor that was never given")
             }
         }

@@ -111,7 +111,7 @@ impl World {
             }
             Action::ReleaseWriter(_) => assert!(side.released.insert(key), "released twice"),
             Action::Close(duplicate) => assert!(side.open.remove(&duplicate), "closed twice"),
-            Action::OpenGuard | Action::Remember(_) => {}
+            Action::OpenGuard(_) | Action::Remember(_) => {}
             Action::Report(outcome) => assert!(side.reports.insert(key, outcome).is_none(), "reported twice"),
         }
     }

@@ -1,0 +1,73 @@
+//! What the driver needs of the node it runs on.
+
+use std::future::Future;
+use std::os::fd::{BorrowedFd, OwnedFd};
+
+use mtls_direct::{About, Decision, FourTuple, Message, Nonce, Outcome, Reason, Role, Socket};
+
+use super::told::LinkId;
+
+/// A session with another daemon.
+pub trait Session: Send + Sync + 'static {
+    /// The keys of one connection, both directions.
+    type Keys: Send;
+
+    /// Sends a message, or not: a session that cannot is about to be reported as lost.
+    fn send(&self, message: Message);
+
+    /// Derives the keys of the end with this role; `None` when the session cannot any more.
+    fn keys(&self, role: Role, tuple: FourTuple, client: Nonce, server: Nonce) -> Option<Self::Keys>;
+}
+
+/// The kernel and the policy. What fails says why in the log; the driver only needs to know that it did.
+///
+/// All but [`Node::decide`] and [`Node::empty`] are quick enough for the driver's own task: a few system calls.
+pub trait Node: Send + Sync + 'static {
+    /// How the other daemons are spoken to.
+    type Session: Session;
+
+    /// A duplicate of the application's descriptor, seen to be the expected socket.
+    fn duplicate(&self, about: &About<LinkId>) -> Option<OwnedFd>;
+
+    /// Whether the connection that another daemon opens may be direct.
+    fn decide(&self, about: About<LinkId>) -> impl Future<Output = Decision> + Send;
+
+    /// The SYN of this connection goes to the application's own listener, for a bounded time.
+    fn expect(&self, netns: u64, tuple: FourTuple) -> bool;
+
+    /// It does not any more.
+    fn unexpect(&self, netns: u64, tuple: FourTuple);
+
+    /// Lets the held SYN go.
+    fn release_syn(&self, about: &About<LinkId>);
+
+    /// Ends a held connect() with the errno that fits.
+    fn refuse_connect(&self, socket: Socket, tuple: FourTuple, reason: Reason);
+
+    /// Sets both keys on the socket.
+    fn install(
+        &self,
+        about: &About<LinkId>,
+        duplicate: BorrowedFd<'_>,
+        keys: <Self::Session as Session>::Keys,
+    ) -> bool;
+
+    /// Moves every thread out of the calls it was in when the keys were set. May block for milliseconds: runs on a
+    /// thread of its own.
+    fn empty(&self, about: &About<LinkId>, duplicate: BorrowedFd<'_>) -> bool;
+
+    /// Lets the guard pass TLS records from the next byte on, in both directions.
+    fn open_guard(&self, about: &About<LinkId>, duplicate: BorrowedFd<'_>) -> bool;
+
+    /// Lifts the write hold.
+    fn release_writer(&self, about: &About<LinkId>, duplicate: BorrowedFd<'_>) -> bool;
+
+    /// SOCK_DESTROY of whatever has these addresses in that namespace. Nothing there is no error.
+    fn destroy(&self, netns: u64, tuple: FourTuple, reason: Reason);
+
+    /// Workload and port go by relay for some time.
+    fn remember(&self, about: &About<LinkId>, reason: Reason);
+
+    /// The end of a connection, once.
+    fn report(&self, about: &About<LinkId>, outcome: Outcome);
+}
