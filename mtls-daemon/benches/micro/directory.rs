@@ -48,6 +48,7 @@ fn directory(count: u32) -> Directory {
         ports: None,
         spiffe_ids: vec![format!("spiffe://example.org/pod/{n}").parse().unwrap()],
         dns_names: vec![],
+        node: None,
     }));
     Directory::from_config(&config)
 }

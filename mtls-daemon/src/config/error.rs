@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use crate::identity::agent::SelectorError;
 use crate::identity::{SpiffeIdError, SubjectError};
 
+use super::direct::NodeAddressError;
 use super::rule::{OidError, TextPatternError};
 use super::scalar::{
     CgroupError, CidrError, DnsNameError, DurationError, ExternalUrlError, LabelError, NameError, NetnsError,
@@ -242,6 +243,9 @@ pub enum Fault {
     /// Not an address and port.
     #[error("{0} is not an address with a port; write one such as 127.0.0.1:9465 or \"[::1]:9465\"")]
     SocketAddress(Quoted),
+    /// Not where a daemon could take sessions.
+    #[error("the node's address {0} cannot be: {1}")]
+    NodeAddress(Quoted, NodeAddressError),
     /// A port out of range.
     #[error("the port {0} does not exist; write a number from 1 to 65535")]
     Port(i128),
@@ -513,6 +517,33 @@ pub enum Fault {
     )]
     NeverCaptured(Quoted),
 
+    /// `direct: require`.
+    #[error(
+        "this build carries no connection by `direct`, and `require` forbids a relay in its place; write `auto` (a relay \
+         until there is `direct`) or `never`"
+    )]
+    DirectNotOffered,
+    /// The daemon's address is also a workload's.
+    #[error(
+        "the node's address {address} is one of the workload {workload}, to which every port there belongs; give the \
+         daemon an address that no workload has"
+    )]
+    NodeIsWorkload {
+        /// The address and port.
+        address: Quoted,
+        /// The workload.
+        workload: Quoted,
+    },
+    /// The daemon's address and port are also the destination's.
+    #[error(
+        "the node's address {0} is also the destination of this entry; write where that node's daemon listens \
+         (its `direct.listen`), or list the destination's `ports` without this one"
+    )]
+    NodeIsDestination(Quoted),
+    /// The limit of what doubles is less than what it starts with.
+    #[error("`retry_limit` is less than `retry`; write a longer `retry_limit`, or a shorter `retry`")]
+    UnfitOrder,
+
     /// Addresses × ports, with what nested networks inherit, are too many.
     #[error(
         "with this entry the directory expands to more than {} pairs of address and port; write networks \
@@ -542,6 +573,17 @@ pub enum Fault {
         "`dns_names` is not looked at while `trust.peer_names.dns` is false; set that, or remove the names"
     )]
     DnsNamesUnused,
+    /// Warning: `direct: auto`.
+    #[error(
+        "this build carries no connection by `direct` yet, so that a relay carries all of them; write `never` to be \
+         rid of this warning"
+    )]
+    DirectIsRelay,
+    /// Warning: `direct.listen`.
+    #[error(
+        "this build has no sessions between daemons yet, so that nothing listens here; leave it out until then"
+    )]
+    DirectListenUnused,
     /// Warning: no roots for a trust domain.
     #[error(
         "no roots are configured for the trust domain of {0}, so that no such server can be verified; add them to \

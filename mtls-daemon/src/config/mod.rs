@@ -5,6 +5,7 @@
 
 mod at;
 mod check;
+mod direct;
 mod error;
 mod external;
 mod istio;
@@ -24,6 +25,7 @@ use std::path::{Path, PathBuf};
 
 use check::{Check, WHOLE_FILE};
 
+pub use direct::{Direct, DirectChoice, NodeAddress, NodeAddressError, UnfitSettings};
 pub use error::{ConfigError, Fault, Place, Problem, Quoted};
 pub use external::{ExternalCache, ExternalPolicy, OnFailure};
 pub use policy_tests::{End, PolicyTest, Who, load_policy_tests, parse_policy_tests};

@@ -5,17 +5,20 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::at::{At, AutoOr, Entries, Given, Number};
+use super::direct::DirectChoice;
 use super::types::{
     AtEnd, ConnectHold, DatapathChoice, EbpfLog, LogLevel, Mode, OutboundDefault, PolicyDefault,
     UnclassifiedNamespaces, UnknownDestinations,
 };
 
+mod direct;
 mod external;
 pub(super) mod istio;
 mod policy;
 pub(super) mod tests;
 mod vault;
 
+pub(super) use direct::{Direct, Unfit};
 pub(super) use external::{Asked, ExternalPolicy};
 pub(super) use policy::{Extension, Labels, LocalMatch, ModeEntry, OutboundRule, PeerMatch, Peers, Rule};
 pub(super) use vault::{Vault, VaultAppRole, VaultAuth, VaultKubernetes};
@@ -49,6 +52,8 @@ pub(super) struct Document {
     pub tls: Tls,
     /// How bytes travel. Default auto.
     pub datapath: Given<DatapathChoice>,
+    /// The datapath `direct`, which this build does not offer yet.
+    pub direct: Direct,
     /// Bounds on memory and work.
     pub limits: Limits,
     /// Bounds on time: 300ms, 10s, 5m, 1h, 1h30m.
@@ -500,6 +505,13 @@ pub(super) struct Workload {
     /// How its bytes travel. Default: the top-level `datapath`.
     #[serde(default)]
     pub datapath: Given<DatapathChoice>,
+    /// Whether its connections are direct: never, auto or require. Default: the top-level `direct.default`. This build offers
+    /// no `direct` yet: with auto a relay carries them, and require is refused.
+    #[serde(default)]
+    pub direct: Given<DirectChoice>,
+    /// Exceptions to `direct` for inbound connections, by own port.
+    #[serde(default)]
+    pub direct_ports: Entries<DirectChoice>,
     /// Certificate files, reloaded when they change, or an issuer; instead of the node's.
     #[serde(default)]
     pub identity: Given<WorkloadIdentity>,
@@ -609,4 +621,7 @@ pub(super) struct DirectoryEntry {
     /// Or one of these, if `trust.peer_names.dns`.
     #[serde(default)]
     pub dns_names: Given<Texts>,
+    /// Where the daemon of its node takes sessions for `direct`, ADDRESS:PORT. Default: it is never direct.
+    #[serde(default)]
+    pub node: Given<String>,
 }

@@ -20,6 +20,7 @@ use crate::identity::issuer::vault::VaultSettings;
 use crate::identity::pkcs11::{TokenIdentity, TokenKeySettings, TokenSettings};
 use crate::identity::{SpiffeId, SpireSelector, Subject, TrustDomain};
 
+use super::direct::{Direct, DirectChoice, NodeAddress};
 use super::error::Problem;
 use super::external::ExternalPolicy;
 use super::rule::Rule;
@@ -51,6 +52,8 @@ pub struct Config {
     pub tls: Tls,
     /// How bytes travel, for workloads that do not say so themselves.
     pub datapath: DatapathChoice,
+    /// The datapath `direct`.
+    pub direct: Direct,
     /// Bounds on memory and work.
     pub limits: Limits,
     /// Bounds on time.
@@ -489,6 +492,10 @@ pub struct Workload {
     pub connect_hold: ConnectHold,
     /// How its bytes travel. Default [`Config::datapath`].
     pub datapath: DatapathChoice,
+    /// Whether its connections are direct. Default: the field `default` of [`Direct`].
+    pub direct: DirectChoice,
+    /// Exceptions to `direct` for inbound connections, by own port. Read through [`Workload::direct_of_port`].
+    pub direct_ports: BTreeMap<u16, DirectChoice>,
     /// Where its identity comes from. Default: [`Config::issuers`]' default, else the embedded CA.
     pub identity: WorkloadIdentity,
     /// Its own addresses; each becomes a directory entry for every port.
@@ -510,6 +517,12 @@ impl Workload {
     #[must_use]
     pub fn mode_of_port(&self, port: u16) -> Mode {
         self.ports.get(&port).copied().unwrap_or(self.mode)
+    }
+
+    /// Whether inbound connections to this port are direct.
+    #[must_use]
+    pub fn direct_of_port(&self, port: u16) -> DirectChoice {
+        self.direct_ports.get(&port).copied().unwrap_or(self.direct)
     }
 
     /// Whether an inbound connection to this port may be that no rule matches.
@@ -715,6 +728,8 @@ pub struct DirectoryEntry {
     pub spiffe_ids: Vec<SpiffeId>,
     /// Or one of these, if [`PeerNames::dns`].
     pub dns_names: Vec<String>,
+    /// The daemon of its node, for `direct`; `None`: it is never direct.
+    pub node: Option<NodeAddress>,
 }
 
 /// A prefix of SPIFFE IDs in whole path segments: it ends with `/`.

@@ -12,7 +12,7 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::Config;
+use crate::config::{Config, NodeAddress};
 use crate::identity::SpiffeId;
 
 use table::Table;
@@ -39,6 +39,8 @@ pub struct Destination {
     pub ports: Option<BTreeSet<u16>>,
     /// Its networks.
     pub addresses: Vec<IpNet>,
+    /// The daemon of its node, for `direct`; `None`: it is never direct, or on this node.
+    pub node: Option<NodeAddress>,
 }
 
 /// All destinations, ready to be looked up.
@@ -63,6 +65,7 @@ impl Directory {
                     local_workload: Some(workload.name.clone()),
                     ports: None,
                     addresses: workload.addresses.iter().copied().map(IpNet::from).collect(),
+                    node: None,
                 }
             });
         let others = config.directory.iter().map(|entry| Destination {
@@ -73,6 +76,7 @@ impl Directory {
             local_workload: None,
             ports: entry.ports.clone(),
             addresses: entry.addresses.clone(),
+            node: entry.node,
         });
         let mut destinations: Vec<_> = local.chain(others).collect();
         let mut by_name = HashMap::new();

@@ -149,6 +149,7 @@ fn without_duplicates(entries: Vec<Entry>) -> Vec<Destination> {
             local_workload: None,
             ports,
             addresses,
+            node: None,
         });
     }
     destinations

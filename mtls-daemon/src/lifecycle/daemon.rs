@@ -439,6 +439,7 @@ fn needs_no_restart(old: &Config, new: &Config) -> Result<(), PrepareError> {
         (old.recorder == new.recorder, "recorder"),
         (old.flows == new.flows, "flows"),
         (old.log.ebpf == new.log.ebpf, "log.ebpf"),
+        (old.direct.listen == new.direct.listen, "direct.listen"),
     ];
     match settings.iter().find(|(same, _)| !same) {
         Some((_, name)) => Err(PrepareError::NeedsRestart(name)),

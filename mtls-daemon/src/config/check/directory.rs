@@ -12,7 +12,7 @@ use crate::identity::{SpiffeId, TrustDomain};
 
 use super::node::Node;
 use super::workload::{Workloads, routable};
-use super::{Check, FileSpot, InFile, Seen};
+use super::{Check, FileSpot, InFile, Seen, direct};
 
 /// Most (network, port) pairs that the directory may have; after inheritance it may have twice as many, and
 /// the eBPF tables hold two generations of that.
@@ -57,7 +57,7 @@ pub(super) fn check(
             break;
         }
         if let Some(entry) = entry(check, node, (known.as_ref(), &own), &mut names, &mut taken, &at.value) {
-            entries.push(entry);
+            entries.push(with_node(check, entry, &at.value, &workloads.list));
         }
     }
     if let Some((_, spot)) = inherited_too_large(&taken) {
@@ -106,7 +106,18 @@ fn entry(
     if ours && addresses.is_empty() {
         return None;
     }
-    Some(DirectoryEntry { spiffe_ids: ids, dns_names, name: name?, addresses, ports })
+    Some(DirectoryEntry { spiffe_ids: ids, dns_names, name: name?, addresses, ports, node: None })
+}
+
+/// What was refused fails the load.
+fn with_node(
+    check: &mut Check,
+    entry: DirectoryEntry,
+    raw: &raw::DirectoryEntry,
+    workloads: &[Workload],
+) -> DirectoryEntry {
+    let node = raw.node.0.as_ref().and_then(|at| direct::node_of_entry(check, at, &entry, workloads));
+    DirectoryEntry { node, ..entry }
 }
 
 fn spiffe_ids(

@@ -1,5 +1,6 @@
 //! From the raw document to the validated [`Config`]: every problem is found, not only the first.
 
+mod direct;
 mod directory;
 mod external;
 mod issuer;
@@ -311,6 +312,8 @@ pub(super) fn check(
     let (resources, of_resources) = istio::Resources::check(&mut check, resources);
     let modes = modes::Modes::check(&mut check, modes, of_resources);
     let mut workloads = workload::check(&mut check, &node, &modes, workloads);
+    let listen = node.direct.listen.zip(node.direct_listen);
+    direct::not_of_a_workload(&mut check, listen, &workloads.list);
     let directory = directory::check(&mut check, &node, &workloads, directory);
     let mut policy = policy::check(&mut check, &workloads.list, policy, outbound);
     policy.inbound.extend(resources.rules(&mut check, &workloads.list, node.trust_domain.as_ref()));
@@ -335,6 +338,7 @@ pub(super) fn check(
         unclassified: node.unclassified,
         tls: node.tls,
         datapath: node.datapath,
+        direct: node.direct,
         limits: node.limits,
         timeouts: node.timeouts,
         access_log: node.access_log,

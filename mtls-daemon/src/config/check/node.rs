@@ -7,6 +7,7 @@ use std::time::Duration;
 use mtls_common::MAX_CGROUP_LEVEL;
 
 use crate::config::at::{At, AutoOr, Given, Spot};
+use crate::config::direct::Direct;
 use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::scalar::{self, CgroupError};
@@ -22,7 +23,7 @@ use crate::handshake;
 use crate::identity::TrustDomain;
 use crate::identity::alarm::{Threshold, Thresholds};
 
-use super::{Check, Seen, issuer, pkcs11};
+use super::{Check, FileSpot, Seen, direct, issuer, pkcs11};
 
 /// Most cgroups below which every process must belong to a workload.
 pub const MAX_ENCLOSED: usize = 1_000;
@@ -56,6 +57,9 @@ pub(super) struct Node {
     pub unclassified: Unclassified,
     pub tls: Tls,
     pub datapath: DatapathChoice,
+    pub direct: Direct,
+    /// Where its `listen` stands.
+    pub direct_listen: Option<FileSpot>,
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub access_log: AccessLog,
@@ -81,6 +85,7 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
     let alarms = alarms(check, &main.identity.alarms);
     let pkcs11 = pkcs11::check(check, &main.identity.pkcs11);
     let embedded_ca = embedded_ca(check, &main.identity.embedded_ca, &paths, &pkcs11);
+    let (direct, direct_listen) = direct::check(check, &main.direct);
     let (issuers, identity) = issuer::check(check, main.identity);
     Node {
         trust_domain,
@@ -95,6 +100,8 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
         unclassified: unclassified(check, main.unclassified, main.cgroup_root.0.as_ref()),
         tls: tls(check, main.tls),
         datapath: main.datapath.into_value().unwrap_or_default(),
+        direct,
+        direct_listen,
         limits: limits(check, &main.limits),
         timeouts: timeouts(check, &main.timeouts),
         access_log: access_log(check, main.access_log),

@@ -17,7 +17,7 @@ use crate::identity::{Subject, SubjectAttribute};
 
 use super::modes::Modes;
 use super::node::Node;
-use super::{Check, FileSpot, InFile, Seen, issuer, local};
+use super::{Check, FileSpot, InFile, Seen, direct, issuer, local};
 
 const SECOND: Duration = Duration::from_secs(1);
 const DAY: Duration = Duration::from_secs(86_400);
@@ -124,6 +124,8 @@ fn workload(
         unknown_destinations: raw.unknown_destinations.0.as_ref().map(|at| at.value).unwrap_or_default(),
         connect_hold: raw.connect_hold.0.as_ref().map(|at| at.value).unwrap_or_default(),
         datapath: raw.datapath.0.as_ref().map_or(node.datapath, |at| at.value),
+        direct: direct::choice(check, &raw.direct, node.direct.default),
+        direct_ports: direct::ports(check, &raw.direct_ports),
         // One that was refused fails the load and never falls back to the CA.
         identity: identity?,
         addresses,

@@ -614,3 +614,47 @@ fn modes_that_say_nothing_or_contradict_each_other_are_refused() {
         (Mode::Permissive, Mode::Strict)
     );
 }
+
+#[test]
+fn what_cannot_be_direct_is_refused() {
+    let not_offered =
+        ["carries no connection by `direct`, and `require` forbids a relay in its place; write `auto`"];
+    one("direct: { default: §require }", &not_offered);
+    one(&workload("direct: §require"), &not_offered);
+    one(&workload("direct_ports: { 80: §require }"), &not_offered);
+    one(&workload("direct_ports: { ¤80: auto, §'80': never }"), &["the port `80` is taken already, at ¤"]);
+    one(&workload("direct_ports: { §0: auto }"), &["the port 0 does not exist"]);
+    one(&workload("direct: §allways"), &["`allways` may not stand here"]);
+    one("direct: { unfit: { entries: §0 } }", &["write a number from 1 to 262144"]);
+    one("direct: { unfit: { retry: §2d } }", &["the duration `2d` cannot be", "from 1s to 1d"]);
+    one("direct: { unfit: { retry_limit: §8d } }", &["the duration `8d` cannot be", "from 1s to 7d"]);
+    one("direct: { unfit: { retry: 1h, retry_limit: §59m } }", &["`retry_limit` is less than `retry`"]);
+}
+
+#[test]
+fn a_node_is_where_a_daemon_can_listen() {
+    one(
+        "direct: { listen: §'10.0.0.9:0' }",
+        &["the node's address `10.0.0.9:0` cannot be: there is no port 0"],
+    );
+    one("direct: { listen: §'224.0.0.1:1' }", &["it is loopback, link-local, multicast"]);
+    one("direct: { listen: §'10.0.0.9' }", &["it is not an address with a port; write one such as"]);
+    let ours = workload("addresses: [10.0.0.2]");
+    one(
+        &format!("direct: {{ listen: §'10.0.0.2:15080' }}\n{ours}"),
+        &["the node's address `10.0.0.2:15080` is one of the workload `w`", "that no workload has"],
+    );
+    let entry = |rest: &str| {
+        format!("directory: [{{ name: x, spiffe_ids: ['spiffe://a/x'], addresses: [10.1.0.0/24], {rest} }}]")
+    };
+    one(&entry("node: §'10.2.0.1:0'"), &["there is no port 0"]);
+    one(&entry("node: §'[ff02::1]:1'"), &["it is loopback, link-local, multicast"]);
+    one(
+        &format!("{ours}\n{}", entry("node: §'10.0.0.2:15080'")),
+        &["the node's address `10.0.0.2:15080` is one of the workload `w`"],
+    );
+    let both = ["the node's address `10.1.0.7:15080` is also the destination of this entry", "direct.listen"];
+    one(&entry("node: §'10.1.0.7:15080'"), &both);
+    one(&entry("ports: [15080], node: §'10.1.0.7:15080'"), &both);
+    assert!(parse(&format!("trust_domain: a\n{}", entry("ports: [80], node: '10.1.0.7:15080'"))).is_ok());
+}

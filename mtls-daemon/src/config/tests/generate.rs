@@ -94,6 +94,8 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                     unknown_destinations: unknown,
                     connect_hold: hold,
                     datapath,
+                    direct: [DirectChoice::Auto, DirectChoice::Never][index % 2],
+                    direct_ports: direct_ports(index),
                     identity: match identity {
                         0 => WorkloadIdentity::Files(IdentityFiles {
                             certificate: "/p/c".into(),
@@ -113,6 +115,12 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                 }
             },
         )
+}
+
+/// Not `require`, which is refused.
+fn direct_ports(index: usize) -> BTreeMap<u16, DirectChoice> {
+    let choices = [(u16::MAX, DirectChoice::Auto), (1, DirectChoice::Never)];
+    choices.into_iter().take(index % 3).collect()
 }
 
 fn lease(index: usize) -> LeaseSettings {
@@ -143,6 +151,7 @@ fn entry(index: usize) -> impl Strategy<Value = DirectoryEntry> {
         ports,
         spiffe_ids: (0..ids).map(|id| format!("spiffe://own/d{index}/{id}").parse().unwrap()).collect(),
         dns_names: vec![format!("d{index}.example")],
+        node: index.is_multiple_of(2).then(|| format!("10.9.{octet}.1:15080").parse().unwrap()),
     })
 }
 
@@ -357,6 +366,15 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
                     records_per_key,
                 },
                 datapath,
+                direct: Direct {
+                    default: if old { DirectChoice::Auto } else { DirectChoice::Never },
+                    listen: dns.then(|| "[fd09::9]:1".parse().unwrap()),
+                    unfit: UnfitSettings {
+                        entries: limits.4.min(262_144),
+                        retry: timeouts.0 + Duration::from_secs(1),
+                        retry_limit: timeouts.0 + timeouts.1 + Duration::from_secs(1),
+                    },
+                },
                 limits: Limits {
                     connections: limits.0,
                     connections_per_workload: limits.1,
@@ -564,6 +582,10 @@ pub(super) fn document(config: &Config) -> Value {
                 "unknown_destinations": word(w.unknown_destinations),
                 "connect_hold": word(w.connect_hold),
                 "datapath": kebab(w.datapath),
+                "direct": w.direct.to_string(),
+                "direct_ports": w.direct_ports.iter()
+                    .map(|(port, choice)| (port.to_string(), json!(choice.to_string())))
+                    .collect::<Value>(),
                 "identity": match &w.identity {
                     WorkloadIdentity::EmbeddedCa => Value::Null,
                     WorkloadIdentity::Issuer(name) => json!({ "issuer": name }),
@@ -602,6 +624,7 @@ pub(super) fn document(config: &Config) -> Value {
                 "ports": d.ports,
                 "spiffe_ids": d.spiffe_ids,
                 "dns_names": d.dns_names,
+                "node": d.node.map(|node| node.to_string()),
             }))
         })
         .collect();
@@ -657,6 +680,15 @@ pub(super) fn document(config: &Config) -> Value {
             "records_per_key": config.tls.records_per_key,
         },
         "datapath": kebab(config.datapath),
+        "direct": given(json!({
+            "default": config.direct.default.to_string(),
+            "listen": config.direct.listen.map(|listen| listen.to_string()),
+            "unfit": {
+                "entries": config.direct.unfit.entries,
+                "retry": time(config.direct.unfit.retry),
+                "retry_limit": time(config.direct.unfit.retry_limit),
+            },
+        })),
         "limits": {
             "connections": limits.connections,
             "connections_per_workload": limits.connections_per_workload,

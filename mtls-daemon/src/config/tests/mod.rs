@@ -141,6 +141,12 @@ fn every_key_of_the_example_is_taken() {
     let suites = [Suite::Aes256Gcm, Suite::Aes128Gcm, Suite::ChaCha20Poly1305];
     assert_eq!(config.tls.cipher_suites.as_deref(), Some(&suites[..]));
     assert_eq!((config.datapath, web.datapath), (DatapathChoice::Auto, DatapathChoice::RelayKtls));
+    let listen = Some("10.0.0.9:15080".parse().unwrap());
+    let direct = Direct { default: DirectChoice::Never, listen, unfit: UnfitSettings::DEFAULT };
+    assert_eq!(config.direct, direct);
+    assert_eq!(web.direct_of_port(80), DirectChoice::Auto);
+    assert_eq!(web.direct_of_port(9000), DirectChoice::Never);
+    assert_eq!(config.directory[0].node, Some("10.1.0.1:15080".parse().unwrap()));
     assert_eq!(config.files, [PathBuf::from("F")]);
     assert_eq!(config.drop_in_directories, [PathBuf::from("F.d")]);
 }
@@ -161,6 +167,10 @@ fn what_is_left_out_has_its_stated_default() {
     let tls = Tls { min_version: TlsVersion::V1_3, cipher_suites: None, records_per_key: 16_777_216 };
     assert_eq!(config.tls, tls);
     assert_eq!(config.datapath, DatapathChoice::Auto);
+    let ten_minutes = Duration::from_secs(600);
+    let unfit =
+        UnfitSettings { entries: 4096, retry: ten_minutes, retry_limit: Duration::from_secs(4 * 3600) };
+    assert_eq!(config.direct, Direct { default: DirectChoice::Never, listen: None, unfit });
     assert_eq!(config.limits.handshakes, 1024);
     assert_eq!(config.timeouts.handshake, Duration::from_secs(10));
     assert_eq!(config.timeouts.detect, Duration::from_millis(300));
@@ -176,6 +186,7 @@ fn what_is_left_out_has_its_stated_default() {
     assert_eq!(w.subject, crate::identity::Subject::default());
     assert_eq!((w.mode, w.connect_hold), (Mode::Strict, ConnectHold::Ready));
     assert_eq!(w.unknown_destinations, UnknownDestinations::Passthrough);
+    assert_eq!((w.direct, w.direct_of_port(80)), (DirectChoice::Never, DirectChoice::Never));
     assert_eq!(w.max_connections, 20_000);
     assert_eq!(config.warnings, []);
     let state =
@@ -210,6 +221,36 @@ fn a_workload_has_the_nodes_datapath_unless_it_has_its_own() {
 }
 
 #[test]
+fn a_workload_has_the_nodes_direct_unless_it_or_its_port_has_its_own() {
+    let config = parse(
+        "trust_domain: a\ndirect: { default: auto, unfit: { retry: 6h } }\nworkloads:\n- { name: w, select: { netns: w } }\n\
+         - { name: v, select: { netns: v }, direct: never, direct_ports: { 80: auto } }",
+    );
+    let config = config.unwrap();
+    let of = |name, port| config.workload(name).unwrap().direct_of_port(port);
+    assert_eq!(
+        (of("w", 1), of("v", 1), of("v", 80)),
+        (DirectChoice::Auto, DirectChoice::Never, DirectChoice::Auto)
+    );
+    let (retry, limit) = (config.direct.unfit.retry, config.direct.unfit.retry_limit);
+    assert_eq!((retry, limit), (Duration::from_secs(6 * 3600), retry), "the limit is never less");
+    let places: Vec<_> = config.warnings.iter().map(|warning| (warning.place.line, &warning.fault)).collect();
+    assert_eq!(places, [(2, &Fault::DirectIsRelay), (5, &Fault::DirectIsRelay)], "each where it is written");
+}
+
+#[test]
+fn a_directory_for_every_node_may_name_this_node() {
+    let config = parse(
+        "trust_domain: a\nworkloads: [{ name: w, select: { netns: w }, addresses: [10.0.0.2] }]\ndirectory:\n\
+         - { name: x, addresses: [10.0.0.2, 10.0.0.3], spiffe_ids: ['spiffe://a/w'], node: '10.0.0.9:15080' }\n\
+         - { name: host, addresses: [10.0.0.8], ports: [5432], spiffe_ids: ['spiffe://a/h'], node: '10.0.0.8:15080' }\n",
+    );
+    let nodes: Vec<_> =
+        config.unwrap().directory.iter().map(|entry| entry.node.unwrap().to_string()).collect();
+    assert_eq!(nodes, ["10.0.0.9:15080", "10.0.0.8:15080"]);
+}
+
+#[test]
 fn cipher_suites_keep_their_order_and_only_aes_gcm_keys_have_a_limit() {
     let config = parse(
         "trust_domain: a\ntls:\n  records_per_key: 1024\n  cipher_suites: [TLS_CHACHA20_POLY1305_SHA256, TLS_AES_128_GCM_SHA256]",
@@ -227,8 +268,11 @@ fn cipher_suites_keep_their_order_and_only_aes_gcm_keys_have_a_limit() {
 fn what_is_probably_not_meant_is_a_warning_with_its_place() {
     let config = parse(EVERYTHING).unwrap();
     let warnings: Vec<String> = config.warnings.iter().map(ToString::to_string).collect();
-    assert!(warnings[0].contains("`dns_names` is not looked at"), "{warnings:?}");
-    assert!(warnings[1].contains("no workload `db`"), "{warnings:?}");
+    let [listen, auto, dns, workload] = &warnings[..] else { panic!("{warnings:?}") };
+    assert!(listen.contains("nothing listens here"), "{listen}");
+    assert!(auto.contains("carries no connection by `direct` yet, so that a relay carries"), "{auto}");
+    assert!(dns.contains("`dns_names` is not looked at"), "{dns}");
+    assert!(workload.contains("no workload `db`"), "{workload}");
     let config = parse(
         "trust_domain: a\ndirectory: [{ name: x, addresses: [10.0.0.1], spiffe_ids: ['spiffe://b/x'] }]",
     );

@@ -1,3 +1,4 @@
 //! `direct`: the application's own socket becomes the TLS socket (docs/design/direct.md).
 
 pub mod drive;
+pub mod unfit;

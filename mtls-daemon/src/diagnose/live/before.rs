@@ -254,6 +254,7 @@ fn asked_for(found: Option<&Destination>, expect: &SpiffeId, to: SocketAddr) -> 
             local_workload: None,
             ports: None,
             addresses: Vec::new(),
+            node: None,
         },
     }
 }

@@ -28,6 +28,7 @@ fn site(mode: Mode, mut rules: Vec<Rule>) -> Config {
         ports: None,
         spiffe_ids: IDS.iter().map(|id| id.parse().unwrap()).collect(),
         dns_names: Vec::new(),
+        node: None,
     }];
     config
 }
