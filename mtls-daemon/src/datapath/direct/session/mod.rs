@@ -1,10 +1,24 @@
 //! The mutual TLS 1.3 connection of two daemons for one pair of workloads: what they say on it ([`wire`]), and the keys of
 //! the applications' connections that come from it.
 
+pub mod accept;
+pub mod keys;
+pub mod link;
+pub mod name;
+pub mod open;
+pub mod pool;
 mod reasons;
+mod stream;
+mod task;
 pub mod wire;
 
+pub use keys::{End, KeyError, SocketKeys, fresh_nonce};
+pub use link::{Incoming, Limits, Link, LinkEnd, WeakLink};
+pub use open::{Call, Workloads, connect};
 pub use wire::{Frame, WireError};
 
 /// The ALPN protocol of a session; its number is the version of [`wire`].
 pub const ALPN_DIRECT: &[u8] = b"mtlsd-direct/1";
+
+#[cfg(test)]
+mod tests;
