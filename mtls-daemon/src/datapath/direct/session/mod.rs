@@ -1,5 +1,6 @@
 //! The mutual TLS 1.3 connection of two daemons for one pair of workloads: what they say on it ([`wire`]), and the keys of
-//! the applications' connections that come from it.
+//! the applications' connections that come from it ([`keys`]). [`open`] shakes hands, [`link`] is what one speaks on, [`pool`]
+//! keeps those that this node's workloads opened, [`accept`] takes those of other nodes.
 
 pub mod accept;
 pub mod keys;
