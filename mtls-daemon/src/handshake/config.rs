@@ -131,6 +131,13 @@ impl WorkloadTls {
         Self { own: Some(own), ..self }
     }
 
+    /// Without TLS 1.2, whatever its settings say: for what is between two daemons only.
+    #[must_use]
+    pub fn tls13_only(&self) -> Self {
+        let settings = TlsSettings { min_version: MinVersion::Tls13, ..self.settings.clone() };
+        Self { settings, ..self.clone() }
+    }
+
     fn server_key(&self) -> Arc<SingleCertAndKey> {
         let ocsp = self.trust.revocations.ocsp();
         let staple = self.own.as_ref().and_then(|own| ocsp.staple(own, SystemTime::now()));

@@ -1,0 +1,157 @@
+//! The node's one listener for sessions, for all its workloads.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
+
+use super::link::{Incoming, Limits, Link};
+use super::open::{Workloads, accept};
+use crate::datapath::relay::admission::Admission;
+use crate::datapath::relay::outbound::reset;
+use crate::observe::{Reason, Refusal};
+
+/// How much strangers and peers may take.
+#[derive(Debug, Clone)]
+pub struct Bounds {
+    /// Each session's own.
+    pub session: Limits,
+    /// Most connections whose client has not proved yet who it is; a further one is reset.
+    pub unproven: usize,
+    /// Most sessions, whoever's.
+    pub sessions: usize,
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self { session: Limits::default(), unproven: 256, sessions: 16_384 }
+    }
+}
+
+/// What the driver hears from the listener.
+#[derive(Debug)]
+pub enum Accepted {
+    /// A client's daemon has proved its workload; what that may do is for the policy to say, for each connection.
+    Session {
+        /// To answer on. Who drops the last clone ends the session.
+        link: Link,
+        /// What the peer says.
+        incoming: Incoming,
+        /// The other daemon.
+        from: SocketAddr,
+        /// The session's place among those that there may be: to be dropped with the session.
+        place: Place,
+    },
+    /// There is none.
+    Refused {
+        /// The other daemon, or a stranger.
+        from: SocketAddr,
+        /// Why not.
+        refusal: Refusal,
+    },
+}
+
+/// A place among the sessions that there may be; dropped, it is free.
+#[derive(Debug)]
+pub struct Place {
+    _permit: OwnedSemaphorePermit,
+}
+
+/// The listener's surroundings.
+pub struct Reception {
+    /// Finds the workload that is asked for.
+    pub workloads: Arc<Workloads>,
+    /// Shares the handshakes among source addresses.
+    pub admission: Admission,
+    /// Limits.
+    pub bounds: Bounds,
+    /// Where sessions and refusals go. A refusal that finds no room is lost; a session waits for it.
+    pub accepted: mpsc::Sender<Accepted>,
+}
+
+/// Accepts until `stop` becomes true or nobody hears any more.
+pub async fn serve(listener: TcpListener, reception: Reception, mut stop: watch::Receiver<bool>) {
+    let unproven = Arc::new(Semaphore::new(reception.bounds.unproven.min(Semaphore::MAX_PERMITS)));
+    let sessions = Arc::new(Semaphore::new(reception.bounds.sessions.min(Semaphore::MAX_PERMITS)));
+    let reception = Arc::new(reception);
+    loop {
+        let accepted = tokio::select! {
+            accepted = listener.accept() => accepted,
+            _ = stop.wait_for(|stop| *stop) => return,
+            () = reception.accepted.closed() => return,
+        };
+        let (tcp, from) = match accepted {
+            Ok(accepted) => accepted,
+            Err(error) => {
+                recover(&error).await;
+                continue;
+            }
+        };
+        let Ok(place) = Arc::clone(&unproven).try_acquire_owned() else {
+            let limit = reception.bounds.unproven;
+            let detail = format!("{limit} clients are proving who they are");
+            reception.refuse(&tcp, from, Refusal::new(Reason::HandshakeLimit, detail));
+            continue;
+        };
+        let (reception, sessions) = (Arc::clone(&reception), Arc::clone(&sessions));
+        tokio::spawn(async move { reception.receive(tcp, from, place, sessions).await });
+    }
+}
+
+impl Reception {
+    async fn receive(
+        &self,
+        tcp: TcpStream,
+        from: SocketAddr,
+        unproven: OwnedSemaphorePermit,
+        sessions: Arc<Semaphore>,
+    ) {
+        let patience = self.bounds.session.handshake;
+        let slot = match self.admission.inbound_handshake(from.ip(), patience).await {
+            Ok(slot) => slot,
+            Err(refusal) => return self.refuse(&tcp, from, refusal),
+        };
+        // Before the handshake: a session that would have no place is not welcomed.
+        let Ok(permit) = sessions.try_acquire_owned() else {
+            let detail = format!("there are {} sessions already", self.bounds.sessions);
+            return self.refuse(&tcp, from, Refusal::new(Reason::TotalLimit, detail));
+        };
+        let opened = accept(tcp, &*self.workloads, &self.bounds.session).await;
+        drop((slot, unproven));
+        match opened {
+            Ok((link, incoming)) => {
+                let place = Place { _permit: permit };
+                let session = Accepted::Session { link, incoming, from, place };
+                // Failing, the driver is gone and the session with it.
+                let _ = self.accepted.send(session).await;
+            }
+            Err(refusal) => self.tell(from, refusal),
+        }
+    }
+
+    fn refuse(&self, tcp: &TcpStream, from: SocketAddr, refusal: Refusal) {
+        reset(tcp);
+        self.tell(from, refusal);
+    }
+
+    fn tell(&self, from: SocketAddr, refusal: Refusal) {
+        let _ = self.accepted.try_send(Accepted::Refused { from, refusal });
+    }
+}
+
+impl std::fmt::Debug for Reception {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Reception").field("bounds", &self.bounds).finish_non_exhaustive()
+    }
+}
+
+/// accept(2) fails for a connection that is gone already (go on), or for want of descriptors (wait a little).
+async fn recover(error: &std::io::Error) {
+    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
+    if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
+        tracing::warn!(%error, "cannot accept a session of another daemon; trying again");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+}
