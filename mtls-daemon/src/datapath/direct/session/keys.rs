@@ -2,7 +2,7 @@
 
 use std::fmt;
 
-use mtls_direct::{ConnectionId, Nonce};
+use mtls_direct::{ConnectionId, Nonce, Role};
 use rustls::crypto::tls13::OkmBlock;
 use rustls::crypto::{GetRandomFailed, SecureRandom};
 use rustls::{Error as TlsError, SupportedCipherSuite};
@@ -17,15 +17,6 @@ use crate::handshake::KeySchedule;
 const LABEL: &[u8] = b"EXPORTER-mtlsd-direct-1";
 /// Direction, connection with the client's nonce, the server's nonce.
 const CONTEXT: usize = 1 + CONNECTION + 16;
-
-/// Which end of the connection this node's socket is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum End {
-    /// That of the application which called connect().
-    Client,
-    /// That of the application which listens.
-    Server,
-}
 
 /// Why there are no keys.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -77,21 +68,21 @@ pub fn derive(
     export: impl Fn(&mut [u8], &[u8], &[u8]) -> Result<(), TlsError>,
     id: &ConnectionId,
     server: Nonce,
-    end: End,
+    end: Role,
 ) -> Result<SocketKeys, KeyError> {
     let unknown = || KeyError::Suite(format!("{:?}", suite.suite()));
     let (own, tls13) = Suite::of(suite).zip(suite.tls13()).ok_or_else(unknown)?;
     let length = tls13.common.hash_provider.output_len();
-    let secret = |sender: End| {
+    let secret = |sender: Role| {
         let mut bytes = Zeroizing::new([0; OkmBlock::MAX_LEN]);
         let place = bytes.get_mut(..length).ok_or_else(unknown)?;
         export(place, LABEL, &context(sender, id, server))?;
         Ok::<_, KeyError>(OkmBlock::new(place))
     };
-    let (client, server) = (secret(End::Client)?, secret(End::Server)?);
+    let (client, server) = (secret(Role::Client)?, secret(Role::Server)?);
     let (tx, rx) = match end {
-        End::Client => (client, server),
-        End::Server => (server, client),
+        Role::Client => (client, server),
+        Role::Server => (server, client),
     };
     let schedule = KeySchedule::new(own, tls13, tx, rx);
     let (tx, rx) = (schedule.tx().map_err(|_| unknown())?, schedule.rx().map_err(|_| unknown())?);
@@ -99,10 +90,10 @@ pub fn derive(
 }
 
 /// Every field has one length, so that no two connections have the same bytes.
-fn context(sender: End, id: &ConnectionId, server: Nonce) -> [u8; CONTEXT] {
+fn context(sender: Role, id: &ConnectionId, server: Nonce) -> [u8; CONTEXT] {
     let direction: u8 = match sender {
-        End::Client => 1,
-        End::Server => 2,
+        Role::Client => 1,
+        Role::Server => 2,
     };
     let mut bytes = [0; CONTEXT];
     let fields = std::iter::once(direction).chain(connection(id)).chain(server.0);

@@ -4,13 +4,13 @@ use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use mtls_direct::{ConnectionId, Message, Nonce};
+use mtls_direct::{ConnectionId, Message, Nonce, Role};
 use rustls::{Connection, SupportedCipherSuite};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
 
 use super::WireError;
-use super::keys::{End, KeyError, SocketKeys, derive};
+use super::keys::{KeyError, SocketKeys, derive};
 use super::task::Task;
 use crate::identity::PeerIdentity;
 
@@ -79,7 +79,7 @@ pub(super) struct Shared {
     suite: SupportedCipherSuite,
     pub(super) destination: SocketAddr,
     peer: Arc<PeerIdentity>,
-    end: End,
+    end: Role,
     over: watch::Sender<Option<LinkEnd>>,
     pub(super) outgoing: usize,
 }
@@ -134,7 +134,7 @@ pub(super) struct Shaken {
     pub(super) suite: SupportedCipherSuite,
     pub(super) destination: SocketAddr,
     pub(super) peer: Arc<PeerIdentity>,
-    pub(super) end: End,
+    pub(super) end: Role,
     /// What was decrypted beyond the handshake.
     pub(super) plaintext: Vec<u8>,
 }
@@ -202,7 +202,7 @@ impl Link {
 
     /// Which end this node has.
     #[must_use]
-    pub fn end_here(&self) -> End {
+    pub fn end_here(&self) -> Role {
         self.shared.end
     }
 

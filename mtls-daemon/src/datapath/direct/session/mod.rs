@@ -13,7 +13,7 @@ mod stream;
 mod task;
 pub mod wire;
 
-pub use keys::{End, KeyError, SocketKeys, fresh_nonce};
+pub use keys::{KeyError, SocketKeys, fresh_nonce};
 pub use link::{Incoming, Limits, Link, LinkEnd, WeakLink};
 pub use open::{Call, Workloads, connect};
 pub use wire::{Frame, WireError};

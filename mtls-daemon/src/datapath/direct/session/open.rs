@@ -4,11 +4,11 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use mtls_direct::Role;
 use rustls::server::Acceptor;
 use rustls::{AlertDescription, ClientConnection, Connection, Error as TlsError, ServerConnection};
 use tokio::net::TcpStream;
 
-use super::keys::End;
 use super::link::{Incoming, Limits, Link, Shaken};
 use super::stream::{self, Heard};
 use super::wire::{self, Frame};
@@ -69,7 +69,7 @@ pub async fn connect(tcp: TcpStream, call: &Call, limits: &Limits) -> Result<(Li
         .zip(tls.negotiated_cipher_suite())
         .ok_or_else(|| internal("a handshake without a peer".to_owned()))?;
     let peer = Arc::new(peer.clone());
-    Ok(Shaken { tcp, tls, suite, destination, peer, end: End::Client, plaintext }.start(limits))
+    Ok(Shaken { tcp, tls, suite, destination, peer, end: Role::Client, plaintext }.start(limits))
 }
 
 /// Reads the server's first frame; what came behind it stays.
@@ -138,7 +138,7 @@ pub async fn accept(
     match tokio::time::timeout(limits.handshake, opening).await {
         Ok(Ok((tls, suite, destination, peer))) => {
             let plaintext = Vec::new();
-            Ok(Shaken { tcp, tls, suite, destination, peer, end: End::Server, plaintext }.start(limits))
+            Ok(Shaken { tcp, tls, suite, destination, peer, end: Role::Server, plaintext }.start(limits))
         }
         Ok(Err(Refused(refusal))) => {
             // So that the client reads our alert before its unread bytes make the kernel send RST.

@@ -58,7 +58,7 @@ pub(in super::super) fn parts(keys: &RecordKeys) -> (Vec<u8>, Vec<u8>) {
 
 pub(in super::super) type Parts = (Vec<u8>, Vec<u8>);
 
-fn keys(suite: SupportedCipherSuite, id: &ConnectionId, server: Nonce, end: End) -> (Parts, Parts) {
+fn keys(suite: SupportedCipherSuite, id: &ConnectionId, server: Nonce, end: Role) -> (Parts, Parts) {
     let keys = derive(suite, exporter(suite), id, server, end).unwrap();
     (parts(&keys.tx), parts(&keys.rx))
 }
@@ -85,7 +85,7 @@ fn the_keys_are_those_that_another_implementation_derives() {
         ],
     ];
     for (suite, wanted) in SUITES.into_iter().zip(wanted) {
-        let (tx, rx) = keys(suite, &id(), Nonce([8; 16]), End::Client);
+        let (tx, rx) = keys(suite, &id(), Nonce([8; 16]), Role::Client);
         let shown = |(key, nonce): &Parts| format!("{} {}", hex(key), hex(nonce));
         assert_eq!([shown(&tx), shown(&rx)], wanted, "{suite:?}");
     }
@@ -94,8 +94,8 @@ fn the_keys_are_those_that_another_implementation_derives() {
 #[test]
 fn what_one_end_sends_with_the_other_receives_with() {
     for suite in SUITES {
-        let client = keys(suite, &id(), Nonce([8; 16]), End::Client);
-        let server = keys(suite, &id(), Nonce([8; 16]), End::Server);
+        let client = keys(suite, &id(), Nonce([8; 16]), Role::Client);
+        let server = keys(suite, &id(), Nonce([8; 16]), Role::Server);
         assert_eq!((&client.0, &client.1), (&server.1, &server.0));
         assert!(client.0.0 != client.1.0 && client.0.1 != client.1.1, "directions differ: {suite:?}");
     }
@@ -136,8 +136,8 @@ proptest! {
             Field::ServerNonce => server.0[bit.index(16)] ^= 1 << bit.index(8),
         }
         for suite in SUITES {
-            let one = keys(suite, &before, Nonce([8; 16]), End::Client);
-            let other = keys(suite, &after, server, End::Client);
+            let one = keys(suite, &before, Nonce([8; 16]), Role::Client);
+            let other = keys(suite, &after, server, Role::Client);
             prop_assert!(one.0.0 != other.0.0 && one.0.1 != other.0.1, "{:?}", suite);
             prop_assert!(one.1.0 != other.1.0 && one.1.1 != other.1.1, "{:?}", suite);
         }
@@ -159,16 +159,16 @@ fn flip_port(address: &mut SocketAddr, bit: prop::sample::Index) {
 #[test]
 fn what_cannot_be_derived_is_an_error_that_says_why() {
     let old = ALL_CIPHER_SUITES.iter().find(|suite| suite.tls13().is_none()).unwrap();
-    let error = derive(*old, |_, _, _| Ok(()), &id(), Nonce([8; 16]), End::Client).unwrap_err();
+    let error = derive(*old, |_, _, _| Ok(()), &id(), Nonce([8; 16]), Role::Client).unwrap_err();
     assert!(matches!(&error, KeyError::Suite(name) if name.contains("TLS_ECDHE")), "{error}");
     let failing = |_: &mut [u8], _: &[u8], _: &[u8]| Err(TlsError::HandshakeNotComplete);
-    let error = derive(SUITES[0], failing, &id(), Nonce([8; 16]), End::Client).unwrap_err();
+    let error = derive(SUITES[0], failing, &id(), Nonce([8; 16]), Role::Client).unwrap_err();
     assert_eq!(error, KeyError::Exporter(TlsError::HandshakeNotComplete));
 }
 
 #[test]
 fn keys_are_never_shown_and_nonces_differ() {
-    let keys = derive(SUITES[0], exporter(SUITES[0]), &id(), Nonce([8; 16]), End::Client).unwrap();
+    let keys = derive(SUITES[0], exporter(SUITES[0]), &id(), Nonce([8; 16]), Role::Client).unwrap();
     assert_eq!(format!("{keys:?}"), "SocketKeys { suite: Aes128Gcm, .. }");
     let random = default_provider().secure_random;
     assert_ne!(fresh_nonce(random).unwrap(), fresh_nonce(random).unwrap());

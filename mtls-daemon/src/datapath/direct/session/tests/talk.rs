@@ -1,9 +1,9 @@
 //! Two ends that both do what they should.
 
-use mtls_direct::{Counts, Reason};
+use mtls_direct::{Counts, Reason, Role};
 
+use super::super::KeyError;
 use super::super::keys::tests::{Parts, parts};
-use super::super::{End, KeyError};
 use super::*;
 
 fn both(link: &Link, id: &ConnectionId, server: Nonce) -> (Parts, Parts) {
@@ -18,7 +18,7 @@ async fn both_ends_know_each_other_and_hear_what_the_other_says_in_order() {
     assert_eq!(client.peer().name.to_string(), SERVER);
     assert_eq!(server.peer().name.to_string(), CLIENT);
     assert_eq!((client.destination(), server.destination()), (destination(), destination()));
-    assert_eq!((client.end_here(), server.end_here()), (End::Client, End::Server));
+    assert_eq!((client.end_here(), server.end_here()), (Role::Client, Role::Server));
     let said: Vec<Message> = [
         Body::Open,
         Body::Ready,
