@@ -10,7 +10,7 @@ mod told;
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd as _, OwnedFd};
+use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -199,24 +199,8 @@ impl<N: Node> Driver<N> {
                 return self.table.input(now, key, input);
             }
             Action::Empty(duplicate) => self.empty(*about, duplicate),
-            Action::OpenGuard(duplicate) => {
-                let open = self
-                    .duplicates
-                    .get(&duplicate)
-                    .is_some_and(|duplicate| self.node.open_guard(about, duplicate.as_fd()));
-                if !open {
-                    return self.table.input(now, key, Input::ReleaseFailed);
-                }
-            }
-            Action::ReleaseWriter(duplicate) => {
-                let released = self
-                    .duplicates
-                    .get(&duplicate)
-                    .is_some_and(|duplicate| self.node.release_writer(about, duplicate.as_fd()));
-                if !released {
-                    return self.table.input(now, key, Input::ReleaseFailed);
-                }
-            }
+            Action::OpenGuard(duplicate) => return self.let_go(about, duplicate, N::open_guard),
+            Action::ReleaseWriter(duplicate) => return self.let_go(about, duplicate, N::release_writer),
             Action::Close(duplicate) => {
                 self.duplicates.remove(&duplicate);
             }
@@ -229,6 +213,20 @@ impl<N: Node> Driver<N> {
             Action::Report(outcome) => self.node.report(about, outcome),
         }
         Vec::new()
+    }
+
+    /// One of the two steps after which bytes may pass.
+    fn let_go(
+        &mut self,
+        about: &About<LinkId>,
+        duplicate: Duplicate,
+        step: impl Fn(&N, &About<LinkId>, BorrowedFd<'_>) -> bool,
+    ) -> Vec<Wanted> {
+        let duplicate = self.duplicates.get(&duplicate);
+        if duplicate.is_some_and(|duplicate| step(&self.node, about, duplicate.as_fd())) {
+            return Vec::new();
+        }
+        self.table.input(self.now(), about.key, Input::ReleaseFailed)
     }
 
     /// Asks policy, which may take a call to elsewhere.
