@@ -5,6 +5,7 @@ pub mod direct;
 pub mod ends;
 pub mod error;
 pub mod ktls;
+pub mod listen;
 pub mod relay;
 pub mod tls;
 

@@ -9,6 +9,7 @@ use super::daemon::{Daemon, lock};
 use super::enclosures;
 use crate::capture::events::What;
 use crate::capture::{CaptureEvent, EventStream, Listeners};
+use crate::datapath::listen::recover;
 use crate::datapath::relay::{Place, Relay, authorise, inbound, outbound};
 use crate::flows::judge::UNKNOWN_DESTINATIONS_DENY;
 use crate::observe::connection::{Direction, Ending};
@@ -176,16 +177,7 @@ async fn accept_each(place: Arc<Place>, listener: TcpListener, handle: impl Fn(T
                 outbound::reset(&stream);
                 handle(stream, from);
             }
-            Err(error) => recover(&error).await,
+            Err(error) => recover(&error, "a connection").await,
         }
-    }
-}
-
-/// accept(2) fails for a connection that is gone already (go on), or for want of descriptors (wait a little).
-async fn recover(error: &std::io::Error) {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
-        tracing::warn!(%error, "cannot accept; trying again");
-        tokio::time::sleep(std::time::Duration::from_millis(50)).await;
     }
 }

@@ -2,13 +2,13 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
 
 use super::link::{Incoming, Limits, Link};
 use super::open::{Workloads, accept};
+use crate::datapath::listen::recover;
 use crate::datapath::relay::admission::Admission;
 use crate::datapath::relay::outbound::reset;
 use crate::observe::{Reason, Refusal};
@@ -85,7 +85,7 @@ pub async fn serve(listener: TcpListener, reception: Reception, mut stop: watch:
         let (tcp, from) = match accepted {
             Ok(accepted) => accepted,
             Err(error) => {
-                recover(&error).await;
+                recover(&error, "a session of another daemon").await;
                 continue;
             }
         };
@@ -144,14 +144,5 @@ impl Reception {
 impl std::fmt::Debug for Reception {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Reception").field("bounds", &self.bounds).finish_non_exhaustive()
-    }
-}
-
-/// accept(2) fails for a connection that is gone already (go on), or for want of descriptors (wait a little).
-async fn recover(error: &std::io::Error) {
-    use std::io::ErrorKind::{ConnectionAborted, ConnectionReset, Interrupted};
-    if !matches!(error.kind(), ConnectionAborted | ConnectionReset | Interrupted) {
-        tracing::warn!(%error, "cannot accept a session of another daemon; trying again");
-        tokio::time::sleep(Duration::from_millis(50)).await;
     }
 }
