@@ -247,6 +247,7 @@ fn enter(relay: &Arc<Relay>, cookie: u64, wanted: Wanted) -> Result<Arc<Place>, 
     for listener in listeners.all() {
         relay.capture.mark_own(listener, None)?;
     }
+    relay.capture.mark_injector(&injector)?;
     relay.capture.enrol_namespace(&netns, cookie, whole, Some(&listeners))?;
     let path = netns.path().to_owned();
     let place = Arc::new(Place::new(netns, cookie, owners, &listeners, injector));

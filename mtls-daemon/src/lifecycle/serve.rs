@@ -52,6 +52,10 @@ fn handle(daemon: &Arc<Daemon>, event: CaptureEvent) {
         What::NotEntered => daemon.look_now.notify_one(),
         What::Unaccounted => refused(&daemon.relay, &event, Reason::Unaccounted),
         What::DeniedSource { from } => refused_source(&daemon.relay, &event, from),
+        // No table says yet that anything may be direct.
+        What::Direct(what) => {
+            tracing::debug!(cookie = event.cookie, ?what, "an event of a direct connection")
+        }
         What::Unclassified { pid, from } => {
             daemon.look_now.notify_one();
             enclosures::refused(&daemon.relay, &event, pid, from);

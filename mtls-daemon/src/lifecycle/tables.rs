@@ -108,7 +108,9 @@ fn add_workload(tables: &mut Tables, workload: &WorkloadState, everyone: &Exclus
         found.owners.iter().find(|(_, owners)| owners.whole == Some(number)).map_or(0, |(cookie, _)| *cookie);
     let default_mode = port_mode(settings.mode).raw();
     let only_netns = found.restricted.get(&number).copied().unwrap_or(0);
-    tables.workloads.insert(number, Workload { flags, default_mode, netns, only_netns });
+    tables
+        .workloads
+        .insert(number, Workload { flags, default_mode, netns, only_netns, ..Workload::default() });
     for (port, mode) in &settings.ports {
         tables
             .port_modes
@@ -155,7 +157,7 @@ fn add_directory(tables: &mut Tables, snapshot: &Snapshot) {
     let entry = |id| {
         let destination = snapshot.directory.get(id)?;
         let local = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name));
-        Some(Destination { id: id.0, workload: local.map_or(0, |workload| workload.number) })
+        Some(Destination { id: id.0, workload: local.map_or(0, |workload| workload.number), flags: 0 })
     };
     let mut networks: Vec<_> = snapshot.directory.prefixes().collect();
     // Where pieces of cut-up networks coincide, the more specific network has the last word.
