@@ -8,3 +8,4 @@ pub mod pidfd;
 pub mod poll;
 pub mod sock_diag;
 pub mod socket;
+pub mod thread;

@@ -1,0 +1,3 @@
+//! `direct`: the application's own socket becomes the TLS socket (docs/design/direct.md).
+
+pub mod hands;
