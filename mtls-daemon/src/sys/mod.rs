@@ -4,6 +4,8 @@ pub mod bpf;
 pub mod ktls;
 pub mod memory;
 pub mod netns;
+pub mod pidfd;
 pub mod poll;
 pub mod sock_diag;
 pub mod socket;
+pub mod thread;

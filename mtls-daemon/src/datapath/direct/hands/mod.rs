@@ -1,0 +1,10 @@
+//! What `direct` does with the kernel from user space: it takes a descriptor, moves threads, installs keys, lets go.
+
+pub mod kick;
+
+mod holders;
+mod inside;
+mod taken;
+
+pub use kick::{Emptied, KickError};
+pub use taken::Taken;
