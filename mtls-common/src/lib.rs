@@ -11,12 +11,12 @@ pub mod table;
 
 pub use event::{Event, EventKind, SYN_CAPACITY};
 pub use keys::{
-    AddressKey, DeliveryKey, DestinationPort, ListenerKey, SharedPort, SourceKey, VerdictKey, WorkloadPort,
+    AddressKey, DeliveryKey, DestinationPort, DirectPair, ListenerKey, SharedPort, SourceKey, VerdictKey, WorkloadPort,
 };
 pub use socket::{DirectSocket, Direction, Endpoint, Expected, Role, SocketKind, SocketState};
 pub use table::{
     Counter, Destination, Enclosure, Namespace, PortMode, VERDICT_ALLOW, VERDICT_DENY, Workload,
-    destination_flags, enclosure_flags, workload_flags,
+    enclosure_flags, workload_flags,
 };
 
 /// Changes whenever the layout or the meaning of a pinned map changes; names the pin directory.
@@ -33,7 +33,7 @@ mod pod {
     //! `aya::Pod` says that any bytes may be copied to and from a map.
 
     use crate::{
-        AddressKey, DeliveryKey, Destination, DestinationPort, DirectSocket, Enclosure, Endpoint, Event,
+        AddressKey, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure, Endpoint, Event,
         Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, VerdictKey, Workload,
         WorkloadPort,
     };
@@ -53,6 +53,7 @@ mod pod {
         DeliveryKey,
         Destination,
         DestinationPort,
+        DirectPair,
         DirectSocket,
         Enclosure,
         Endpoint,
@@ -78,7 +79,8 @@ mod pod {
             assert_eq!(size_of::<SocketState>(), 4 * 4 + 8 + 2 * 20 + 2 * 12 + 4 * 4);
             assert_eq!(size_of::<Expected>(), 16);
             assert_eq!(size_of::<DirectSocket>(), 8 + 4 * 4 + 2 * 20);
-            assert_eq!(size_of::<Destination>(), 12);
+            assert_eq!(size_of::<Destination>(), 8);
+            assert_eq!(size_of::<DirectPair>(), 4 + 20);
             assert_eq!(size_of::<DeliveryKey>(), 8 + 2 * 20);
             assert_eq!(size_of::<ListenerKey>(), 16);
             assert_eq!(size_of::<Namespace>(), 8);

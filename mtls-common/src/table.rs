@@ -25,12 +25,6 @@ pub mod workload_flags {
     pub const DIRECT: u32 = 1 << 3;
 }
 
-/// Bits of [`Destination::flags`].
-pub mod destination_flags {
-    /// There is a session with the destination's daemon: connections may be direct.
-    pub const DIRECT: u32 = 1;
-}
-
 /// Bits of [`Enclosure::flags`].
 pub mod enclosure_flags {
     /// Processes in network namespaces that belong to no workload may not send.
@@ -116,8 +110,6 @@ pub struct Destination {
     pub id: u32,
     /// The local workload that it is, 0 when it is elsewhere.
     pub workload: u32,
-    /// See [`destination_flags`].
-    pub flags: u32,
 }
 
 /// Value of a verdict: connect() is refused.

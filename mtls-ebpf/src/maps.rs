@@ -6,7 +6,7 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use mtls_common::{
-    AddressKey, Counter, DeliveryKey, Destination, DestinationPort, DirectSocket, Enclosure, Endpoint,
+    AddressKey, Counter, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure, Endpoint,
     Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, VerdictKey, Workload, WorkloadPort,
 };
 
@@ -117,6 +117,10 @@ pub static DIRECT: Array<u32> = Array::with_max_entries(1, 0);
 /// program, which cannot know the namespace before Linux 6.15.
 #[map]
 pub static EXPECTED: HashMap<DeliveryKey, Expected> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Where connections may be direct: there is a session, and no reason against it is remembered.
+#[map]
+pub static DIRECT_PAIRS: HashMap<DirectPair, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
 /// Socket cookie → direct connection that is established.
 #[map]

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use aya::Ebpf;
 use aya::maps::{HashMap as KernelMap, MapData};
-use mtls_common::{DeliveryKey, DirectSocket, Expected, Role, SocketKind, SocketState};
+use mtls_common::{DeliveryKey, DirectPair, DirectSocket, Expected, Role, SocketKind, SocketState};
 use nix::time::{ClockId, clock_gettime};
 
 use super::address::{endpoint, socket_address};
@@ -22,6 +22,7 @@ const EXIST: u64 = 2;
 /// The tables that only `direct` has, and the programs that are there only while it is on.
 pub(super) struct Tables {
     expected: Mutex<KernelMap<MapData, DeliveryKey, Expected>>,
+    pairs: Mutex<KernelMap<MapData, DirectPair, u32>>,
     sockets: Mutex<KernelMap<MapData, u64, DirectSocket>>,
     tracing: Mutex<Option<Tracing>>,
 }
@@ -34,8 +35,15 @@ impl Tables {
         for key in stale {
             let _ = expected.remove(&key);
         }
+        // Nor has a session outlived it.
+        let mut pairs: KernelMap<MapData, DirectPair, u32> = take(object, "DIRECT_PAIRS")?;
+        let stale: Vec<_> = pairs.keys().filter_map(Result::ok).collect();
+        for key in stale {
+            let _ = pairs.remove(&key);
+        }
         Ok(Self {
             expected: Mutex::new(expected),
+            pairs: Mutex::new(pairs),
             sockets: Mutex::new(take(object, "DIRECT_SOCKETS")?),
             tracing: Mutex::default(),
         })
@@ -119,6 +127,20 @@ impl Capture {
     /// that there are.
     pub fn switch_off_direct(&self) {
         *lock(&self.direct.tracing) = None;
+    }
+
+    /// From now on connections of this workload to there are reported as [`DirectEvent::Syn`](super::DirectEvent::Syn).
+    ///
+    /// # Errors
+    /// When the table is full (`E2BIG`).
+    pub fn offer_direct(&self, workload: u32, to: SocketAddr) -> Result<(), CaptureError> {
+        let pair = DirectPair { workload, to: endpoint(to) };
+        lock(&self.direct.pairs).insert(pair, 1, 0).map_err(CaptureError::map("DIRECT_PAIRS"))
+    }
+
+    /// They go by relay again; one that did all the time is no error.
+    pub fn withdraw_direct(&self, workload: u32, to: SocketAddr) {
+        let _ = lock(&self.direct.pairs).remove(&DirectPair { workload, to: endpoint(to) });
     }
 
     /// For so long, the SYN of this connection goes to the application's own listener, and what is accepted is held.

@@ -43,6 +43,7 @@ pub const MAPS: [&str; 27] = [
     "WIRE_ADDRESSES",
     "DIRECT",
     "EXPECTED",
+    "DIRECT_PAIRS",
     "DIRECT_SOCKETS",
     "CONNECTING",
     "ACCEPTING",

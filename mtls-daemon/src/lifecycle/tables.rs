@@ -157,7 +157,7 @@ fn add_directory(tables: &mut Tables, snapshot: &Snapshot) {
     let entry = |id| {
         let destination = snapshot.directory.get(id)?;
         let local = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name));
-        Some(Destination { id: id.0, workload: local.map_or(0, |workload| workload.number), flags: 0 })
+        Some(Destination { id: id.0, workload: local.map_or(0, |workload| workload.number) })
     };
     let mut networks: Vec<_> = snapshot.directory.prefixes().collect();
     // Where pieces of cut-up networks coincide, the more specific network has the last word.
