@@ -21,7 +21,7 @@ use crate::sys::bpf::AttachType;
 pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
 
 /// Every table, in the object's spelling.
-pub const MAPS: [&str; 27] = [
+pub const MAPS: [&str; 28] = [
     "SOCKETS",
     "NAMESPACES",
     "CGROUPS",

@@ -10,7 +10,6 @@ mod told;
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd as _, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +46,7 @@ pub struct Driver<N: Node> {
     table: Table<LinkId, Duplicate>,
     sessions: HashMap<LinkId, N::Session>,
     /// Jobs may still use one that the table has closed.
-    duplicates: HashMap<Duplicate, Arc<OwnedFd>>,
+    duplicates: HashMap<Duplicate, Arc<N::Taken>>,
     last: u64,
     /// What the table's times count from.
     origin: Instant,
@@ -136,8 +135,8 @@ impl<N: Node> Driver<N> {
                     self.node.refuse_connect(socket, tuple, reason);
                     Vec::new()
                 }
-                Command::Destroy { netns, tuple, reason } => {
-                    self.node.destroy(netns, tuple, reason);
+                Command::Destroy { socket, tuple, reason } => {
+                    self.node.destroy(socket.netns, Some(socket.cookie), tuple, reason);
                     Vec::new()
                 }
                 Command::Close(duplicate) => {
@@ -161,10 +160,10 @@ impl<N: Node> Driver<N> {
         match action {
             Action::Duplicate => {
                 let input = match self.node.duplicate(about) {
-                    Some(descriptor) => {
+                    Some(taken) => {
                         self.last += 1;
                         let duplicate = Duplicate(self.last);
-                        self.duplicates.insert(duplicate, Arc::new(descriptor));
+                        self.duplicates.insert(duplicate, Arc::new(taken));
                         Input::Duplicated(duplicate)
                     }
                     None => Input::DuplicateFailed,
@@ -192,7 +191,7 @@ impl<N: Node> Driver<N> {
                     self.sessions.get(&about.link).zip(self.duplicates.get(&descriptor)).is_some_and(
                         |(session, duplicate)| {
                             let keys = session.keys(about.role, tuple, client, server);
-                            keys.is_some_and(|keys| self.node.install(about, duplicate.as_fd(), keys))
+                            keys.is_some_and(|keys| self.node.install(about, duplicate, keys))
                         },
                     );
                 let input = if installed { Input::Installed } else { Input::InstallFailed };
@@ -203,7 +202,7 @@ impl<N: Node> Driver<N> {
                 let open = self
                     .duplicates
                     .get(&duplicate)
-                    .is_some_and(|duplicate| self.node.open_guard(about, duplicate.as_fd()));
+                    .is_some_and(|duplicate| self.node.open_guard(about, duplicate));
                 if !open {
                     return self.table.input(now, key, Input::ReleaseFailed);
                 }
@@ -212,7 +211,7 @@ impl<N: Node> Driver<N> {
                 let released = self
                     .duplicates
                     .get(&duplicate)
-                    .is_some_and(|duplicate| self.node.release_writer(about, duplicate.as_fd()));
+                    .is_some_and(|duplicate| self.node.release_writer(about, duplicate));
                 if !released {
                     return self.table.input(now, key, Input::ReleaseFailed);
                 }
@@ -222,7 +221,7 @@ impl<N: Node> Driver<N> {
             }
             Action::Destroy(reason) => {
                 if let Some(netns) = about.netns {
-                    self.node.destroy(netns, tuple, reason);
+                    self.node.destroy(netns, about.cookie, tuple, reason);
                 }
             }
             Action::Remember(reason) => self.node.remember(about, reason),
@@ -246,7 +245,7 @@ impl<N: Node> Driver<N> {
         let Some(own) = self.own.upgrade() else { return };
         let (node, duplicate) = (Arc::clone(&self.node), self.duplicates.get(&duplicate).map(Arc::clone));
         tokio::task::spawn_blocking(move || {
-            let emptied = duplicate.is_some_and(|duplicate| node.empty(&about, duplicate.as_fd()));
+            let emptied = duplicate.is_some_and(|duplicate| node.empty(&about, &duplicate));
             let _ = own.send(Told::Emptied(about.key, emptied));
         });
     }

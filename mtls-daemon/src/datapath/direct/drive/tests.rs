@@ -1,7 +1,6 @@
 //! Two drivers, joined by sessions that are channels; nodes that note what they are asked to do.
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -71,9 +70,10 @@ impl Fake {
 
 impl Node for Fake {
     type Session = Pipe;
+    type Taken = File;
 
-    fn duplicate(&self, _: &About<LinkId>) -> Option<OwnedFd> {
-        self.note("duplicate", Some(Fails::Duplicate)).then(|| File::open("/dev/null").unwrap().into())
+    fn duplicate(&self, _: &About<LinkId>) -> Option<File> {
+        self.note("duplicate", Some(Fails::Duplicate)).then(|| File::open("/dev/null").unwrap())
     }
 
     async fn decide(&self, _: About<LinkId>) -> Decision {
@@ -101,25 +101,25 @@ impl Node for Fake {
         self.note("refuse_connect", None);
     }
 
-    fn install(&self, _: &About<LinkId>, _: BorrowedFd<'_>, keys: (Role, FourTuple, Nonce, Nonce)) -> bool {
+    fn install(&self, _: &About<LinkId>, _: &File, keys: (Role, FourTuple, Nonce, Nonce)) -> bool {
         let (_, tuple, client, server) = keys;
         self.noted().keys.push((tuple, client, server));
         self.note("install", Some(Fails::Install))
     }
 
-    fn empty(&self, _: &About<LinkId>, _: BorrowedFd<'_>) -> bool {
+    fn empty(&self, _: &About<LinkId>, _: &File) -> bool {
         self.note("empty", Some(Fails::Empty))
     }
 
-    fn open_guard(&self, _: &About<LinkId>, _: BorrowedFd<'_>) -> bool {
+    fn open_guard(&self, _: &About<LinkId>, _: &File) -> bool {
         self.note("open_guard", Some(Fails::Guard))
     }
 
-    fn release_writer(&self, _: &About<LinkId>, _: BorrowedFd<'_>) -> bool {
+    fn release_writer(&self, _: &About<LinkId>, _: &File) -> bool {
         self.note("release_writer", Some(Fails::Release))
     }
 
-    fn destroy(&self, _: u64, _: FourTuple, _: Reason) {
+    fn destroy(&self, _: u64, _: Option<u64>, _: FourTuple, _: Reason) {
         self.note("destroy", None);
     }
 
