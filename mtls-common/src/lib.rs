@@ -11,7 +11,8 @@ pub mod table;
 
 pub use event::{Event, EventKind, SYN_CAPACITY};
 pub use keys::{
-    AddressKey, DeliveryKey, DestinationPort, DirectPair, ListenerKey, SharedPort, SourceKey, VerdictKey, WorkloadPort,
+    AddressKey, DeliveryKey, DestinationPort, DirectPair, ListenerKey, SharedPort, SourceKey, VerdictKey,
+    WorkloadPort,
 };
 pub use socket::{DirectSocket, Direction, Endpoint, Expected, Role, SocketKind, SocketState};
 pub use table::{
@@ -33,8 +34,8 @@ mod pod {
     //! `aya::Pod` says that any bytes may be copied to and from a map.
 
     use crate::{
-        AddressKey, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure, Endpoint, Event,
-        Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, VerdictKey, Workload,
+        AddressKey, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure, Endpoint,
+        Event, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, VerdictKey, Workload,
         WorkloadPort,
     };
 

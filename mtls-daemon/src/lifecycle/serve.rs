@@ -39,6 +39,7 @@ fn handle(daemon: &Arc<Daemon>, event: CaptureEvent) {
                     syn,
                     gone,
                 };
+                daemon.want_direct(event.workload, event.destination);
                 tokio::spawn(outbound::carry(Arc::clone(&daemon.relay), place, held));
             }
         }
@@ -52,10 +53,7 @@ fn handle(daemon: &Arc<Daemon>, event: CaptureEvent) {
         What::NotEntered => daemon.look_now.notify_one(),
         What::Unaccounted => refused(&daemon.relay, &event, Reason::Unaccounted),
         What::DeniedSource { from } => refused_source(&daemon.relay, &event, from),
-        // No table says yet that anything may be direct.
-        What::Direct(what) => {
-            tracing::debug!(cookie = event.cookie, ?what, "an event of a direct connection")
-        }
+        What::Direct(ref what) => super::direct::event(daemon, &event, what.clone()),
         What::Unclassified { pid, from } => {
             daemon.look_now.notify_one();
             enclosures::refused(&daemon.relay, &event, pid, from);

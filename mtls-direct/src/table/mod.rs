@@ -73,6 +73,11 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
         self.entries.get(&key).map(|entry| &entry.about)
     }
 
+    /// What is known of the connection of a socket.
+    pub fn of_socket(&self, socket: Socket) -> Option<&About<L>> {
+        self.about(*self.by_socket.get(&socket)?)
+    }
+
     /// Every connection over this session that is not over.
     pub fn over(&self, link: L) -> Vec<Key> {
         let mut keys: Vec<Key> =

@@ -16,7 +16,7 @@ use crate::snapshot::{Snapshot, WorkloadState};
 
 /// Policy for one connection; a handshake carries a copy along.
 #[derive(Clone)]
-pub(super) struct Gate {
+pub struct Gate {
     pub snapshot: Arc<Snapshot>,
     pub workload: Arc<WorkloadState>,
     pub connection: Arc<LiveConnection>,

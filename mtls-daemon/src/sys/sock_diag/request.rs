@@ -5,8 +5,8 @@ use std::os::fd::{AsRawFd, BorrowedFd};
 use std::net::SocketAddr;
 
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable,
+    DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_sock_diag::SOCK_DIAG_BY_FAMILY;
 use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
@@ -120,7 +120,11 @@ mod tests {
         assert_eq!(end[4..8], [21, 0, 5, 0], "SOCK_DESTROY, REQUEST | ACK");
         assert_eq!(end[24..28], [1, 2, 0, 80], "ports in network byte order");
         assert_eq!((&end[28..32], &end[44..48]), (&[10, 0, 0, 1][..], &[10, 0, 0, 2][..]));
-        assert_eq!(end[64..72], [9u32.to_ne_bytes(), 7u32.to_ne_bytes()].concat()[..], "the cookie, low word first");
+        assert_eq!(
+            end[64..72],
+            [9u32.to_ne_bytes(), 7u32.to_ne_bytes()].concat()[..],
+            "the cookie, low word first"
+        );
 
         let file = std::fs::File::open("/dev/null").unwrap();
         let with_map = dump(10, StateFlags::LISTEN, Some(file.as_fd()));

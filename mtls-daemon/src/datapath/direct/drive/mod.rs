@@ -113,7 +113,12 @@ impl<N: Node> Driver<N> {
             Told::Syn { link, socket, owner, id } => self.table.syn(now, link, socket, owner, id),
             Told::Established { socket, tuple } => self.table.established(now, socket, tuple),
             Told::Accepted { socket, tuple, owner } => self.table.accepted(now, socket, tuple, owner),
-            Told::Ended { socket, counts } => self.table.ended(now, socket, counts),
+            Told::Ended { socket, counts } => {
+                if let Some(about) = self.table.of_socket(socket) {
+                    self.node.carried(about, counts);
+                }
+                self.table.ended(now, socket, counts)
+            }
             Told::LeaseEnded(key) => self.table.input(now, key, Input::LeaseEnded),
             Told::Decided(key, decision) => self.table.decided(now, key, decision),
             Told::Emptied(key, true) => self.table.input(now, key, Input::Emptied),
@@ -186,11 +191,11 @@ impl<N: Node> Driver<N> {
                     self.node.refuse_connect(socket, tuple, reason);
                 }
             }
-            Action::Install { descriptor, client, server } => {
+            Action::Install { descriptor, server, .. } => {
                 let installed =
                     self.sessions.get(&about.link).zip(self.duplicates.get(&descriptor)).is_some_and(
                         |(session, duplicate)| {
-                            let keys = session.keys(about.role, tuple, client, server);
+                            let keys = session.keys(&about.id, server);
                             keys.is_some_and(|keys| self.node.install(about, duplicate, keys))
                         },
                     );

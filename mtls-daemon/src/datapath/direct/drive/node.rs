@@ -2,7 +2,9 @@
 
 use std::future::Future;
 
-use mtls_direct::{About, Decision, FourTuple, Message, Nonce, Outcome, Reason, Role, Socket};
+use mtls_direct::{
+    About, ConnectionId, Counts, Decision, FourTuple, Message, Nonce, Outcome, Reason, Socket,
+};
 
 use super::told::LinkId;
 
@@ -14,8 +16,8 @@ pub trait Session: Send + Sync + 'static {
     /// Sends a message, or not: a session that cannot is about to be reported as lost.
     fn send(&self, message: Message);
 
-    /// Derives the keys of the end with this role; `None` when the session cannot any more.
-    fn keys(&self, role: Role, tuple: FourTuple, client: Nonce, server: Nonce) -> Option<Self::Keys>;
+    /// Derives the keys of this node's end; `None` when the session cannot any more.
+    fn keys(&self, id: &ConnectionId, server: Nonce) -> Option<Self::Keys>;
 }
 
 /// The kernel and the policy. What fails says why in the log; the driver only needs to know that it did.
@@ -69,6 +71,9 @@ pub trait Node: Send + Sync + 'static {
 
     /// Workload and port go by relay for some time.
     fn remember(&self, about: &About<LinkId>, reason: Reason);
+
+    /// What its socket carried, before [`Node::report`].
+    fn carried(&self, about: &About<LinkId>, counts: Counts);
 
     /// The end of a connection, once.
     fn report(&self, about: &About<LinkId>, outcome: Outcome);

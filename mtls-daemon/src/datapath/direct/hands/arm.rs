@@ -10,13 +10,19 @@ use crate::datapath::ktls::{TlsSocket, enable};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum ArmError {
     /// No kernel TLS here.
-    #[error("setsockopt(TCP_ULP, \"tls\"): the kernel has no TLS (CONFIG_TLS), or its module is not loaded: `modprobe tls`")]
+    #[error(
+        "setsockopt(TCP_ULP, \"tls\"): the kernel has no TLS (CONFIG_TLS), or its module is not loaded: `modprobe tls`"
+    )]
     NoKernelTls,
     /// The application, or its peer, has ended a direction before anything was sent.
-    #[error("setsockopt(TCP_ULP, \"tls\"): a direction had ended before the keys were there; such connections need a relay")]
+    #[error(
+        "setsockopt(TCP_ULP, \"tls\"): a direction had ended before the keys were there; such connections need a relay"
+    )]
     HalfClosed,
     /// The application has set one itself.
-    #[error("setsockopt(TCP_ULP, \"tls\"): the socket has another upper layer protocol already, which the application must have set")]
+    #[error(
+        "setsockopt(TCP_ULP, \"tls\"): the socket has another upper layer protocol already, which the application must have set"
+    )]
     Taken,
     /// Anything else.
     #[error("setsockopt({option}): {errno}")]
