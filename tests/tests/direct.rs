@@ -77,7 +77,7 @@ direct: {{ listen: "{NODE_ADDRESS}:15080" }}
     /// The first connection goes by relay and has a session made.
     fn with_session() -> Self {
         let world = Self::new();
-        assert_eq!(world.get().ok().text(), "hello from db");
+        assert_eq!(world.get().ok().text(), "hello from far");
         eventually(slow::limit(20), "a session", || {
             world.here.printed().contains("a session for direct connections is there").then_some(())
         });
@@ -102,7 +102,7 @@ fn curl_and_nginx_talk_by_their_own_sockets_and_only_tls_is_on_the_wire() {
     for _ in 0..5 {
         assert_eq!(
             world.get().ok().text(),
-            "hello from db",
+            "hello from far",
             "{}\n{}",
             world.here.printed(),
             world.there.printed()
