@@ -2,33 +2,35 @@
 //!
 //! Needs kernel TLS and tracing programs: a virtual machine (`cargo xtask test --only integration --kernel 6.12=direct`).
 
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
 use mtls_tests::hold::ktls_is_listed;
 use mtls_tests::lab::{Daemon, Lab, NODE, Process};
 use mtls_tests::{Record, could_not_run, eventually, programs, slow};
 
-/// Where the second node's daemon takes sessions. Both daemons live in this namespace.
-const NODE_ADDRESS: &str = "198.18.7.2";
-
-/// The address of the second node, as long as it lives.
-struct Address;
+/// Where the second node's daemon takes sessions, as long as this lives. Both daemons live in this namespace.
+struct Address(String);
 
 impl Address {
     fn add() -> Self {
-        ip("add");
-        Self
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let address = Self(format!("198.18.7.{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        assert!(address.ip("add"), "{} cannot be added", address.0);
+        address
+    }
+
+    fn ip(&self, what: &str) -> bool {
+        let address = format!("{}/32", self.0);
+        let status = Command::new("ip").args(["addr", what, &address, "dev", "lo"]).status();
+        status.is_ok_and(|status| status.success())
     }
 }
 
 impl Drop for Address {
     fn drop(&mut self) {
-        ip("del");
+        self.ip("del");
     }
-}
-
-fn ip(what: &str) {
-    let address = format!("{NODE_ADDRESS}/32");
-    let status = std::process::Command::new("ip").args(["addr", what, &address, "dev", "lo"]).status();
-    assert!(status.is_ok_and(|status| status.success()) || what == "del", "ip addr {what}");
 }
 
 struct World {
@@ -42,6 +44,7 @@ struct World {
 impl World {
     fn new() -> Self {
         let address = Address::add();
+        let node = &address.0;
         let mut lab = Lab::new(&["web"]);
         lab.add_node("n2");
         lab.add_pod("n2", "far");
@@ -50,14 +53,14 @@ impl World {
             r#"
 workloads: [ {{ name: web, select: {{ netns: $web.netns }}, direct: auto }} ]
 directory:
-  - {{ name: far, addresses: ["$far.v4", "$far.v6"], ports: [80], spiffe_ids: ["spiffe://example.org/far"], node: "{NODE_ADDRESS}:15080" }}
+  - {{ name: far, addresses: ["$far.v4", "$far.v6"], ports: [80], spiffe_ids: ["spiffe://example.org/far"], node: "{node}:15080" }}
 "#
         );
         let there = format!(
             r#"
 workloads: [ {{ name: far, select: {{ netns: $far.netns }}, addresses: ["$far.v4", "$far.v6"], direct: auto }} ]
 policy: [ {{ name: web-only, action: allow, from: {{ spiffe_ids: ["spiffe://example.org/web"] }} }} ]
-direct: {{ listen: "{NODE_ADDRESS}:15080" }}
+direct: {{ listen: "{node}:15080" }}
 "#
         );
         let mut here = lab.prepare(NODE, &here);
@@ -121,4 +124,77 @@ fn curl_and_nginx_talk_by_their_own_sockets_and_only_tls_is_on_the_wire() {
     let traffic = capture.stop();
     traffic.assert_absent(b"hello from");
     traffic.assert_only_tls(80);
+}
+
+/// Bytes of a file that one `curl` gets, compared.
+fn downloads(world: &World, name: &str, megabytes: u64) {
+    let far = world.lab.pod("far");
+    let source = programs::nginx_files(far).join(name);
+    programs::random_file(far, &source, megabytes);
+    let got = world.lab.dir().join(format!("{name}.got"));
+    let url = format!("http://{}/files/{name}", far.at(80));
+    let curl = world.lab.pod("web").cmd("curl").args(["-sS", "--max-time", "120", "-o"]).arg(&got).arg(&url);
+    curl.run().ok();
+    let (wanted, got) = (std::fs::read(source).expect("a file"), std::fs::read(got).expect("a file"));
+    assert!(wanted == got, "{} bytes of {}", got.len(), wanted.len());
+}
+
+#[test]
+fn a_large_download_arrives_whole() {
+    if !ktls_is_listed() {
+        return could_not_run(a_large_download_arrives_whole, "this kernel has no TLS");
+    }
+    let world = World::with_session();
+    let before = records(&world.here, "web").len();
+    downloads(&world, "large", 32);
+    let record =
+        eventually(slow::limit(20), "its record", || records(&world.here, "web").into_iter().nth(before));
+    assert_eq!((record.datapath(), record.reason()), ("direct", ""), "{record:?}");
+}
+
+#[test]
+fn an_armed_connection_outlives_both_daemons() {
+    if !ktls_is_listed() {
+        return could_not_run(an_armed_connection_outlives_both_daemons, "this kernel has no TLS");
+    }
+    let mut world = World::with_session();
+    let far = world.lab.pod("far");
+    let source = programs::nginx_files(far).join("slow");
+    programs::random_file(far, &source, 8);
+    let got = world.lab.dir().join("slow.got");
+    let url = format!("http://{}/files/slow", far.at(80));
+    let curl =
+        world.lab.pod("web").cmd("curl").args(["-sS", "--limit-rate", "1M", "--max-time", "120", "-o"]);
+    let mut curl = curl.arg(&got).arg(&url).spawn();
+    eventually(slow::limit(20), "the download to begin", || {
+        std::fs::metadata(&got).is_ok_and(|file| file.len() > 0).then_some(())
+    });
+    world.here.kill9();
+    world.there.kill9();
+    let status = curl.ends_within(slow::limit(60)).expect("it ends");
+    assert!(status.success(), "{}", curl.printed());
+    assert!(std::fs::read(&source).expect("a file") == std::fs::read(&got).expect("a file"));
+    // What is new fails closed.
+    assert_ne!(world.get().code, Some(0));
+}
+
+#[test]
+fn whom_the_servers_policy_denies_is_refused_at_connect() {
+    if !ktls_is_listed() {
+        return could_not_run(whom_the_servers_policy_denies_is_refused_at_connect, "this kernel has no TLS");
+    }
+    let world = World::with_session();
+    let config = std::fs::read_to_string(world.there.config()).expect("a configuration");
+    std::fs::write(world.there.config(), config.replace("action: allow", "action: deny")).expect("writable");
+    assert_eq!(world.there.cli(&["reload"]).0, Some(0));
+    let output = world.get();
+    assert_ne!(output.code, Some(0));
+    let refused = eventually(slow::limit(20), "the refusal", || {
+        records(&world.there, "far").into_iter().find(|record| record.reason() == "policy_denied")
+    });
+    assert!(refused.peer_proven(), "{refused:?}");
+    let here = eventually(slow::limit(20), "the client's record", || {
+        records(&world.here, "web").into_iter().find(|record| record.reason() == "policy_denied")
+    });
+    assert!(here.refused(), "{here:?}");
 }
