@@ -1,5 +1,6 @@
 //! What `direct` does with the kernel from user space: it takes a descriptor, moves threads, installs keys, lets go.
 
+pub mod arm;
 pub mod kick;
 
 mod holders;
