@@ -8,4 +8,5 @@ pub mod pidfd;
 pub mod poll;
 pub mod sock_diag;
 pub mod socket;
+pub mod tcp_info;
 pub mod thread;

@@ -2,6 +2,7 @@
 
 pub mod arm;
 pub mod kick;
+pub mod release;
 
 mod holders;
 mod inside;
