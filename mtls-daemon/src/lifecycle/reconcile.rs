@@ -192,6 +192,7 @@ impl Daemon {
         if let Some(place) = node.places.remove(&cookie) {
             tracing::info!(netns = %place.netns.path().display(), "left");
             place.left.send_replace(true);
+            super::direct::let_go(&place);
             node.cookies.remove(&place.netns.identity());
         }
         if let Err(error) = self.relay.capture.release_namespace(cookie) {

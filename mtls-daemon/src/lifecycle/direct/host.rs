@@ -126,7 +126,7 @@ impl Host {
             return;
         };
         if again {
-            return self.syn_again(place, socket, &syn);
+            return self.syn_again(place, &syn);
         }
         let Ok(nonce) = fresh_nonce(rustls::crypto::aws_lc_rs::default_provider().secure_random) else {
             let _ = place.answer_direct(&syn, Reason::Internal);
@@ -159,8 +159,7 @@ impl Host {
     }
 
     /// One that was let go goes again; one that waits, waits.
-    fn syn_again(&self, place: &Place, socket: Socket, syn: &HeldSyn) {
-        tracing::debug!(cookie = socket.cookie, "a held SYN came again");
+    fn syn_again(&self, place: &Place, syn: &HeldSyn) {
         let known = lock(&self.opened)
             .iter()
             .any(|((_, id), opened)| id.tuple.client == syn.source && opened.syn.is_some());
@@ -381,7 +380,8 @@ impl Node for Host {
     }
 
     fn install(&self, about: &About<LinkId>, taken: &Taken, keys: SocketKeys) -> bool {
-        self.well(about, hands::arm(taken, &keys))
+        let armed = hands::arm::enable(taken).and_then(|()| hands::arm::install(taken, &keys.rx, &keys.tx));
+        self.well(about, armed)
     }
 
     fn empty(&self, about: &About<LinkId>, taken: &Taken) -> bool {
@@ -399,7 +399,8 @@ impl Node for Host {
         let wish = self.with(about, |opened| opened.wish).flatten();
         // First the lease: what it forbids shall not flow.
         self.keep(about);
-        self.well(about, hands::release(taken, wish))
+        let released = hands::release::release(taken, hands::release::USUAL_GSO, wish);
+        self.well(about, released.map(drop))
     }
 
     fn destroy(&self, netns: u64, cookie: Option<u64>, tuple: FourTuple, reason: Why) {

@@ -15,8 +15,6 @@ use crate::lifecycle::daemon::lock;
 pub(super) struct Known {
     /// Who proved itself at the other end.
     pub peer: Arc<PeerIdentity>,
-    /// Where the session's connections go.
-    pub destination: SocketAddr,
     /// The session's place among those of other nodes' clients, kept with it.
     _place: Option<Arc<Place>>,
 }
@@ -32,9 +30,9 @@ pub(super) struct Links {
 
 impl Links {
     /// One more session.
-    pub fn add(&self, peer: Arc<PeerIdentity>, destination: SocketAddr, place: Option<Place>) -> LinkId {
+    pub fn add(&self, peer: Arc<PeerIdentity>, place: Option<Place>) -> LinkId {
         let link = LinkId(self.last.fetch_add(1, Ordering::Relaxed) + 1);
-        let known = Known { peer, destination, _place: place.map(Arc::new) };
+        let known = Known { peer, _place: place.map(Arc::new) };
         lock(&self.known).insert(link, known);
         link
     }

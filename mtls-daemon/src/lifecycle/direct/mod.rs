@@ -23,9 +23,11 @@ use crate::datapath::direct::session::accept::{Accepted, Bounds, Reception, serv
 use crate::datapath::direct::session::pool::{Connecting, Event, Pair, Pool, Terms};
 use crate::datapath::direct::session::{Call, Incoming, Link, Workloads, connect};
 use crate::datapath::direct::unfit;
+use crate::datapath::relay::Place;
 use crate::handshake::ExpectedServer;
 use crate::observe::{Reason, Refusal};
 use crate::snapshot::{Snapshot, number_of};
+use crate::workload::find;
 
 /// How long the connection to another daemon may take.
 const DIAL: Duration = Duration::from_secs(5);
@@ -100,6 +102,27 @@ pub(super) async fn start(daemon: &Arc<Daemon>) {
     }
 }
 
+/// A namespace that is enrolled no longer: its sockets are born free again.
+pub(super) fn let_go(place: &Place) {
+    if place.held_for_direct.swap(false, Ordering::AcqRel)
+        && let Err(error) = hold::let_go(&place.netns)
+    {
+        tracing::warn!(netns = %place.netns.path().display(), %error, "net.ipv4.tcp_notsent_lowat could not be set back");
+    }
+}
+
+/// For `mtlsd uninstall`: nothing stays held once no program lets it go. Namespaces that are gone need nothing.
+pub(super) fn let_all_go(config: &Config) {
+    let mount = cgroup::mount_point().ok();
+    for workload in &config.workloads {
+        for netns in find(workload, mount.as_deref()).map(|found| found.namespaces).unwrap_or_default() {
+            if let Err(error) = hold::let_go(&netns) {
+                tracing::warn!(netns = %netns.path().display(), %error, "net.ipv4.tcp_notsent_lowat could not be set back");
+            }
+        }
+    }
+}
+
 /// Dials the node of a destination and opens a session with it.
 async fn call(snapshot: Arc<Snapshot>, pair: Pair) -> Result<(Link, Incoming), Refusal> {
     let to = pair.destination;
@@ -150,7 +173,7 @@ async fn outbound(host: Arc<Host>, mut events: mpsc::Receiver<Event>) {
             Event::Opened { pair, link, incoming } => {
                 let Some(link) = link.upgrade() else { continue };
                 let (workload, to) = (number_of(&pair.own), pair.destination);
-                let number = host.links.add(Arc::clone(link.peer()), to, None);
+                let number = host.links.add(Arc::clone(link.peer()), None);
                 host.links.use_for(workload, to, number);
                 host.tell(Told::SessionUp(number, DaemonLink(link)));
                 offer(&host, &pair);
@@ -170,11 +193,11 @@ fn offer(host: &Host, pair: &Pair) {
     let snapshot = host.daemon.relay.snapshot.load_full();
     let Some(workload) = snapshot.by_name(&pair.own) else { return };
     let choice = workload.settings.direct;
-    let held = |place: &&Arc<crate::datapath::relay::Place>| {
+    let held = |place: &Arc<Place>| {
         place.owners.load().whole == Some(workload.number) && place.held_for_direct.load(Ordering::Acquire)
     };
     // Where sockets are not born held, nothing may be direct.
-    if !lock(&host.daemon.node).places().any(|place| held(&place)) {
+    if !lock(&host.daemon.node).places().any(held) {
         return;
     }
     let remembered =
@@ -195,7 +218,7 @@ async fn inbound(host: Arc<Host>, mut arrivals: mpsc::Receiver<Accepted>) {
             Accepted::Session { link, incoming, place, from } => {
                 let to = link.destination();
                 tracing::info!(%from, %to, peer = %link.peer().name, "a session for direct connections was taken");
-                let number = host.links.add(Arc::clone(link.peer()), to, Some(place));
+                let number = host.links.add(Arc::clone(link.peer()), Some(place));
                 host.tell(Told::SessionUp(number, DaemonLink(link)));
                 tokio::spawn(hear(Arc::clone(&host), number, incoming, None));
             }

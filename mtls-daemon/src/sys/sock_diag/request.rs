@@ -66,9 +66,9 @@ pub fn dump(family: u8, states: StateFlags, storage: Option<BorrowedFd<'_>>) -> 
 
 /// Asks for the end of the socket with these ends and this cookie.
 pub fn destroy(local: SocketAddr, remote: SocketAddr, cookie: u64) -> Vec<u8> {
-    let (low, high) = (cookie as u32, (cookie >> 32) as u32);
-    let [a, b, c, d] = low.to_ne_bytes();
-    let [e, f, g, h] = high.to_ne_bytes();
+    // Two words, the low one first, each in the machine's own order.
+    let word = |word: u64| u32::try_from(word & u64::from(u32::MAX)).unwrap_or_default().to_ne_bytes();
+    let ([a, b, c, d], [e, f, g, h]) = (word(cookie), word(cookie >> 32));
     let socket_id = SocketId {
         source_address: local.ip(),
         source_port: local.port(),
