@@ -25,6 +25,16 @@ pub enum EventKind {
     DeniedSource = 7,
     /// A process that belongs to no workload was refused where every process must belong to one.
     Unclassified = 8,
+    /// The SYN of a connection that is to become direct is held; `packet`, `pid` and `descriptor` say of whom.
+    DirectSyn = 9,
+    /// A direct connection is established; `role` says which end.
+    DirectEstablished = 10,
+    /// accept() gave a direct connection to `pid` as `descriptor`.
+    DirectAccepted = 11,
+    /// A direct connection, or the attempt at one, is closed; `sent` and `received` count its bytes.
+    DirectEnded = 12,
+    /// A direct connection is blocked: what came first was no TLS record.
+    DirectViolation = 13,
 }
 
 impl EventKind {
@@ -40,6 +50,11 @@ impl EventKind {
             6 => Some(Self::NotEntered),
             7 => Some(Self::DeniedSource),
             8 => Some(Self::Unclassified),
+            9 => Some(Self::DirectSyn),
+            10 => Some(Self::DirectEstablished),
+            11 => Some(Self::DirectAccepted),
+            12 => Some(Self::DirectEnded),
+            13 => Some(Self::DirectViolation),
             _ => None,
         }
     }
@@ -61,16 +76,23 @@ pub struct Event {
     pub destination: u32,
     /// How many SYNs of this socket were announced before; 0 the first time.
     pub announced: u32,
-    /// The destination that the application asked for; of an inbound connection, the address of the workload.
+    /// The destination that the application asked for; of an inbound connection, the address of the workload; of a
+    /// direct one, the server.
     pub original: Endpoint,
-    /// Where an inbound connection comes from.
+    /// Where an inbound connection comes from; of a direct one, the client.
     pub source: Endpoint,
     /// Bytes used in `packet`.
     pub packet_len: u32,
     /// The held SYN from its IP header on.
     pub packet: [u8; SYN_CAPACITY],
-    /// [`EventKind::Unclassified`]: the process that called connect(), 0 when it is not known.
+    /// The process that called connect() or accept(), where the kind says so; 0 when it is not known.
     pub pid: u32,
-    /// Always zero.
-    pub reserved: [u32; 2],
+    /// [`EventKind::DirectEnded`]: bytes of payload that TCP sent, acknowledged or not.
+    pub sent: u64,
+    /// [`EventKind::DirectEnded`]: bytes of payload that TCP received.
+    pub received: u64,
+    /// The descriptor of connect() or accept(), where the kind says so.
+    pub descriptor: i32,
+    /// The [`Role`](crate::Role) of a direct connection's socket, 0 when it is not known.
+    pub role: u32,
 }

@@ -111,3 +111,13 @@ pub struct SharedPort {
     /// Always zero.
     pub reserved: [u16; 3],
 }
+
+/// A workload and where its connections go: there is a session for them, so that they may be direct.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct DirectPair {
+    /// The connecting workload's number.
+    pub workload: u32,
+    /// Where it connects to.
+    pub to: Endpoint,
+}

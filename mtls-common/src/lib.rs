@@ -11,16 +11,17 @@ pub mod table;
 
 pub use event::{Event, EventKind, SYN_CAPACITY};
 pub use keys::{
-    AddressKey, DeliveryKey, DestinationPort, ListenerKey, SharedPort, SourceKey, VerdictKey, WorkloadPort,
+    AddressKey, DeliveryKey, DestinationPort, DirectPair, ListenerKey, SharedPort, SourceKey, VerdictKey,
+    WorkloadPort,
 };
-pub use socket::{Endpoint, SocketKind, SocketState};
+pub use socket::{DirectSocket, Direction, Endpoint, Expected, Role, SocketKind, SocketState};
 pub use table::{
     Counter, Destination, Enclosure, Namespace, PortMode, VERDICT_ALLOW, VERDICT_DENY, Workload,
     enclosure_flags, workload_flags,
 };
 
 /// Changes whenever the layout or the meaning of a pinned map changes; names the pin directory.
-pub const ABI: u32 = 3;
+pub const ABI: u32 = 4;
 
 /// Deepest cgroup that is looked at; the root of the hierarchy is 0.
 pub const MAX_CGROUP_LEVEL: u32 = 31;
@@ -33,8 +34,9 @@ mod pod {
     //! `aya::Pod` says that any bytes may be copied to and from a map.
 
     use crate::{
-        AddressKey, DeliveryKey, Destination, DestinationPort, Enclosure, Endpoint, Event, ListenerKey,
-        Namespace, SharedPort, SocketState, SourceKey, VerdictKey, Workload, WorkloadPort,
+        AddressKey, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure, Endpoint,
+        Event, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, VerdictKey, Workload,
+        WorkloadPort,
     };
 
     macro_rules! pod {
@@ -52,9 +54,12 @@ mod pod {
         DeliveryKey,
         Destination,
         DestinationPort,
+        DirectPair,
+        DirectSocket,
         Enclosure,
         Endpoint,
         Event,
+        Expected,
         ListenerKey,
         Namespace,
         SharedPort,
@@ -72,14 +77,18 @@ mod pod {
         #[test]
         fn the_layouts_have_no_implicit_padding() {
             assert_eq!(size_of::<Endpoint>(), 20);
-            assert_eq!(size_of::<SocketState>(), 4 * 4 + 8 + 2 * 20);
+            assert_eq!(size_of::<SocketState>(), 4 * 4 + 8 + 2 * 20 + 2 * 12 + 4 * 4);
+            assert_eq!(size_of::<Expected>(), 16);
+            assert_eq!(size_of::<DirectSocket>(), 8 + 4 * 4 + 2 * 20);
+            assert_eq!(size_of::<Destination>(), 8);
+            assert_eq!(size_of::<DirectPair>(), 4 + 20);
             assert_eq!(size_of::<DeliveryKey>(), 8 + 2 * 20);
             assert_eq!(size_of::<ListenerKey>(), 16);
             assert_eq!(size_of::<Namespace>(), 8);
-            assert_eq!(size_of::<Workload>(), 24);
+            assert_eq!(size_of::<Workload>(), 32);
             assert_eq!(size_of::<Enclosure>(), 16);
             assert_eq!(size_of::<SourceKey>() * 8, SourceKey::FIXED_BITS as usize + 128);
-            assert_eq!(size_of::<Event>(), 4 + 4 + 8 + 8 + 4 + 4 + 2 * 20 + 4 + 128 + 4 + 8);
+            assert_eq!(size_of::<Event>(), 4 + 4 + 8 + 8 + 4 + 4 + 2 * 20 + 4 + 128 + 4 + 2 * 8 + 2 * 4);
         }
     }
 }

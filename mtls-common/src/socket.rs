@@ -52,6 +52,14 @@ pub enum SocketKind {
     Flowing = 7,
     /// Opened where every process must belong to a workload, and not known yet to belong to one. `netns` is set.
     Unclassified = 8,
+    /// A client's socket that is to become direct: it kept its address, and its SYN is held.
+    DirectSyn = 9,
+    /// A direct connection that is established: it may send and receive nothing yet.
+    DirectHeld = 10,
+    /// It has its keys: the next bytes in each direction must be a TLS record.
+    DirectArmed = 11,
+    /// They were, in both directions.
+    DirectFlowing = 12,
 }
 
 impl SocketKind {
@@ -62,11 +70,49 @@ impl SocketKind {
         raw == Self::Established.raw() || raw == Self::Flowing.raw()
     }
 
+    /// True for the kinds of a direct connection.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_direct(raw: u32) -> bool {
+        raw >= Self::DirectSyn.raw() && raw <= Self::DirectFlowing.raw()
+    }
+
     /// The value stored in [`SocketState::kind`].
     #[inline(always)]
     #[must_use]
     pub const fn raw(self) -> u32 {
         self as u32
+    }
+}
+
+/// One direction of a direct connection, in TCP's sequence numbers.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Direction {
+    /// The number of the first byte, known from ESTABLISHED on.
+    pub first: u32,
+    /// The number behind the FIN, when [`Direction::FIN`] is seen.
+    pub fin: u32,
+    /// [`Direction::RECORD`] and [`Direction::FIN`].
+    pub seen: u32,
+}
+
+impl Direction {
+    /// The first bytes were seen, and are a TLS record.
+    pub const RECORD: u32 = 1;
+    /// A FIN was seen.
+    pub const FIN: u32 = 1 << 1;
+
+    /// Bytes of payload, from how many numbers were used since ESTABLISHED by the kernel's count and the number that is
+    /// next. The low half of the count is corrected by the numbers: the kernel counts a client's SYN too.
+    #[inline(always)]
+    #[must_use]
+    pub const fn payload(&self, counted: u64, next: u32) -> u64 {
+        let numbers = next.wrapping_sub(self.first);
+        let [.., a, b, c, d] = counted.to_be_bytes();
+        let surplus = u32::from_be_bytes([a, b, c, d]).wrapping_sub(numbers);
+        let fin = self.seen & Self::FIN != 0 && self.fin == next;
+        counted.wrapping_sub(surplus as u64).wrapping_sub(fin as u64)
     }
 }
 
@@ -89,4 +135,106 @@ pub struct SocketState {
     pub peer: Endpoint,
     /// What `getsockname()` must say: the address that the wire shows. Zero while unknown.
     pub local: Endpoint,
+    /// Of a direct connection: what this end sends.
+    pub sent: Direction,
+    /// Of a direct connection: what this end receives.
+    pub received: Direction,
+    /// [`SocketKind::DirectSyn`]: the process that called connect().
+    pub pid: u32,
+    /// [`SocketKind::DirectSyn`]: the descriptor that it called it with.
+    pub descriptor: i32,
+    /// The TCP_NOTSENT_LOWAT in bytes that the application wants, to be set when the hold ends. 0: none.
+    pub wish: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// A SYN that shall reach the application's own listener.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// Until when, in ns of CLOCK_BOOTTIME.
+    pub deadline: u64,
+    /// The server's workload.
+    pub workload: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
+/// A direct connection that is established, for a daemon that starts again.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct DirectSocket {
+    /// Cookie of the socket's network namespace.
+    pub netns: u64,
+    /// The workload's number.
+    pub workload: u32,
+    /// The destination's number in the directory; 0 for the server's end.
+    pub destination: u32,
+    /// A [`Role`].
+    pub role: u32,
+    /// Always zero.
+    pub reserved: u32,
+    /// This end.
+    pub local: Endpoint,
+    /// The other end.
+    pub remote: Endpoint,
+}
+
+/// Which end of a connection a socket is. Discriminants are the values in maps and events.
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// It called connect().
+    Client = 1,
+    /// accept() gave it.
+    Server = 2,
+}
+
+impl Role {
+    /// The role for a number in a map or event; `None` for one this version does not know.
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Client),
+            2 => Some(Self::Server),
+            _ => None,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn payload_leaves_out_a_syn_that_the_kernel_counted_and_a_fin_that_it_reached() {
+        let mut sent = Direction { first: u32::MAX - 9, fin: 0, seen: 0 };
+        assert_eq!(sent.payload(101, 90), 100, "the SYN is no payload");
+        assert_eq!(sent.payload(100, 90), 100);
+        sent.seen = Direction::FIN;
+        sent.fin = 91;
+        assert_eq!(sent.payload(101, 91), 100, "the FIN is no payload");
+        assert_eq!(sent.payload(100, 90), 100, "the FIN was seen, but not reached");
+    }
+
+    #[test]
+    fn payload_may_be_more_than_the_sequence_numbers_can_count() {
+        let sent = Direction { first: 5, ..Direction::default() };
+        let total = (1u64 << 33) + 7;
+        assert_eq!(sent.payload(total + 1, 12), total);
+    }
+
+    #[test]
+    fn the_kinds_of_direct_connections_are_known_as_such() {
+        let direct = [
+            SocketKind::DirectSyn,
+            SocketKind::DirectHeld,
+            SocketKind::DirectArmed,
+            SocketKind::DirectFlowing,
+        ];
+        assert!(direct.iter().all(|kind| SocketKind::is_direct(kind.raw())));
+        assert!(!SocketKind::is_direct(SocketKind::Unclassified.raw()) && !SocketKind::is_direct(13));
+        assert_eq!([1, 2, 3].map(Role::from_raw), [Some(Role::Client), Some(Role::Server), None]);
+    }
 }

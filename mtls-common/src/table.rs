@@ -20,6 +20,9 @@ pub mod workload_flags {
     pub const CAPTURE: u32 = 1 << 1;
     /// Destinations that the directory does not know are refused.
     pub const DENY_UNKNOWN: u32 = 1 << 2;
+    /// Sockets of the namespace that the workload owns alone are born held (`net.ipv4.tcp_notsent_lowat` is 0
+    /// there), and its connections may be direct.
+    pub const DIRECT: u32 = 1 << 3;
 }
 
 /// Bits of [`Enclosure::flags`].
@@ -52,6 +55,11 @@ pub struct Workload {
     pub netns: u64,
     /// For a workload selected by cgroup *and* namespace: that namespace's cookie, else 0.
     pub only_netns: u64,
+    /// With [`workload_flags::DIRECT`]: TCP_NOTSENT_LOWAT, in bytes, of a socket that needs no hold, which is what the
+    /// namespace's sysctl was before. `u32::MAX`: no limit.
+    pub unheld: u32,
+    /// Always zero.
+    pub reserved: u32,
 }
 
 impl Workload {
@@ -61,7 +69,16 @@ impl Workload {
         default_mode: PortMode::Strict.raw(),
         netns: 0,
         only_netns: 0,
+        unheld: 0,
+        reserved: 0,
     };
+
+    /// True when sockets of this namespace are born held.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_direct(&self, netns: u64) -> bool {
+        self.flags & workload_flags::DIRECT != 0 && self.netns == netns
+    }
 }
 
 /// What an inbound connection must be. Discriminants are the values in maps.
@@ -145,4 +162,12 @@ counters! {
     Unclassified = "unclassified",
     /// Refusals without a record, because the ring was more than half full.
     Unrecorded = "unrecorded",
+    /// Outbound connections that kept their address, to become direct.
+    DirectCaptured = "direct_captured",
+    /// Inbound SYNs that were expected, and left to the application's listener.
+    DirectExpected = "direct_expected",
+    /// Segments of direct connections dropped until they may pass; TCP sends them again.
+    DirectGuardDropped = "direct_guard_dropped",
+    /// Direct connections blocked, since something else than TLS records came first.
+    DirectViolation = "direct_violation",
 }

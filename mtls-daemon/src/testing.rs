@@ -13,3 +13,16 @@ pub(crate) fn could_not_run<T: Fn()>(_test: T, reason: &str) {
         writeln!(file, "{name}\t{reason}").unwrap();
     }
 }
+
+/// Waits until a condition holds.
+///
+/// # Panics
+/// If it does not within 20 s.
+#[track_caller]
+pub(crate) fn eventually(mut holds: impl FnMut() -> bool) {
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(20);
+    while !holds() {
+        assert!(std::time::Instant::now() < end, "it never came about");
+        std::thread::sleep(std::time::Duration::from_millis(1));
+    }
+}

@@ -10,12 +10,12 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use mtls_common::socket::is_ipv4;
-use mtls_common::{Counter, Endpoint, EventKind, SocketKind, SocketState, workload_flags};
+use mtls_common::{Counter, DirectPair, Endpoint, EventKind, SocketKind, SocketState, workload_flags};
 
 use crate::address::{endpoint, from_v4, from_v6, port_from_network, set_words, words};
 use crate::classify::{Decision, Place, outbound, place};
 use crate::listener::{LOCALHOST_V4, LOCALHOST_V6, is_alive};
-use crate::maps::count;
+use crate::maps::{CONNECTING, DIRECT_PAIRS, count};
 use crate::{enclosure, event, features, storage};
 
 const ALLOW: i32 = 1;
@@ -86,17 +86,26 @@ fn decide(ctx: &SockAddrContext, to: Endpoint, v6_socket: bool) -> i32 {
                 }
                 return refuse(ECONNREFUSED);
             }
+            let direct = descriptor(&place, &to);
+            let kind = if direct.is_some() { SocketKind::DirectSyn } else { SocketKind::Captured };
+            let (pid, descriptor) = direct.unwrap_or_default();
             let mut state = SocketState {
-                kind: SocketKind::Captured.raw(),
+                kind: kind.raw(),
                 workload: place.workload,
                 netns: place.netns,
                 destination: destination.id,
                 announced: 0,
                 peer: to,
-                local: Endpoint::default(),
+                pid,
+                descriptor,
+                ..SocketState::default()
             };
             if !remember(sk, &mut state) {
                 return refuse(ECONNREFUSED);
+            }
+            if direct.is_some() {
+                count(Counter::DirectCaptured);
+                return ALLOW; // the address stays: egress holds the SYN
             }
             count(Counter::Captured);
             debug!(ctx, "captured connection of workload {} to port {}", place.workload, to.port);
@@ -104,6 +113,22 @@ fn decide(ctx: &SockAddrContext, to: Endpoint, v6_socket: bool) -> i32 {
             ALLOW
         }
     }
+}
+
+/// The process and the descriptor of a connect() that may become direct. What did not come by the system call (io_uring)
+/// has no descriptor.
+#[inline(always)]
+fn descriptor(place: &Place, to: &Endpoint) -> Option<(u32, i32)> {
+    if !place.settings.is_direct(place.netns) {
+        return None;
+    }
+    // SAFETY: copied at once.
+    unsafe { DIRECT_PAIRS.get(&DirectPair { workload: place.workload, to: *to }) }?;
+    // SAFETY: no pointer is involved.
+    let thread = unsafe { bpf_get_current_pid_tgid() };
+    // SAFETY: copied at once.
+    let descriptor = unsafe { CONNECTING.get(&thread) }.copied()?;
+    Some(((thread >> 32) as u32, descriptor))
 }
 
 /// A process that belongs to no workload.

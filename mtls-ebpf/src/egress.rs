@@ -10,25 +10,23 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use mtls_common::{
-    Counter, Endpoint, EventKind, LOOPBACK_IFINDEX, PortMode, SYN_CAPACITY, SharedPort, SocketKind,
+    Counter, EventKind, LOOPBACK_IFINDEX, PortMode, Role, SYN_CAPACITY, SharedPort, SocketKind,
     SocketState, WorkloadPort, workload_flags,
 };
 
-use crate::address::{endpoint, from_v4, from_v6};
 use crate::enclosure::Owner;
 use crate::listener::{is_accepted, is_alive};
 use crate::maps::{NAMESPACES, PORT_MODES, SHARED_PORTS, count, settings};
-use crate::{enclosure, event, features, storage};
+use crate::packet::{FLAG_FIN, Tcp, parse};
+use crate::{enclosure, event, features, guard, storage};
 
-const PASS: i32 = 1;
-const DROP: i32 = 0;
-const IPPROTO_TCP: u8 = 6;
+pub const PASS: i32 = 1;
+pub const DROP: i32 = 0;
 /// Each look takes about 0.1 µs, and the ACK is on its way: it is seldom more than a few.
 const ACCEPTANCE_LOOKS: u32 = 256;
-const FLAG_FIN: u8 = 0x01;
-const FLAG_SYN: u8 = 0x02;
-const FLAG_ACK: u8 = 0x10;
 
+/// What is done with a packet is a function of its own each, called with nothing on the stack: together they would not
+/// fit on it.
 #[cgroup_skb(egress)]
 pub fn egress(ctx: SkBuffContext) -> i32 {
     let skb = ctx.skb.skb;
@@ -50,78 +48,43 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
             return PASS;
         }
         // SAFETY: the feature says that this kernel allows the helper here.
-        return unseen(&ctx, sk, unsafe { bpf_get_netns_cookie(ctx.as_ptr()) });
+        return unseen(SkBuffContext::new(skb), sk, unsafe { bpf_get_netns_cookie(ctx.as_ptr()) });
     };
     if state.kind == SocketKind::Unclassified.raw() {
         let netns = state.netns;
-        return unseen(&ctx, sk, netns);
+        return unseen(SkBuffContext::new(skb), sk, netns);
     }
     if state.kind == SocketKind::Captured.raw() {
-        return hold(&ctx, state);
+        return hold(SkBuffContext::new(skb), state);
     }
     if state.kind == SocketKind::Established.raw() {
-        return first_bytes(&ctx, state);
+        return first_bytes(SkBuffContext::new(skb), state);
     }
     if state.kind == SocketKind::Blocked.raw() {
         count(Counter::GuardDropped);
         return DROP;
     }
+    if state.kind == SocketKind::DirectSyn.raw() {
+        return hold(SkBuffContext::new(skb), state);
+    }
+    if SocketKind::is_direct(state.kind) {
+        return guard::sends(SkBuffContext::new(skb), state);
+    }
     PASS
 }
 
-/// The TCP header of a packet that starts at its IP header.
-struct Tcp {
-    header_end: u32,
-    source: Endpoint,
-    destination: Endpoint,
-    flags: u8,
-    has_payload: bool,
-}
-
-/// `None` for anything but TCP, or with IPv6 extension headers.
-#[inline(always)]
-fn parse(ctx: &SkBuffContext) -> Option<Tcp> {
-    let first: u8 = ctx.load(0).ok()?;
-    let (offset, source, destination, length) = if first >> 4 == 4 {
-        if ctx.load::<u8>(9).ok()? != IPPROTO_TCP {
-            return None;
-        }
-        let source: u32 = ctx.load(12).ok()?;
-        let destination: u32 = ctx.load(16).ok()?;
-        (u32::from(first & 0xf) * 4, from_v4(source), from_v4(destination), ctx.len())
-    } else {
-        if ctx.load::<u8>(6).ok()? != IPPROTO_TCP {
-            return None;
-        }
-        let source: [u32; 4] = ctx.load(8).ok()?;
-        let destination: [u32; 4] = ctx.load(24).ok()?;
-        (40, from_v6(source), from_v6(destination), ctx.len())
-    };
-    let at = offset as usize;
-    let source_port: u16 = ctx.load(at).ok()?;
-    let destination_port: u16 = ctx.load(at + 2).ok()?;
-    let data_offset: u8 = ctx.load(at + 12).ok()?;
-    let flags: u8 = ctx.load(at + 13).ok()?;
-    let header_end = offset + u32::from(data_offset >> 4) * 4;
-    Some(Tcp {
-        header_end,
-        source: endpoint(source, u16::from_be(source_port)),
-        destination: endpoint(destination, u16::from_be(destination_port)),
-        flags,
-        has_payload: length > header_end,
-    })
-}
-
-#[inline(always)]
-fn hold(ctx: &SkBuffContext, state: &mut SocketState) -> i32 {
+#[inline(never)]
+fn hold(ctx: SkBuffContext, state: &mut SocketState) -> i32 {
+    let ctx = &ctx;
     let Some(tcp) = parse(ctx) else {
         return DROP;
     };
-    if tcp.flags & (FLAG_SYN | FLAG_ACK) != FLAG_SYN {
+    let direct = state.kind == SocketKind::DirectSyn.raw();
+    if !tcp.opens() {
         return PASS; // the handshake's last ACK, or a RST: the daemon's listener is the other end
     }
     let skb = ctx.skb.skb;
-    if state.announced > 0 {
+    if state.announced > 0 && !direct {
         let v4 = tcp.destination.is_ipv4();
         // SAFETY: cgroup_skb programs may look sockets up.
         if !unsafe { is_alive(skb.cast(), v4, tcp.destination.port) } {
@@ -131,7 +94,8 @@ fn hold(ctx: &SkBuffContext, state: &mut SocketState) -> i32 {
     // SAFETY: cgroup_skb programs may ask for the socket cookie.
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     let whose = event::Whose { workload: state.workload, netns: state.netns };
-    let Some(mut entry) = event::reserve(EventKind::Held, &whose, cookie, state.destination, &state.peer)
+    let kind = if direct { EventKind::DirectSyn } else { EventKind::Held };
+    let Some(mut entry) = event::reserve(kind, &whose, cookie, state.destination, &state.peer)
     else {
         return DROP; // unannounced: the kernel sends the SYN again in a second
     };
@@ -148,6 +112,12 @@ fn hold(ctx: &SkBuffContext, state: &mut SocketState) -> i32 {
     let copied = unsafe {
         (*event).announced = state.announced;
         (*event).packet_len = length;
+        if direct {
+            (*event).source = tcp.source;
+            (*event).pid = state.pid;
+            (*event).descriptor = state.descriptor;
+            (*event).role = Role::Client as u32;
+        }
         bpf_skb_load_bytes(skb.cast(), 0, (&raw mut (*event).packet).cast(), length)
     };
     if copied != 0 {
@@ -165,8 +135,9 @@ fn hold(ctx: &SkBuffContext, state: &mut SocketState) -> i32 {
 /// The daemon's SYN was sent on another processor than the application runs on, so that these bytes can be
 /// looked up while the ACK before them replaces the request by the new socket. Before Linux 6.19 that lookup
 /// may find neither (`inet_ehash_insert`), and the listener answers with a RST.
-#[inline(always)]
-fn first_bytes(ctx: &SkBuffContext, state: &mut SocketState) -> i32 {
+#[inline(never)]
+fn first_bytes(ctx: SkBuffContext, state: &mut SocketState) -> i32 {
+    let ctx = &ctx;
     let Some(tcp) = parse(ctx) else {
         return PASS;
     };
@@ -184,8 +155,9 @@ fn first_bytes(ctx: &SkBuffContext, state: &mut SocketState) -> i32 {
 }
 
 /// A socket that no hook has classified: opened before its workload was enrolled, or a raw socket.
-#[inline(always)]
-fn unseen(ctx: &SkBuffContext, sk: *mut c_void, netns: u64) -> i32 {
+#[inline(never)]
+fn unseen(ctx: SkBuffContext, sk: *mut c_void, netns: u64) -> i32 {
+    let ctx = &ctx;
     let skb = ctx.skb.skb;
     // SAFETY: context field.
     if unsafe { (*skb).ifindex } == LOOPBACK_IFINDEX {
@@ -196,7 +168,7 @@ fn unseen(ctx: &SkBuffContext, sk: *mut c_void, netns: u64) -> i32 {
     if owner == 0 {
         return unclassified(ctx, sk, netns);
     }
-    guard(ctx, sk, netns, owner)
+    account(ctx, sk, netns, owner)
 }
 
 /// A packet of a socket that may belong to no workload: dropped where it must, so that TCP sends it again and a
@@ -218,21 +190,21 @@ fn unclassified(ctx: &SkBuffContext, sk: *mut c_void, netns: u64) -> i32 {
             // A connection to a captured port that did not come through the daemon is older than the capture.
             // SAFETY: copied at once.
             return match unsafe { SHARED_PORTS.get(&port) }.copied() == Some(workload) {
-                true => guard(ctx, sk, netns, workload),
+                true => account(ctx, sk, netns, workload),
                 false => leave(sk),
             };
         }
     }
-    let opens = tcp.flags & (FLAG_SYN | FLAG_ACK) == FLAG_SYN;
-    if (!opens && !tcp.has_payload) || enclosure::is_excluded_pair(&tcp.source, &tcp.destination) {
+    if (!tcp.opens() && !tcp.has_payload) || enclosure::is_excluded_pair(&tcp.source, &tcp.destination) {
         return PASS;
     }
     count(Counter::Unclassified);
-    let mut initial = SocketState { kind: SocketKind::Unclassified.raw(), netns, ..SocketState::default() };
     // SAFETY: a full socket, not null.
-    if let Some(state) = unsafe { storage::get_or_create(sk, &mut initial) }
+    if let Some(state) = unsafe { storage::get_or_zeroed(sk) }
         && state.announced == 0
     {
+        state.kind = SocketKind::Unclassified.raw();
+        state.netns = netns;
         state.announced = 1;
         // SAFETY: cgroup_skb programs may ask for the socket cookie.
         let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
@@ -253,7 +225,7 @@ fn leave(sk: *mut c_void) -> i32 {
 
 /// A packet of a workload's socket that no hook has seen.
 #[inline(always)]
-fn guard(ctx: &SkBuffContext, sk: *mut c_void, netns: u64, workload: u32) -> i32 {
+fn account(ctx: &SkBuffContext, sk: *mut c_void, netns: u64, workload: u32) -> i32 {
     let settings = settings(workload);
     if settings.flags & workload_flags::STRICT == 0 {
         return PASS;
@@ -261,8 +233,7 @@ fn guard(ctx: &SkBuffContext, sk: *mut c_void, netns: u64, workload: u32) -> i32
     let Some(tcp) = parse(ctx) else {
         return PASS;
     };
-    let opens = tcp.flags & (FLAG_SYN | FLAG_ACK) == FLAG_SYN;
-    if !opens && !tcp.has_payload {
+    if !tcp.opens() && !tcp.has_payload {
         return PASS;
     }
     let key = WorkloadPort { workload, port: tcp.source.port, reserved: 0 };
@@ -278,11 +249,10 @@ fn guard(ctx: &SkBuffContext, sk: *mut c_void, netns: u64, workload: u32) -> i32
 #[inline(always)]
 fn block(ctx: &SkBuffContext, sk: *mut c_void, whose: &event::Whose, tcp: &Tcp) -> i32 {
     count(Counter::GuardDropped);
-    let mut state =
-        SocketState { kind: SocketKind::Blocked.raw(), workload: whose.workload, ..SocketState::default() };
     // SAFETY: a full socket, not null.
-    if let Some(slot) = unsafe { storage::get_or_create(sk, &mut state) } {
-        *slot = state;
+    if let Some(state) = unsafe { storage::get_or_zeroed(sk) } {
+        state.kind = SocketKind::Blocked.raw();
+        state.workload = whose.workload;
     }
     // SAFETY: cgroup_skb programs may ask for the socket cookie.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };

@@ -2,9 +2,9 @@
 
 use aya_ebpf::bindings::BPF_RB_AVAIL_DATA;
 use aya_ebpf::maps::ring_buf::RingBufEntry;
-use mtls_common::{Counter, Endpoint, Event, EventKind};
+use mtls_common::{Counter, Endpoint, Event, EventKind, Role};
 
-use crate::maps::{EVENTS, count};
+use crate::maps::{DIRECT_SOCKETS, EVENTS, count};
 
 /// Whose socket an event is about.
 pub struct Whose {
@@ -38,7 +38,10 @@ pub fn reserve(
         (*event).source = Endpoint::default();
         (*event).packet_len = 0;
         (*event).pid = 0;
-        (*event).reserved = [0; 2];
+        (*event).sent = 0;
+        (*event).received = 0;
+        (*event).descriptor = 0;
+        (*event).role = 0;
     }
     Some(entry)
 }
@@ -89,6 +92,34 @@ pub fn send_unclassified(netns: u64, cookie: u64, pid: u32, source: &Endpoint, t
 #[inline(always)]
 pub fn send(kind: EventKind, whose: &Whose, cookie: u64, destination: u32, original: &Endpoint) {
     if let Some(entry) = reserve(kind, whose, cookie, destination, original) {
+        entry.submit(0);
+    }
+}
+
+/// The two ends of a direct connection.
+pub struct Direct<'a> {
+    /// A [`Role`]; 0 where DIRECT_SOCKETS knows it.
+    pub role: u32,
+    pub local: &'a Endpoint,
+    pub remote: &'a Endpoint,
+}
+
+/// Sends an event about a direct connection.
+#[inline(always)]
+pub fn send_direct(kind: EventKind, whose: &Whose, cookie: u64, destination: u32, of: &Direct<'_>) {
+    let role = match of.role {
+        // SAFETY: copied at once.
+        0 => unsafe { DIRECT_SOCKETS.get(&cookie) }.map_or(0, |socket| socket.role),
+        role => role,
+    };
+    let (server, client) =
+        if role == Role::Server as u32 { (of.local, of.remote) } else { (of.remote, of.local) };
+    if let Some(mut entry) = reserve(kind, whose, cookie, destination, server) {
+        // SAFETY: room for an Event, whose fields are all written.
+        unsafe {
+            (*entry.as_mut_ptr()).source = *client;
+            (*entry.as_mut_ptr()).role = role;
+        }
         entry.submit(0);
     }
 }

@@ -6,8 +6,8 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use mtls_common::{
-    AddressKey, Counter, DeliveryKey, Destination, DestinationPort, Enclosure, Endpoint, ListenerKey,
-    Namespace, SharedPort, SocketState, SourceKey, VerdictKey, Workload, WorkloadPort,
+    AddressKey, Counter, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure, Endpoint,
+    Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, VerdictKey, Workload, WorkloadPort,
 };
 
 /// aya-ebpf's `SkStorage` has fixed flags; ours adds `BPF_F_CLONE`, so that what a listener of the daemon
@@ -109,10 +109,35 @@ pub static DELIVERIES: LruHashMap<DeliveryKey, Endpoint> = LruHashMap::with_max_
 #[map]
 pub static WIRE_ADDRESSES: LruHashMap<u64, Endpoint> = LruHashMap::with_max_entries(65536, 0);
 
+/// Index 0: 1 when some workload may be direct; all that is for it alone looks here first.
+#[map]
+pub static DIRECT: Array<u32> = Array::with_max_entries(1, 0);
+
+/// SYNs that shall reach the application's own listener. Twice each: with the namespace, and with 0 for the ingress
+/// program, which cannot know the namespace before Linux 6.15.
+#[map]
+pub static EXPECTED: HashMap<DeliveryKey, Expected> = HashMap::with_max_entries(16384, BPF_F_NO_PREALLOC);
+
+/// Where connections may be direct: there is a session, and no reason against it is remembered.
+#[map]
+pub static DIRECT_PAIRS: HashMap<DirectPair, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Socket cookie → direct connection that is established.
+#[map]
+pub static DIRECT_SOCKETS: HashMap<u64, DirectSocket> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Thread (`bpf_get_current_pid_tgid`) → the descriptor of the connect() that it is in.
+#[map]
+pub static CONNECTING: LruHashMap<u64, i32> = LruHashMap::with_max_entries(16384, 0);
+
+/// Thread → cookie of the direct connection that the accept() which it is in takes.
+#[map]
+pub static ACCEPTING: LruHashMap<u64, u64> = LruHashMap::with_max_entries(16384, 0);
+
 #[map]
 pub static COUNTERS: PerCpuArray<u64> = PerCpuArray::with_max_entries(Counter::ALL.len() as u32, 0);
 
-/// 1 MiB holds about 4,600 events.
+/// 1 MiB holds about 4,300 events.
 #[map]
 pub static EVENTS: RingBuf = RingBuf::with_byte_size(1 << 20, 0);
 

@@ -12,7 +12,7 @@ use mtls_common::{
 
 use crate::address::{endpoint, from_v4, from_v6, is_always_excluded, words};
 use crate::maps::{DELIVERIES, LISTENERS, NAMESPACES, PORT_MODES, SHARED_PORTS, SOURCES, count, settings};
-use crate::{event, features};
+use crate::{event, expected, features};
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
@@ -61,6 +61,10 @@ fn steer(ctx: &SkLookupContext) -> Option<u32> {
         return None;
     }
     let from = remote(ctx, family);
+    if settings.is_direct(netns) && expected::is_live(&DeliveryKey { netns, from, to }) {
+        count(Counter::DirectExpected);
+        return None;
+    }
     if is_denied(workload, port, from.address) {
         count(Counter::DeniedSource);
         event::send_denied_source(&event::Whose { workload, netns }, &from, &to);

@@ -10,37 +10,55 @@ use aya_ebpf::bindings::{
 use aya_ebpf::helpers::generated::{bpf_get_netns_cookie, bpf_get_socket_cookie};
 use aya_ebpf::macros::sock_ops;
 use aya_ebpf::programs::SockOpsContext;
-use mtls_common::{Counter, DeliveryKey, Endpoint, EventKind, SocketKind, SocketState, workload_flags};
+use mtls_common::{Counter, DeliveryKey, Endpoint, EventKind, Role, SocketKind, SocketState, workload_flags};
 
 use crate::address::{endpoint, from_v4, from_v6, words};
 use crate::classify::{Decision, outbound, place};
 use crate::maps::{DELIVERIES, NAMESPACES, WIRE_ADDRESSES, count};
-use crate::{enclosure, event, storage};
+use crate::{enclosure, event, expected, hold, storage};
 
 const AF_INET: u32 = 2;
 
+/// Each moment is a function of its own, called with nothing on the stack: together they would not fit on it.
 #[sock_ops]
 pub fn tcp_events(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
-        BPF_SOCK_OPS_TCP_CONNECT_CB => connecting(&ctx),
-        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => connected(&ctx),
-        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => accepted(&ctx),
-        BPF_SOCK_OPS_STATE_CB => state_changed(&ctx),
+        BPF_SOCK_OPS_TCP_CONNECT_CB => {
+            connecting(SockOpsContext::new(ctx.ops));
+            if expected::direct_is_on() {
+                hold::settle(SockOpsContext::new(ctx.ops));
+            }
+        }
+        BPF_SOCK_OPS_ACTIVE_ESTABLISHED_CB => connected(SockOpsContext::new(ctx.ops)),
+        BPF_SOCK_OPS_PASSIVE_ESTABLISHED_CB => {
+            let direct = expected::direct_is_on();
+            if direct && hold::arrived(SockOpsContext::new(ctx.ops)) {
+                hold::established(SockOpsContext::new(ctx.ops), Role::Server);
+                return 0;
+            }
+            accepted(SockOpsContext::new(ctx.ops));
+            if direct {
+                hold::block_unexpected(SockOpsContext::new(ctx.ops));
+                hold::settle(SockOpsContext::new(ctx.ops));
+            }
+        }
+        BPF_SOCK_OPS_STATE_CB => state_changed(SockOpsContext::new(ctx.ops)),
         _ => {}
     }
     0
 }
 
 #[inline(always)]
-fn socket(ctx: &SockOpsContext) -> *mut c_void {
+pub fn socket(ctx: &SockOpsContext) -> *mut c_void {
     // SAFETY: context field; null when the socket is not a full one.
     unsafe { (*ctx.ops).__bindgen_anon_2.sk.cast() }
 }
 
 /// Before the SYN: hand the true client of a delivery over to the receiving end, ask to hear when a captured
 /// connection ends, and classify what did not come through connect() (MPTCP subflows, for one).
-#[inline(always)]
-fn connecting(ctx: &SockOpsContext) {
+#[inline(never)]
+fn connecting(ctx: SockOpsContext) {
+    let ctx = &ctx;
     let sk = socket(ctx);
     if sk.is_null() {
         return;
@@ -60,7 +78,7 @@ fn connecting(ctx: &SockOpsContext) {
             // A workload that talks to itself by its own address: not to be steered to the daemon.
             announce_delivery(ctx, Endpoint::default());
         }
-        if state.kind == SocketKind::Captured.raw() {
+        if state.kind == SocketKind::Captured.raw() || state.kind == SocketKind::DirectSyn.raw() {
             let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
         }
         return;
@@ -129,8 +147,9 @@ fn note_unclassified(ctx: &SockOpsContext, sk: *mut c_void) {
     let _ = unsafe { storage::get_or_create(sk, &mut state) };
 }
 
-#[inline(always)]
-fn connected(ctx: &SockOpsContext) {
+#[inline(never)]
+fn connected(ctx: SockOpsContext) {
+    let ctx = &ctx;
     let sk = socket(ctx);
     if sk.is_null() {
         return;
@@ -139,6 +158,10 @@ fn connected(ctx: &SockOpsContext) {
     let Some(state) = (unsafe { storage::get(sk) }) else {
         return;
     };
+    if state.kind == SocketKind::DirectSyn.raw() {
+        hold::established(SockOpsContext::new(ctx.ops), Role::Client);
+        return;
+    }
     if state.kind != SocketKind::Captured.raw() {
         return;
     }
@@ -152,8 +175,9 @@ fn connected(ctx: &SockOpsContext) {
     state.kind = SocketKind::Established.raw();
 }
 
-#[inline(always)]
-fn accepted(ctx: &SockOpsContext) {
+#[inline(never)]
+fn accepted(ctx: SockOpsContext) {
+    let ctx = &ctx;
     let sk = socket(ctx);
     if sk.is_null() {
         return;
@@ -175,11 +199,12 @@ fn accepted(ctx: &SockOpsContext) {
     let _ = DELIVERIES.remove(&key);
 }
 
-#[inline(always)]
-fn state_changed(ctx: &SockOpsContext) {
+#[inline(never)]
+fn state_changed(ctx: SockOpsContext) {
+    let ctx = &ctx;
     // SAFETY: the two arguments of this callback: old state, new state.
     let (old, new) = unsafe { ((*ctx.ops).__bindgen_anon_1.args[0], (*ctx.ops).__bindgen_anon_1.args[1]) };
-    if old != BPF_TCP_SYN_SENT || new != BPF_TCP_CLOSE {
+    if new != BPF_TCP_CLOSE {
         return;
     }
     let sk = socket(ctx);
@@ -187,9 +212,13 @@ fn state_changed(ctx: &SockOpsContext) {
         return;
     }
     // SAFETY: from the context, not null.
-    if let Some(state) = unsafe { storage::get(sk) }
-        && state.kind == SocketKind::Captured.raw()
-    {
+    let Some(state) = (unsafe { storage::get(sk) }) else {
+        return;
+    };
+    if SocketKind::is_direct(state.kind) || state.kind == SocketKind::Blocked.raw() {
+        hold::ended(SockOpsContext::new(ctx.ops));
+    }
+    if state.kind == SocketKind::Captured.raw() && old == BPF_TCP_SYN_SENT {
         // SAFETY: sock_ops programs may ask for the socket cookie.
         let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
         let whose = event::Whose { workload: state.workload, netns: state.netns };
@@ -198,7 +227,7 @@ fn state_changed(ctx: &SockOpsContext) {
 }
 
 #[inline(always)]
-fn local(ctx: &SockOpsContext) -> Endpoint {
+pub fn local(ctx: &SockOpsContext) -> Endpoint {
     let port = ctx.local_port() as u16;
     if ctx.family() == AF_INET {
         return endpoint(from_v4(ctx.local_ip4()), port);
@@ -208,7 +237,7 @@ fn local(ctx: &SockOpsContext) -> Endpoint {
 }
 
 #[inline(always)]
-fn remote(ctx: &SockOpsContext) -> Endpoint {
+pub fn remote(ctx: &SockOpsContext) -> Endpoint {
     // remote_port is a word in network byte order.
     let port = u32::from_be(ctx.remote_port()) as u16;
     if ctx.family() == AF_INET {

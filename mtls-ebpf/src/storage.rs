@@ -23,6 +23,20 @@ pub unsafe fn get<'a>(sk: *mut c_void) -> Option<&'a mut SocketState> {
     unsafe { bpf_sk_storage_get(map(), sk, core::ptr::null_mut(), 0).cast::<SocketState>().as_mut() }
 }
 
+/// The state of `sk`, made of zeroes if there is none: for who has no room for one on its stack.
+///
+/// # Safety
+/// As [`get`].
+#[inline(always)]
+pub unsafe fn get_or_zeroed<'a>(sk: *mut c_void) -> Option<&'a mut SocketState> {
+    // SAFETY: as in `get`.
+    unsafe {
+        bpf_sk_storage_get(map(), sk, core::ptr::null_mut(), BPF_SK_STORAGE_GET_F_CREATE.into())
+            .cast::<SocketState>()
+            .as_mut()
+    }
+}
+
 /// The state of `sk`, made with `initial` if there is none.
 ///
 /// # Safety

@@ -99,3 +99,40 @@ pub enum EnrolError {
     #[error(transparent)]
     Capture(#[from] CaptureError),
 }
+
+/// Why there is no `direct` on this machine.
+#[derive(Debug, thiserror::Error)]
+pub enum NoDirect {
+    /// The kernel refuses a tracing program.
+    #[error(
+        "the kernel refuses the tracing program {program}, without which descriptors cannot be learned: {source}; \
+         Linux 6.1 or newer with CONFIG_FUNCTION_TRACER and CONFIG_DEBUG_INFO_BTF that lets mtlsd load tracing programs \
+         (CAP_PERFMON, no lockdown) is needed; until then connections go by relay"
+    )]
+    Refused {
+        /// The program's name.
+        program: &'static str,
+        /// What aya or the kernel said.
+        source: Box<aya::programs::ProgramError>,
+    },
+    /// Nobody has said how system calls are named there.
+    #[error("direct is not known on {0}, but on x86_64 and aarch64; connections go by relay")]
+    Architecture(&'static str),
+    /// Something that the other programs need as well.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+}
+
+/// Why the guard of a direct connection could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum GuardError {
+    /// No program has seen the socket.
+    #[error("no eBPF program knows the socket; it was opened before its workload was enrolled, or is closed")]
+    Unknown,
+    /// It is no direct connection that is established and held.
+    #[error("the socket is not held as a direct connection, but is of kind {0} (`mtls_common::SocketKind`)")]
+    NotHeld(u32),
+    /// The kernel's table refused.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+}

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use mtls_common::{Endpoint, Event, EventKind};
+use mtls_common::{Endpoint, Event, EventKind, Role};
 use tokio::io::unix::AsyncFd;
 
 use super::address::socket_address;
@@ -61,6 +61,61 @@ pub enum What {
         /// Its own end, where it is known.
         from: Option<SocketAddr>,
     },
+    /// Something about a direct connection, or one that shall become it; `destination` is the server's end.
+    Direct(DirectEvent),
+}
+
+/// Who called connect() or accept().
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Caller {
+    /// The process (thread group).
+    pub pid: u32,
+    /// The number that the socket has there, unless it was closed since.
+    pub descriptor: i32,
+}
+
+/// What happened to a direct connection.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum DirectEvent {
+    /// connect() was called: the SYN to the true address waits.
+    Syn {
+        /// Its packet; [`HeldSyn::listener`] is the true address.
+        syn: HeldSyn,
+        /// True when the kernel sent it again.
+        again: bool,
+        /// Who called.
+        caller: Caller,
+    },
+    /// TCP's handshake is over; the socket is held and its guard closed.
+    Established {
+        /// Which end it is.
+        role: Role,
+        /// The client's end.
+        client: SocketAddr,
+    },
+    /// accept() returned it.
+    Accepted {
+        /// The client's end.
+        client: SocketAddr,
+        /// To whom.
+        caller: Caller,
+    },
+    /// The socket is closed, also where it never was established.
+    Ended {
+        /// Which end it was.
+        role: Role,
+        /// The client's end.
+        client: SocketAddr,
+        /// Bytes that TCP sent, acknowledged or not.
+        sent: u64,
+        /// Bytes that TCP received in order.
+        received: u64,
+    },
+    /// The first bytes in a direction were no TLS record: the guard has closed for good.
+    Violation {
+        /// The client's end.
+        client: SocketAddr,
+    },
 }
 
 /// The ring, read as it fills.
@@ -106,10 +161,7 @@ impl CaptureEvent {
     pub fn read(record: &[u8]) -> Option<Self> {
         let event = fields(record)?;
         let what = match EventKind::from_raw(event.kind)? {
-            EventKind::Held => {
-                let length = usize::try_from(event.packet_len).ok()?;
-                What::Held { syn: HeldSyn::parse(event.packet.get(..length)?)?, again: event.announced > 0 }
-            }
+            EventKind::Held => What::Held { syn: held(&event)?, again: event.announced > 0 },
             EventKind::Abandoned => What::Abandoned,
             EventKind::DeniedPolicy => What::DeniedPolicy,
             EventKind::DeniedUnknown => What::DeniedUnknown,
@@ -120,6 +172,7 @@ impl CaptureEvent {
                 pid: (event.pid != 0).then_some(event.pid),
                 from: (event.source.port != 0).then(|| socket_address(&event.source)),
             },
+            kind => What::Direct(direct(kind, &event)?),
         };
         Some(Self {
             workload: event.workload,
@@ -128,6 +181,33 @@ impl CaptureEvent {
             destination: socket_address(&event.original),
             what,
         })
+    }
+}
+
+fn held(event: &Event) -> Option<HeldSyn> {
+    HeldSyn::parse(event.packet.get(..usize::try_from(event.packet_len).ok()?)?)
+}
+
+/// `None`: not the kind of a direct connection's event, or without what belongs to it.
+fn direct(kind: EventKind, event: &Event) -> Option<DirectEvent> {
+    let client = socket_address(&event.source);
+    let caller = Caller { pid: event.pid, descriptor: event.descriptor };
+    match kind {
+        EventKind::DirectSyn => {
+            Some(DirectEvent::Syn { syn: held(event)?, again: event.announced > 0, caller })
+        }
+        EventKind::DirectEstablished => {
+            Some(DirectEvent::Established { role: Role::from_raw(event.role)?, client })
+        }
+        EventKind::DirectAccepted => Some(DirectEvent::Accepted { client, caller }),
+        EventKind::DirectEnded => Some(DirectEvent::Ended {
+            role: Role::from_raw(event.role)?,
+            client,
+            sent: event.sent,
+            received: event.received,
+        }),
+        EventKind::DirectViolation => Some(DirectEvent::Violation { client }),
+        _ => None,
     }
 }
 
@@ -156,6 +236,10 @@ fn fields(record: &[u8]) -> Option<Event> {
     let packet_len = u32::from_ne_bytes(take(4)?.try_into().ok()?);
     let packet = take(mtls_common::SYN_CAPACITY)?.try_into().ok()?;
     let pid = u32::from_ne_bytes(take(4)?.try_into().ok()?);
+    let mut long = || take(8)?.try_into().ok().map(u64::from_ne_bytes);
+    let (sent, received) = (long()?, long()?);
+    let descriptor = i32::from_ne_bytes(take(4)?.try_into().ok()?);
+    let role = u32::from_ne_bytes(take(4)?.try_into().ok()?);
     Some(Event {
         kind,
         workload,
@@ -168,7 +252,10 @@ fn fields(record: &[u8]) -> Option<Event> {
         packet_len,
         packet,
         pid,
-        reserved: [0; 2],
+        sent,
+        received,
+        descriptor,
+        role,
     })
 }
 
@@ -236,6 +323,42 @@ mod tests {
         unclassified[pid..pid + 4].copy_from_slice(&77u32.to_ne_bytes());
         let unclassified = CaptureEvent::read(&unclassified).unwrap();
         assert_eq!(unclassified.what, What::Unclassified { pid: Some(77), from: Some(from) });
+    }
+
+    /// A record of a direct connection with everything set.
+    fn direct_record(kind: EventKind, role: u32) -> Vec<u8> {
+        let mut bytes = record(kind as u32, &[]);
+        let mut put = |at: usize, value: &[u8]| bytes[at..at + value.len()].copy_from_slice(value);
+        put(std::mem::offset_of!(Event, pid), &77u32.to_ne_bytes());
+        put(std::mem::offset_of!(Event, sent), &(1u64 << 40).to_ne_bytes());
+        put(std::mem::offset_of!(Event, received), &5u64.to_ne_bytes());
+        put(std::mem::offset_of!(Event, descriptor), &12i32.to_ne_bytes());
+        put(std::mem::offset_of!(Event, role), &role.to_ne_bytes());
+        bytes
+    }
+
+    #[test]
+    fn the_events_of_direct_connections_are_read_with_what_belongs_to_each() {
+        let client = "10.0.0.3:4000".parse().unwrap();
+        let caller = Caller { pid: 77, descriptor: 12 };
+        let role = Role::Server;
+        for (kind, wanted) in [
+            (EventKind::DirectEstablished, DirectEvent::Established { role, client }),
+            (EventKind::DirectAccepted, DirectEvent::Accepted { client, caller }),
+            (EventKind::DirectEnded, DirectEvent::Ended { role, client, sent: 1 << 40, received: 5 }),
+            (EventKind::DirectViolation, DirectEvent::Violation { client }),
+        ] {
+            let event = CaptureEvent::read(&direct_record(kind, role as u32)).unwrap();
+            assert_eq!(event.what, What::Direct(wanted));
+            assert_eq!(event.destination, "10.0.0.2:80".parse().unwrap());
+        }
+    }
+
+    #[test]
+    fn a_direct_event_of_an_unknown_role_or_without_its_syn_is_refused() {
+        assert!(CaptureEvent::read(&direct_record(EventKind::DirectEnded, 9)).is_none());
+        assert!(CaptureEvent::read(&direct_record(EventKind::DirectEstablished, 0)).is_none());
+        assert!(CaptureEvent::read(&direct_record(EventKind::DirectSyn, 1)).is_none());
     }
 
     #[test]

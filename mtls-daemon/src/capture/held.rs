@@ -14,7 +14,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use super::cgroup;
 use super::error::CaptureError;
 use super::pins::Pins;
-use super::programs::{self, CGROUP_PROGRAMS, MAPS, NETNS_PROGRAM, SOCK_OPS_PROGRAM, attach_type};
+use super::programs::{
+    self, CGROUP_PROGRAMS, DIRECT_PROGRAMS, MAPS, NETNS_PROGRAM, SOCK_OPS_PROGRAM, attach_type,
+};
 use crate::sys::bpf;
 
 /// Something that is not as the daemon made it.
@@ -105,7 +107,9 @@ pub struct Held {
     maps: Vec<Object>,
     programs: Vec<Object>,
     /// Which program runs at which cgroup.
-    places: Vec<(&'static str, u64)>,
+    places: Mutex<Vec<(&'static str, u64)>>,
+    /// The cgroup root's ID.
+    root: u64,
     cgroups: HashMap<u64, File>,
     links: Mutex<HashMap<(&'static str, u64), HeldLink>>,
 }
@@ -117,7 +121,10 @@ impl Held {
     /// When a pin cannot be opened.
     pub fn open(pins: &Pins, root: &Path) -> Result<Self, CaptureError> {
         let (file, id) = programs::open_cgroup(root)?;
+        let root_id = id;
         let mut places: Vec<_> = CGROUP_PROGRAMS.iter().map(|name| (*name, id)).collect();
+        let direct = DIRECT_PROGRAMS.iter().filter(|name| pins.link(name, id).exists());
+        places.extend(direct.map(|name| (*name, id)));
         let mut cgroups = HashMap::from([(id, file)]);
         if let Some(own) = cgroup::own_outside_of(root) {
             let (file, id) = programs::open_cgroup(&own)?;
@@ -126,15 +133,17 @@ impl Held {
         }
         let held = Self {
             maps: objects(&MAPS, |name| pins.map(name))?,
-            programs: objects(&CGROUP_PROGRAMS, |name| pins.program(name))?,
+            programs: objects(&[&CGROUP_PROGRAMS[..], &DIRECT_PROGRAMS].concat(), |name| pins.program(name))?,
             links: Mutex::default(),
             pins: pins.clone(),
-            places,
+            places: Mutex::default(),
+            root: root_id,
             cgroups,
         };
-        for (name, target) in &held.places {
+        for (name, target) in &places {
             held.hold(name, *target)?;
         }
+        held.lock_places().extend(places);
         Ok(held)
     }
 
@@ -193,7 +202,25 @@ impl Held {
 
     /// The programs of cgroups with the cgroup's ID.
     pub fn places(&self) -> impl Iterator<Item = (&'static str, u64, Option<BorrowedFd<'_>>)> {
-        self.places.iter().map(|(name, id)| (*name, *id, self.cgroups.get(id).map(AsFd::as_fd)))
+        let places = self.lock_places().clone();
+        places.into_iter().map(|(name, id)| (name, id, self.cgroups.get(&id).map(AsFd::as_fd)))
+    }
+
+    /// Attaches the programs that direct connections need to the cgroup root, unless they are there. From then on they are
+    /// watched as the others are.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn attach_direct(&self) -> Result<(), CaptureError> {
+        for name in DIRECT_PROGRAMS {
+            let place = (name, self.root);
+            let there = self.lock_places().contains(&place);
+            if !there {
+                self.attach(name, self.root)?;
+                self.lock_places().push(place);
+            }
+        }
+        Ok(())
     }
 
     /// What is not as it was made, of the node and of these namespaces.
@@ -207,7 +234,8 @@ impl Held {
         faults.extend(programs.map(|program| Fault::Program(program.name)));
         let links = self.links();
         let namespaces = namespaces.iter().map(|cookie| (NETNS_PROGRAM, *cookie));
-        for (program, target) in self.places.iter().copied().chain(namespaces) {
+        let places = self.lock_places().clone();
+        for (program, target) in places.into_iter().chain(namespaces) {
             let held = links.get(&(program, target));
             faults.extend(self.fault_of(program, target, held));
         }
@@ -275,6 +303,11 @@ impl Held {
         self.pins.make()?;
         Pins::remove(path)?;
         bpf::object_pin(object, path).map_err(|source| CaptureError::pin(path, source))
+    }
+
+    fn lock_places(&self) -> MutexGuard<'_, Vec<(&'static str, u64)>> {
+        // No code panics while it holds this lock.
+        self.places.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn links(&self) -> MutexGuard<'_, HashMap<(&'static str, u64), HeldLink>> {

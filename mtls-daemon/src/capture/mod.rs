@@ -2,6 +2,8 @@
 
 pub mod address;
 pub mod cgroup;
+mod descriptor;
+pub mod direct;
 pub mod error;
 pub mod events;
 pub mod held;
@@ -22,8 +24,9 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use aya::maps::{HashMap as KernelMap, MapData, PerCpuArray, RingBuf, SkStorage, SockHash};
 use mtls_common::{Counter, Endpoint, ListenerKey, Namespace, SocketKind, SocketState};
 
-pub use error::{CaptureError, EnrolError};
-pub use events::{CaptureEvent, EventStream};
+pub use direct::{Inbound, Live};
+pub use error::{CaptureError, EnrolError, GuardError, NoDirect};
+pub use events::{Caller, CaptureEvent, DirectEvent, EventStream};
 pub use held::Fault;
 pub use namespace::{Injector, Listeners};
 pub use order::Neighbour;
@@ -48,6 +51,7 @@ pub struct Capture {
     sockets: Mutex<SkStorage<MapData, SocketState>>,
     wire_addresses: Mutex<KernelMap<MapData, u64, Endpoint>>,
     counters: PerCpuArray<MapData, u64>,
+    direct: direct::Tables,
     held: Held,
     /// The tables again, to be read without waiting for who writes.
     reader: KernelTables,
@@ -81,6 +85,7 @@ impl Capture {
             sockets: Mutex::new(take(&mut object, "SOCKETS")?),
             wire_addresses: Mutex::new(take(&mut object, "WIRE_ADDRESSES")?),
             counters: take(&mut object, "COUNTERS")?,
+            direct: direct::Tables::open(&mut object)?,
             reader: KernelTables::reader(&held)?,
             set_base: AtomicU32::new(0),
             held,

@@ -113,7 +113,7 @@ fn loopback_is_up() -> io::Result<bool> {
     }))
 }
 
-/// Answers held SYNs: raw sockets in the namespace, sending over `lo` only.
+/// Answers held SYNs: raw sockets in the namespace, sending over `lo`, and the SYNs of direct connections to where they go.
 #[derive(Debug)]
 pub struct Injector {
     v4: Socket,
@@ -134,6 +134,11 @@ impl Injector {
         netns.run(|| Ok(Self { v4: raw(Domain::IPV4)?, v6: raw(Domain::IPV6).ok() })).map_err(|source| {
             EnrolError::Socket { netns: netns.path().to_owned(), what: "open a raw socket", source }
         })
+    }
+
+    /// Its sockets.
+    pub fn sockets(&self) -> impl Iterator<Item = &Socket> {
+        std::iter::once(&self.v4).chain(self.v6.as_ref())
     }
 
     /// Lets the SYN through: connect() completes.

@@ -80,7 +80,9 @@ impl Neighbour {
                 "mtlsd decides on the destination that it leaves"
             }
             (AttachType::SkLookup, _) => "it may take connections that mtlsd would take or refuse",
-            (AttachType::Egress, _) => "it may drop packets, and let none pass that mtlsd drops",
+            (AttachType::Egress | AttachType::Ingress, _) => {
+                "it may drop packets, and let none pass that mtlsd drops"
+            }
             (AttachType::SockOps, _) => {
                 "it may switch off mtlsd's hearing that an application gave up a connect()"
             }
@@ -224,7 +226,7 @@ mod tests {
 
     #[test]
     fn what_may_drop_or_show_otherwise_cannot_undo() {
-        for program in ["egress", "tcp_events", "getpeername4", "getsockname6"] {
+        for program in ["egress", "ingress", "tcp_events", "getpeername4", "getsockname6"] {
             let found = beside(&[1, 2], 1, program, Path::new("/"));
             assert!(!found[0].can_undo() && !found[0].meaning().is_empty(), "{program}");
         }

@@ -18,10 +18,10 @@ use crate::sys;
 use crate::sys::bpf::AttachType;
 
 /// The object that `cargo xtask ebpf build` made; committed, so that users need no eBPF toolchain.
-const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
+pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
 
 /// Every table, in the object's spelling.
-pub const MAPS: [&str; 22] = [
+pub const MAPS: [&str; 28] = [
     "SOCKETS",
     "NAMESPACES",
     "CGROUPS",
@@ -41,6 +41,12 @@ pub const MAPS: [&str; 22] = [
     "LISTENERS",
     "DELIVERIES",
     "WIRE_ADDRESSES",
+    "DIRECT",
+    "EXPECTED",
+    "DIRECT_PAIRS",
+    "DIRECT_SOCKETS",
+    "CONNECTING",
+    "ACCEPTING",
     "COUNTERS",
     "EVENTS",
     "AYA_LOGS",
@@ -57,6 +63,9 @@ pub const CGROUP_PROGRAMS: [&str; 8] = [
     "tcp_events",
     "egress",
 ];
+
+/// Programs that are attached to the cgroup root when the first workload may be direct: others shall not pay for them.
+pub const DIRECT_PROGRAMS: [&str; 1] = ["ingress"];
 
 /// Of [`CGROUP_PROGRAMS`], the one that the daemon's own cgroup has too.
 pub const SOCK_OPS_PROGRAM: &str = "tcp_events";
@@ -76,6 +85,7 @@ pub fn attach_type(program: &str) -> AttachType {
         "getsockname6" => AttachType::GetSockName6,
         SOCK_OPS_PROGRAM => AttachType::SockOps,
         NETNS_PROGRAM => AttachType::SkLookup,
+        "ingress" => AttachType::Ingress,
         _ => AttachType::Egress,
     }
 }
@@ -124,7 +134,7 @@ impl EbpfLog {
 }
 
 /// Loads the object with every table pinned, or taken over from its pin.
-fn load(
+pub(super) fn load(
     pins: &Pins,
     features: Features,
     log: EbpfLog,
@@ -164,7 +174,11 @@ pub fn load_cgroup_programs(pins: &Pins, log: EbpfLog) -> Result<(Ebpf, Features
         let verifier = if bits == 0 { VerifierLogLevel::default() } else { VerifierLogLevel::STATS };
         let mut object = load(pins, features, log, 0, verifier)?;
         // The last ones use the newest helpers: a refusal comes at once.
-        match CGROUP_PROGRAMS.iter().rev().try_for_each(|name| load_program(&mut object, name)) {
+        match DIRECT_PROGRAMS
+            .iter()
+            .chain(CGROUP_PROGRAMS.iter().rev())
+            .try_for_each(|name| load_program(&mut object, name))
+        {
             Ok(()) => {
                 if bits != Features::TRIALS[0].0 {
                     tracing::warn!(lost, "this kernel lacks features that mtlsd would use");
@@ -199,6 +213,11 @@ pub fn attach_cgroup_programs(pins: &Pins, object: &mut Ebpf, root: &Path) -> Re
     for name in CGROUP_PROGRAMS {
         attach_one(pins, object, name, &targets)?;
     }
+    // Where an earlier daemon attached them they stay, with the new program.
+    for name in DIRECT_PROGRAMS {
+        let there = targets.iter().all(|(_, id)| pins.link(name, *id).exists());
+        attach_one(pins, object, name, if there { &targets } else { &[] })?;
+    }
     // The daemon's deliveries are announced by this program, which must see the daemon's own sockets.
     if let Some(own) = cgroup::own_outside_of(root) {
         targets.push(open_cgroup(&own)?);
@@ -232,7 +251,7 @@ fn attach_one(
     for (cgroup, id) in targets {
         let path = pins.link(name, *id);
         if !adopt(&path, program, name)? {
-            let link = attach_to_cgroup(program, cgroup).map_err(program_error(name))?;
+            let link = attach_to_cgroup(program, name, cgroup).map_err(program_error(name))?;
             link.pin(&path).map_err(|error| CaptureError::pin(&path, io::Error::other(error)))?;
         }
     }
@@ -259,7 +278,7 @@ fn adopt(path: &Path, program: &Program, name: &'static str) -> Result<bool, Cap
     Ok(false)
 }
 
-fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<FdLink, ProgramError> {
+fn attach_to_cgroup(program: &mut Program, name: &str, cgroup: &File) -> Result<FdLink, ProgramError> {
     let not_a_link = |_| ProgramError::NotAttached;
     match program {
         Program::CgroupSockAddr(program) => {
@@ -271,7 +290,11 @@ fn attach_to_cgroup(program: &mut Program, cgroup: &File) -> Result<FdLink, Prog
             program.take_link(id)?.try_into().map_err(not_a_link)
         }
         Program::CgroupSkb(program) => {
-            let id = program.attach(cgroup, CgroupSkbAttachType::Egress, CgroupAttachMode::Single)?;
+            let direction = match attach_type(name) {
+                AttachType::Ingress => CgroupSkbAttachType::Ingress,
+                _ => CgroupSkbAttachType::Egress,
+            };
+            let id = program.attach(cgroup, direction, CgroupAttachMode::Single)?;
             program.take_link(id)?.try_into().map_err(not_a_link)
         }
         _ => Err(ProgramError::UnexpectedProgramType),
@@ -294,7 +317,7 @@ pub fn attach_netns_program(
     let mut object = load(pins, features, log, cookie, VerifierLogLevel::default())?;
     load_program(&mut object, NETNS_PROGRAM)?;
     let program = object.program_mut(NETNS_PROGRAM).ok_or(CaptureError::Missing(NETNS_PROGRAM))?;
-    uses_our_tables(program, ours)?;
+    uses_our_tables(program, NETNS_PROGRAM, ours)?;
     let path = pins.link(NETNS_PROGRAM, cookie);
     if adopt(&path, program, NETNS_PROGRAM)? {
         return Ok(());
@@ -310,8 +333,12 @@ pub fn attach_netns_program(
 }
 
 /// Loading makes an empty table where the pin of one is missing: a program with it would let everything pass.
-fn uses_our_tables(program: &Program, ours: impl Fn(u32) -> bool) -> Result<(), CaptureError> {
-    let maps = program.info().and_then(|info| info.map_ids()).map_err(program_error(NETNS_PROGRAM))?;
+pub(super) fn uses_our_tables(
+    program: &Program,
+    name: &'static str,
+    ours: impl Fn(u32) -> bool,
+) -> Result<(), CaptureError> {
+    let maps = program.info().and_then(|info| info.map_ids()).map_err(program_error(name))?;
     // Its constants are maps of its own, which the object's section names.
     let strangers = maps.unwrap_or_default().into_iter().filter(|id| !ours(*id));
     let table = strangers.filter_map(|id| MapInfo::from_id(id).ok()).find_map(|map| {

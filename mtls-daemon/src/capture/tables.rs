@@ -14,7 +14,7 @@ use aya::maps::{Array, HashMap as KernelMap, MapData, MapError};
 use aya::{Ebpf, Pod};
 use mtls_common::{
     AddressKey, Destination, DestinationPort, Enclosure, Namespace, SharedPort, SourceKey, VERDICT_ALLOW,
-    VERDICT_DENY, VerdictKey, Workload, WorkloadPort,
+    VERDICT_DENY, VerdictKey, Workload, WorkloadPort, workload_flags,
 };
 
 use super::error::CaptureError;
@@ -57,6 +57,13 @@ pub struct Tables {
     pub left_alone: HashMap<u64, u32>,
 }
 
+impl Tables {
+    /// 1 when some workload may be direct, else 0.
+    fn direct(&self) -> u32 {
+        self.workloads.values().any(|workload| workload.flags & workload_flags::DIRECT != 0).into()
+    }
+}
+
 type Map<K, V> = KernelMap<MapData, K, V>;
 
 /// The kernel's tables, open for writing.
@@ -76,6 +83,7 @@ pub struct KernelTables {
     enclosure: Array<MapData, Enclosure>,
     enclosed: Map<u64, u32>,
     left_alone: Map<u64, u32>,
+    direct: Array<MapData, u32>,
 }
 
 /// Takes a map out of the object under its type.
@@ -117,6 +125,7 @@ macro_rules! every_table {
             enclosure: $from($source, "ENCLOSURE")?,
             enclosed: $from($source, "ENCLOSED")?,
             left_alone: $from($source, "LEFT_ALONE")?,
+            direct: $from($source, "DIRECT")?,
         })
     };
 }
@@ -139,6 +148,7 @@ impl KernelTables {
     pub fn apply(&mut self, wanted: &Tables) -> Result<u32, CaptureError> {
         let base = self.highest_set()?.wrapping_add(1);
         upsert(&mut self.workloads, &wanted.workloads).map_err(CaptureError::map("WORKLOADS"))?;
+        self.direct.set(0, wanted.direct(), 0).map_err(CaptureError::map("DIRECT"))?;
         upsert(&mut self.port_modes, &wanted.port_modes).map_err(CaptureError::map("PORT_MODES"))?;
         upsert(&mut self.shared_ports, &wanted.shared_ports).map_err(CaptureError::map("SHARED_PORTS"))?;
 

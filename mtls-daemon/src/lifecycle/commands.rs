@@ -146,6 +146,7 @@ pub fn print_schema(out: &mut impl Write) -> Result<(), CommandError> {
 pub fn uninstall(path: &Path, as_json: bool, out: &mut impl Write) -> Result<(), CommandError> {
     let config = Config::load(path)?;
     let _lock = Lock::take(&config.paths.runtime)?;
+    super::direct::let_all_go(&config);
     let removed = Pins::remove_all(&config.paths.bpffs)?;
     // From now on connections are made that nobody records.
     FlowFile::of(&config.paths.state).remove()?;

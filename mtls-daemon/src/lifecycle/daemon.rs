@@ -66,6 +66,8 @@ pub struct Daemon {
     pub(super) keeper: Arc<Keeper>,
     /// What the last looks at the coverage found.
     pub(super) coverage: Mutex<Coverage>,
+    /// Set where direct connections can be had.
+    pub(super) direct: std::sync::OnceLock<super::direct::Direct>,
     log: LogControl,
 }
 
@@ -128,6 +130,7 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     tokio::spawn(ocsp::keep(Arc::clone(&daemon)));
     tokio::spawn(leases::keep(Arc::clone(&daemon)));
     tokio::spawn(flows::keep(Arc::clone(&daemon)));
+    super::direct::start(&daemon).await;
     daemon.reconcile();
     tokio::spawn(coverage::keep(Arc::clone(&daemon)));
     daemon.readiness.clear(Readiness::STARTING);
@@ -259,6 +262,7 @@ impl Daemon {
             coverage: Mutex::default(),
             secrets,
             keeper,
+            direct: std::sync::OnceLock::new(),
             log,
         })
     }

@@ -6,6 +6,7 @@ pub mod commands;
 mod crls;
 pub mod daemon;
 mod diagnose;
+mod direct;
 pub mod drill;
 mod enclosures;
 mod error;

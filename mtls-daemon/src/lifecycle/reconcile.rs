@@ -86,7 +86,7 @@ impl Daemon {
         if *self.stopping.borrow() {
             return;
         }
-        let (wanted, found) = look(&snapshot, &mut node);
+        let (wanted, found) = look(&snapshot, &mut node, self.direct.get().is_some());
         self.apply_tables(&snapshot, &mut node, found);
         let gone: Vec<u64> =
             node.places.keys().copied().filter(|cookie| !wanted.contains_key(cookie)).collect();
@@ -106,11 +106,13 @@ impl Daemon {
             self.sweep(&mut node);
         }
         self.report_readiness(&snapshot, &node);
+        drop(node);
+        self.hold_for_direct();
     }
 
     /// Brings the tables to a snapshot that is not in force yet, with what was found at the last look.
     pub(super) fn try_tables(&self, node: &mut Node, snapshot: &Snapshot) -> Result<(), CaptureError> {
-        let (_, found) = look(snapshot, node);
+        let (_, found) = look(snapshot, node, self.direct.get().is_some());
         self.relay.capture.apply(&tables(snapshot, &found))?;
         node.applied = Some((snapshot.generation, found));
         Ok(())
@@ -190,6 +192,7 @@ impl Daemon {
         if let Some(place) = node.places.remove(&cookie) {
             tracing::info!(netns = %place.netns.path().display(), "left");
             place.left.send_replace(true);
+            super::direct::let_go(&place);
             node.cookies.remove(&place.netns.identity());
         }
         if let Err(error) = self.relay.capture.release_namespace(cookie) {
@@ -247,6 +250,7 @@ fn enter(relay: &Arc<Relay>, cookie: u64, wanted: Wanted) -> Result<Arc<Place>, 
     for listener in listeners.all() {
         relay.capture.mark_own(listener, None)?;
     }
+    relay.capture.mark_injector(&injector)?;
     relay.capture.enrol_namespace(&netns, cookie, whole, Some(&listeners))?;
     let path = netns.path().to_owned();
     let place = Arc::new(Place::new(netns, cookie, owners, &listeners, injector));
@@ -259,9 +263,9 @@ fn enter(relay: &Arc<Relay>, cookie: u64, wanted: Wanted) -> Result<Arc<Place>, 
 }
 
 /// What exists of what the configuration names.
-fn look(snapshot: &Snapshot, node: &mut Node) -> (HashMap<u64, Wanted>, Found) {
+fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wanted>, Found) {
     let mut wanted: HashMap<u64, Wanted> = HashMap::new();
-    let mut found = Found::default();
+    let mut found = Found { direct, ..Found::default() };
     let mount = cgroup::mount_point().ok();
     let mut presence = HashMap::new();
     enclosures::find(&snapshot.config, mount.as_deref(), &mut found);

@@ -40,6 +40,7 @@ fn handle(daemon: &Arc<Daemon>, event: CaptureEvent) {
                     syn,
                     gone,
                 };
+                daemon.want_direct(event.workload, event.destination);
                 tokio::spawn(outbound::carry(Arc::clone(&daemon.relay), place, held));
             }
         }
@@ -53,6 +54,7 @@ fn handle(daemon: &Arc<Daemon>, event: CaptureEvent) {
         What::NotEntered => daemon.look_now.notify_one(),
         What::Unaccounted => refused(&daemon.relay, &event, Reason::Unaccounted),
         What::DeniedSource { from } => refused_source(&daemon.relay, &event, from),
+        What::Direct(ref what) => super::direct::event(daemon, &event, what.clone()),
         What::Unclassified { pid, from } => {
             daemon.look_now.notify_one();
             enclosures::refused(&daemon.relay, &event, pid, from);

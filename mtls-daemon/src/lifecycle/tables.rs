@@ -13,7 +13,7 @@ use mtls_common::{
 use crate::capture::Tables;
 use crate::capture::address::octets;
 use crate::capture::cgroup::Cgroup;
-use crate::config::{Exclusions, Mode, UnclassifiedNamespaces, UnknownDestinations};
+use crate::config::{DirectChoice, Exclusions, Mode, UnclassifiedNamespaces, UnknownDestinations};
 use crate::datapath::relay::place::Owners;
 use crate::directory::{DestinationId, Prefix};
 use crate::snapshot::{Snapshot, WorkloadState};
@@ -33,6 +33,8 @@ pub struct Found {
     pub known: Vec<Cgroup>,
     /// Namespaces of workloads that are left alone.
     pub left_alone: BTreeSet<u64>,
+    /// Direct connections can be had on this machine.
+    pub direct: bool,
     /// The cookie of the daemon's own namespace, where it is needed.
     pub own_netns: Option<u64>,
 }
@@ -104,11 +106,18 @@ fn add_workload(tables: &mut Tables, workload: &WorkloadState, everyone: &Exclus
     if settings.unknown_destinations == UnknownDestinations::Deny {
         flags |= workload_flags::DENY_UNKNOWN;
     }
+    let direct = settings.direct != DirectChoice::Never
+        || settings.direct_ports.values().any(|choice| *choice != DirectChoice::Never);
+    if direct && found.direct {
+        flags |= workload_flags::DIRECT;
+    }
     let netns =
         found.owners.iter().find(|(_, owners)| owners.whole == Some(number)).map_or(0, |(cookie, _)| *cookie);
     let default_mode = port_mode(settings.mode).raw();
     let only_netns = found.restricted.get(&number).copied().unwrap_or(0);
-    tables.workloads.insert(number, Workload { flags, default_mode, netns, only_netns });
+    tables
+        .workloads
+        .insert(number, Workload { flags, default_mode, netns, only_netns, unheld: u32::MAX, reserved: 0 });
     for (port, mode) in &settings.ports {
         tables
             .port_modes

@@ -242,6 +242,10 @@ reasons! {
     ExternalUnavailable = "external_unavailable", 46,
         "The policy engine gave no answer, and without one nobody is let in.",
         "Mend what the detail names; policy_external.on_failure: allow would let in what the rules here allow.";
+    /// A connection that was to become direct could not be armed.
+    DirectFailed = "direct_failed", 47,
+        "The connection was to become direct, and that failed when it could not be given to a relay any more.",
+        "Try again: its workload and port go by a relay for a time (direct.unfit). If the detail comes again and again, set direct: never for them.";
 }
 
 /// A refusal: the reason and what was seen, for the log, `explain` and the peer.

@@ -93,6 +93,8 @@ struct LinkCreate {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[repr(u32)]
 pub enum AttachType {
+    /// `BPF_CGROUP_INET_INGRESS`
+    Ingress = 0,
     /// `BPF_CGROUP_INET_EGRESS`
     Egress = 1,
     /// `BPF_CGROUP_SOCK_OPS`

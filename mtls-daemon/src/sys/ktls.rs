@@ -147,7 +147,12 @@ fn option<const N: usize>(socket: &impl AsFd, level: libc::c_int, name: libc::c_
     }
 }
 
-fn get(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, room: &mut [u8]) -> io::Result<usize> {
+pub(super) fn get(
+    socket: &impl AsFd,
+    level: libc::c_int,
+    name: libc::c_int,
+    room: &mut [u8],
+) -> io::Result<usize> {
     let mut length = MaybeUninit::new(libc::socklen_t::try_from(room.len()).unwrap_or(libc::socklen_t::MAX));
     // SAFETY: `length` says how much room there is at `room`, and the kernel writes back how much it used.
     let result = unsafe {

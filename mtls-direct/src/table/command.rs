@@ -76,8 +76,8 @@ pub enum Command<L, D> {
     },
     /// SOCK_DESTROY a direct socket that belongs to no connection.
     Destroy {
-        /// Cookie of the namespace.
-        netns: u64,
+        /// Which one.
+        socket: Socket,
         /// Its addresses.
         tuple: FourTuple,
         /// Why.

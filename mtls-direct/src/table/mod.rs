@@ -73,6 +73,11 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
         self.entries.get(&key).map(|entry| &entry.about)
     }
 
+    /// What is known of the connection of a socket.
+    pub fn of_socket(&self, socket: Socket) -> Option<&About<L>> {
+        self.about(*self.by_socket.get(&socket)?)
+    }
+
     /// Every connection over this session that is not over.
     pub fn over(&self, link: L) -> Vec<Key> {
         let mut keys: Vec<Key> =
@@ -182,7 +187,7 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
         let key = known.or_else(|| self.expected.get(&(socket.netns, tuple)).copied());
         let Some((key, entry)) = key.and_then(|key| Some((key, self.entries.get_mut(&key)?))) else {
             // Its connection is over: what came up too late is destroyed.
-            return vec![Command::Destroy { netns: socket.netns, tuple, reason: Reason::Unknown }];
+            return vec![Command::Destroy { socket, tuple, reason: Reason::Unknown }];
         };
         if entry.about.cookie.is_none() {
             entry.about.cookie = Some(socket.cookie);

@@ -65,7 +65,8 @@ fn no_program_puts_a_socket_into_a_sockmap_or_redirects_through_one() {
 fn every_program_is_attached_where_its_section_in_the_object_says() {
     use aya_obj::generated::bpf_attach_type as Kernel;
     let object = object();
-    for name in super::CGROUP_PROGRAMS.iter().chain([&super::NETNS_PROGRAM]) {
+    let every = super::CGROUP_PROGRAMS.iter().chain(&super::DIRECT_PROGRAMS).chain([&super::NETNS_PROGRAM]);
+    for name in every {
         let wanted = match &object.programs[*name].section {
             ProgramSection::CgroupSockAddr { attach_type, .. } => {
                 let kernel: Kernel = (*attach_type).into();
@@ -73,7 +74,10 @@ fn every_program_is_attached_where_its_section_in_the_object_says() {
             }
             ProgramSection::SockOps => Kernel::BPF_CGROUP_SOCK_OPS as u32,
             ProgramSection::SkLookup => Kernel::BPF_SK_LOOKUP as u32,
-            ProgramSection::CgroupSkb { .. } => Kernel::BPF_CGROUP_INET_EGRESS as u32,
+            ProgramSection::CgroupSkb { attach_type: Some(attach_type) } => {
+                let kernel: Kernel = (*attach_type).into();
+                kernel as u32
+            }
             other => panic!("{name}: {other:?}"),
         };
         assert_eq!(super::attach_type(name) as u32, wanted, "{name}");

@@ -128,6 +128,12 @@ impl KernelTables {
             wrong.push(Wrong::Changed, 0);
         }
         all.add("CGROUP_LEVELS", 1, wrong);
+        let direct = self.direct.get(&0, 0).map_err(CaptureError::map("DIRECT"))?;
+        let mut wrong = Collected::default();
+        if direct != wanted.direct() {
+            wrong.push(Wrong::Changed, 0);
+        }
+        all.add("DIRECT", 1, wrong);
         Ok(all)
     }
 }

@@ -16,15 +16,24 @@ use crate::snapshot::{Snapshot, WorkloadState};
 
 /// Policy for one connection; a handshake carries a copy along.
 #[derive(Clone)]
-pub(super) struct Gate {
+pub struct Gate {
+    /// The view to decide on.
     pub snapshot: Arc<Snapshot>,
+    /// Whose port it is.
     pub workload: Arc<WorkloadState>,
+    /// Where what was decided is noted.
     pub connection: Arc<LiveConnection>,
+    /// Calls to the policy engine.
     pub calls: Arc<Calls>,
+    /// What connections there were.
     pub flows: Arc<Flows>,
+    /// Where the client is.
     pub from: IpAddr,
+    /// The address that it came to.
     pub to: IpAddr,
+    /// The port.
     pub port: u16,
+    /// That port's mode.
     pub mode: Mode,
 }
 

@@ -19,5 +19,6 @@ pub mod pump;
 pub mod session;
 
 pub use admission::Admission;
-pub use context::{KernelTls, Relay};
+pub use context::{KernelTls, Other, Relay};
+pub use gate::Gate;
 pub use place::Place;

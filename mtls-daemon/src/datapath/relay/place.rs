@@ -5,6 +5,7 @@ use std::collections::hash_map::Entry;
 use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
+use std::sync::atomic::AtomicBool;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,8 @@ pub struct Place {
     pub cookie: u64,
     /// Who owns what.
     pub owners: ArcSwap<Owners>,
+    /// Sockets here are born held, so that connections may be direct.
+    pub held_for_direct: AtomicBool,
     /// Becomes true when the daemon leaves the namespace.
     pub left: watch::Sender<bool>,
     injector: Injector,
@@ -87,6 +90,7 @@ impl Place {
             netns,
             cookie,
             owners: ArcSwap::from_pointee(owners),
+            held_for_direct: AtomicBool::new(false),
             left: watch::channel(false).0,
             injector,
             outbound_ports: listeners.outbound_ports(),
@@ -182,6 +186,22 @@ impl Place {
             Answer::Unreachable(what) => self.injector.unreachable(syn, what),
             Answer::Silence => Ok(()),
         }
+    }
+
+    /// Lets the SYN of a direct connection go to where it wants to go.
+    ///
+    /// # Errors
+    /// When the packet cannot be sent.
+    pub fn release_direct(&self, syn: &HeldSyn) -> io::Result<()> {
+        self.injector.release(syn)
+    }
+
+    /// Fails the connect() of a direct connection, whose SYN was never let go.
+    ///
+    /// # Errors
+    /// When the packet cannot be sent.
+    pub fn answer_direct(&self, syn: &HeldSyn, reason: Reason) -> io::Result<()> {
+        self.inject(syn, Answer::to(reason))
     }
 
     /// Forgets what was answered so long ago that the application's socket must be gone: the event that says

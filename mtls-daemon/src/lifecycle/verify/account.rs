@@ -23,7 +23,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    const KINDS: [SocketKind; 8] = [
+    const KINDS: [SocketKind; 12] = [
         SocketKind::Own,
         SocketKind::Captured,
         SocketKind::Delivered,
@@ -32,6 +32,10 @@ impl Mark {
         SocketKind::Established,
         SocketKind::Flowing,
         SocketKind::Unclassified,
+        SocketKind::DirectSyn,
+        SocketKind::DirectHeld,
+        SocketKind::DirectArmed,
+        SocketKind::DirectFlowing,
     ];
 
     /// From the bytes of the socket's storage; `None` for what is not a [`SocketState`].
@@ -181,6 +185,13 @@ pub fn account(ground: &Ground<'_>, seen: &Seen) -> Option<(u32, Account)> {
             };
             (ground.workload(mark.workload)?, there)
         }
+        // Nothing of it leaves or comes in but what its own keys protect.
+        Some(
+            SocketKind::DirectSyn
+            | SocketKind::DirectHeld
+            | SocketKind::DirectArmed
+            | SocketKind::DirectFlowing,
+        ) => (ground.workload(mark.workload)?, Account::Carried),
         Some(SocketKind::Delivered) => (by_port()?, Account::Carried),
         Some(SocketKind::Blocked) => (ground.workload(mark.workload)?, Account::Not(Lack::Blocked)),
         Some(SocketKind::Untouched) if mark.workload == 0 => (by_port()?, Account::LeftAlone(Why::Itself)),

@@ -46,6 +46,9 @@ pub const fn compared(reason: Reason) -> &'static str {
         Reason::ExternalUnavailable => {
             "the policy engine's answer with a decision in policy_external.timeout"
         }
+        Reason::DirectFailed => {
+            "what this kernel, the application and the other daemon did with what direct needs of them"
+        }
         Reason::UnknownDestination => "the destination's address and port with the directory",
         Reason::NoIdentity => {
             "the workload's own certificate with this node's clock, or its source with what it should yield"

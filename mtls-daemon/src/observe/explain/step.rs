@@ -80,7 +80,7 @@ impl Step {
             | Reason::PolicyDefault
             | Reason::ExternalDenied
             | Reason::ExternalUnavailable => Self::Authorisation,
-            Reason::ApplicationRefused => Self::Delivery,
+            Reason::ApplicationRefused | Reason::DirectFailed => Self::Delivery,
             Reason::Truncated
             | Reason::RecordError
             | Reason::Idle

@@ -77,9 +77,7 @@ fn dump(
     buffer: &mut [u8],
     each: &mut impl FnMut(&TcpSocket<'_>),
 ) -> io::Result<()> {
-    let mut socket =
-        Socket::new(Domain::from(libc::AF_NETLINK), Type::DGRAM, Some(Protocol::from(PROTOCOL)))?;
-    socket.set_read_timeout(Some(PATIENCE))?;
+    let mut socket = open()?;
     socket.write_all(&request::dump(family, states, storage))?;
     loop {
         let length = socket.read(buffer)?;
@@ -96,6 +94,29 @@ fn dump(
             }
             rest = behind;
         }
+    }
+}
+
+fn open() -> io::Result<Socket> {
+    let socket = Socket::new(Domain::from(libc::AF_NETLINK), Type::DGRAM, Some(Protocol::from(PROTOCOL)))?;
+    socket.set_read_timeout(Some(PATIENCE))?;
+    Ok(socket)
+}
+
+/// Ends a socket of the calling thread's namespace with RST (`SOCK_DESTROY`, `tcp_abort`). False: there is no such socket any
+/// more.
+///
+/// # Errors
+/// `EOPNOTSUPP` on a kernel without CONFIG_INET_DIAG_DESTROY, `EPERM` without CAP_NET_ADMIN.
+pub fn destroy(local: SocketAddr, remote: SocketAddr, cookie: u64) -> io::Result<bool> {
+    let mut socket = open()?;
+    socket.write_all(&request::destroy(local, remote, cookie))?;
+    let mut answer = [0; 512];
+    let length = socket.read(&mut answer)?;
+    match reply::next(answer.get(..length).unwrap_or_default()) {
+        Ok(_) => Ok(true),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Err(error) => Err(error),
     }
 }
 
@@ -146,6 +167,23 @@ mod tests {
                 .unwrap();
             assert_eq!(listening, 1);
         }
+    }
+
+    #[test]
+    fn a_destroyed_socket_is_reset_at_both_ends_and_no_other_one_is_touched() {
+        use std::io::Read as _;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let mut client = std::net::TcpStream::connect(at).unwrap();
+        let (mut server, from) = listener.accept().unwrap();
+        let cookie = socket2::SockRef::from(&server).cookie().unwrap();
+        assert!(!destroy(at, from, cookie + 1_000_000).unwrap(), "another cookie");
+        let gone = SocketAddr::from(([127, 0, 0, 1], 1));
+        assert!(!destroy(at, gone, cookie).unwrap(), "nor is it the listener that is found then");
+        assert!(destroy(at, from, cookie).unwrap());
+        assert_eq!(server.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionAborted);
+        assert_eq!(client.read(&mut [0]).unwrap_err().kind(), io::ErrorKind::ConnectionReset);
+        assert!(std::net::TcpStream::connect(at).is_ok(), "the listener is still there");
     }
 
     #[test]

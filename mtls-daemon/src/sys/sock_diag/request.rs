@@ -2,12 +2,14 @@
 
 use std::os::fd::{AsRawFd, BorrowedFd};
 
+use std::net::SocketAddr;
+
 use netlink_packet_core::{
-    DefaultNla, Emitable, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
-    NetlinkSerializable,
+    DefaultNla, Emitable, NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage,
+    NetlinkPayload, NetlinkSerializable,
 };
 use netlink_packet_sock_diag::SOCK_DIAG_BY_FAMILY;
-use netlink_packet_sock_diag::constants::{AF_INET, IPPROTO_TCP};
+use netlink_packet_sock_diag::constants::{AF_INET, AF_INET6, IPPROTO_TCP};
 use netlink_packet_sock_diag::inet::{ExtensionFlags, InetRequest, SocketId, StateFlags};
 
 /// `INET_DIAG_REQ_SK_BPF_STORAGES` and, in it, `SK_DIAG_BPF_STORAGE_REQ_MAP_FD`.
@@ -16,15 +18,19 @@ const MAP_FD: u16 = 1;
 /// `NLA_F_NESTED`.
 const NESTED: u16 = 1 << 15;
 
+/// `SOCK_DESTROY` (`linux/sock_diag.h`).
+const DESTROY: u16 = 21;
+
 #[derive(Debug)]
 struct Request {
+    kind: u16,
     inet: InetRequest,
     storages: Vec<DefaultNla>,
 }
 
 impl NetlinkSerializable for Request {
     fn message_type(&self) -> u16 {
-        SOCK_DIAG_BY_FAMILY
+        self.kind
     }
 
     fn buffer_len(&self) -> usize {
@@ -54,9 +60,37 @@ pub fn dump(family: u8, states: StateFlags, storage: Option<BorrowedFd<'_>>) -> 
         map.emit(&mut value);
         DefaultNla::new(STORAGES | NESTED, value)
     });
+    let request = Request { kind: SOCK_DIAG_BY_FAMILY, inet, storages: storages.collect() };
+    message(request, NLM_F_REQUEST | NLM_F_DUMP)
+}
+
+/// Asks for the end of the socket with these ends and this cookie.
+pub fn destroy(local: SocketAddr, remote: SocketAddr, cookie: u64) -> Vec<u8> {
+    // Two words, the low one first, each in the machine's own order.
+    let word = |word: u64| u32::try_from(word & u64::from(u32::MAX)).unwrap_or_default().to_ne_bytes();
+    let ([a, b, c, d], [e, f, g, h]) = (word(cookie), word(cookie >> 32));
+    let socket_id = SocketId {
+        source_address: local.ip(),
+        source_port: local.port(),
+        destination_address: remote.ip(),
+        destination_port: remote.port(),
+        interface_id: 0,
+        // Without it the kernel would end the listener where there is no such connection.
+        cookie: [a, b, c, d, e, f, g, h],
+    };
+    let inet = InetRequest {
+        family: if local.is_ipv4() { AF_INET } else { AF_INET6 },
+        protocol: IPPROTO_TCP,
+        extensions: ExtensionFlags::empty(),
+        states: StateFlags::all(),
+        socket_id,
+    };
+    message(Request { kind: DESTROY, inet, storages: Vec::new() }, NLM_F_REQUEST | NLM_F_ACK)
+}
+
+fn message(request: Request, flags: u16) -> Vec<u8> {
     let mut header = NetlinkHeader::default();
-    header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    let request = Request { inet, storages: storages.collect() };
+    header.flags = flags;
     let mut message = NetlinkMessage::new(header, NetlinkPayload::InnerMessage(request));
     message.finalize();
     let mut bytes = vec![0; message.buffer_len()];
@@ -80,6 +114,17 @@ mod tests {
         assert_eq!(plain[4..8], [20, 0, 1, 3], "SOCK_DIAG_BY_FAMILY, REQUEST | DUMP");
         assert_eq!(plain[16..20], [2, 6, 0, 0], "AF_INET, IPPROTO_TCP, no extension");
         assert_eq!(plain[20..24], 0b1011_0011_0010u32.to_ne_bytes());
+
+        let end = destroy("10.0.0.1:258".parse().unwrap(), "10.0.0.2:80".parse().unwrap(), 7 << 32 | 9);
+        assert_eq!(end.len(), 16 + 56);
+        assert_eq!(end[4..8], [21, 0, 5, 0], "SOCK_DESTROY, REQUEST | ACK");
+        assert_eq!(end[24..28], [1, 2, 0, 80], "ports in network byte order");
+        assert_eq!((&end[28..32], &end[44..48]), (&[10, 0, 0, 1][..], &[10, 0, 0, 2][..]));
+        assert_eq!(
+            end[64..72],
+            [9u32.to_ne_bytes(), 7u32.to_ne_bytes()].concat()[..],
+            "the cookie, low word first"
+        );
 
         let file = std::fs::File::open("/dev/null").unwrap();
         let with_map = dump(10, StateFlags::LISTEN, Some(file.as_fd()));

@@ -53,7 +53,7 @@ fn a_report_from_another_namespace_is_not_taken_for_the_expected_one() {
     let mut table = expecting(1000);
     let tuple = id(1000, 1).tuple;
     let done = table.established(seconds(0), socket(8, 77), tuple);
-    assert_eq!(done, [Command::Destroy { netns: 8, tuple, reason: Reason::Unknown }]);
+    assert_eq!(done, [Command::Destroy { socket: socket(8, 77), tuple, reason: Reason::Unknown }]);
 }
 
 #[test]
@@ -147,7 +147,7 @@ fn what_comes_when_all_is_over_is_cleaned_up() {
     let tuple = id(1, 1).tuple;
     assert_eq!(
         table.established(seconds(0), socket(1, 2), tuple),
-        [Command::Destroy { netns: 1, tuple, reason: Reason::Unknown }]
+        [Command::Destroy { socket: socket(1, 2), tuple, reason: Reason::Unknown }]
     );
     assert_eq!(table.ended(seconds(0), socket(1, 2), Counts::default()), []);
     assert_eq!(table.decided(seconds(0), about.key, Decision::Refuse(Reason::Denied)), []);

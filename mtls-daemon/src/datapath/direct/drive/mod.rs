@@ -10,7 +10,6 @@ mod told;
 mod tests;
 
 use std::collections::{HashMap, VecDeque};
-use std::os::fd::{AsFd as _, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -47,7 +46,7 @@ pub struct Driver<N: Node> {
     table: Table<LinkId, Duplicate>,
     sessions: HashMap<LinkId, N::Session>,
     /// Jobs may still use one that the table has closed.
-    duplicates: HashMap<Duplicate, Arc<OwnedFd>>,
+    duplicates: HashMap<Duplicate, Arc<N::Taken>>,
     last: u64,
     /// What the table's times count from.
     origin: Instant,
@@ -114,7 +113,12 @@ impl<N: Node> Driver<N> {
             Told::Syn { link, socket, owner, id } => self.table.syn(now, link, socket, owner, id),
             Told::Established { socket, tuple } => self.table.established(now, socket, tuple),
             Told::Accepted { socket, tuple, owner } => self.table.accepted(now, socket, tuple, owner),
-            Told::Ended { socket, counts } => self.table.ended(now, socket, counts),
+            Told::Ended { socket, counts } => {
+                if let Some(about) = self.table.of_socket(socket) {
+                    self.node.carried(about, counts);
+                }
+                self.table.ended(now, socket, counts)
+            }
             Told::LeaseEnded(key) => self.table.input(now, key, Input::LeaseEnded),
             Told::Decided(key, decision) => self.table.decided(now, key, decision),
             Told::Emptied(key, true) => self.table.input(now, key, Input::Emptied),
@@ -136,8 +140,8 @@ impl<N: Node> Driver<N> {
                     self.node.refuse_connect(socket, tuple, reason);
                     Vec::new()
                 }
-                Command::Destroy { netns, tuple, reason } => {
-                    self.node.destroy(netns, tuple, reason);
+                Command::Destroy { socket, tuple, reason } => {
+                    self.node.destroy(socket.netns, Some(socket.cookie), tuple, reason);
                     Vec::new()
                 }
                 Command::Close(duplicate) => {
@@ -161,10 +165,10 @@ impl<N: Node> Driver<N> {
         match action {
             Action::Duplicate => {
                 let input = match self.node.duplicate(about) {
-                    Some(descriptor) => {
+                    Some(taken) => {
                         self.last += 1;
                         let duplicate = Duplicate(self.last);
-                        self.duplicates.insert(duplicate, Arc::new(descriptor));
+                        self.duplicates.insert(duplicate, Arc::new(taken));
                         Input::Duplicated(duplicate)
                     }
                     None => Input::DuplicateFailed,
@@ -187,12 +191,12 @@ impl<N: Node> Driver<N> {
                     self.node.refuse_connect(socket, tuple, reason);
                 }
             }
-            Action::Install { descriptor, client, server } => {
+            Action::Install { descriptor, server, .. } => {
                 let installed =
                     self.sessions.get(&about.link).zip(self.duplicates.get(&descriptor)).is_some_and(
                         |(session, duplicate)| {
-                            let keys = session.keys(about.role, tuple, client, server);
-                            keys.is_some_and(|keys| self.node.install(about, duplicate.as_fd(), keys))
+                            let keys = session.keys(&about.id, server);
+                            keys.is_some_and(|keys| self.node.install(about, duplicate, keys))
                         },
                     );
                 let input = if installed { Input::Installed } else { Input::InstallFailed };
@@ -206,7 +210,7 @@ impl<N: Node> Driver<N> {
             }
             Action::Destroy(reason) => {
                 if let Some(netns) = about.netns {
-                    self.node.destroy(netns, tuple, reason);
+                    self.node.destroy(netns, about.cookie, tuple, reason);
                 }
             }
             Action::Remember(reason) => self.node.remember(about, reason),
@@ -220,10 +224,10 @@ impl<N: Node> Driver<N> {
         &mut self,
         about: &About<LinkId>,
         duplicate: Duplicate,
-        step: impl Fn(&N, &About<LinkId>, BorrowedFd<'_>) -> bool,
+        step: impl Fn(&N, &About<LinkId>, &N::Taken) -> bool,
     ) -> Vec<Wanted> {
         let duplicate = self.duplicates.get(&duplicate);
-        if duplicate.is_some_and(|duplicate| step(&self.node, about, duplicate.as_fd())) {
+        if duplicate.is_some_and(|duplicate| step(&self.node, about, duplicate)) {
             return Vec::new();
         }
         self.table.input(self.now(), about.key, Input::ReleaseFailed)
@@ -244,7 +248,7 @@ impl<N: Node> Driver<N> {
         let Some(own) = self.own.upgrade() else { return };
         let (node, duplicate) = (Arc::clone(&self.node), self.duplicates.get(&duplicate).map(Arc::clone));
         tokio::task::spawn_blocking(move || {
-            let emptied = duplicate.is_some_and(|duplicate| node.empty(&about, duplicate.as_fd()));
+            let emptied = duplicate.is_some_and(|duplicate| node.empty(&about, &duplicate));
             let _ = own.send(Told::Emptied(about.key, emptied));
         });
     }

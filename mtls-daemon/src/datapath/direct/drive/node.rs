@@ -1,9 +1,10 @@
 //! What the driver needs of the node it runs on.
 
 use std::future::Future;
-use std::os::fd::{BorrowedFd, OwnedFd};
 
-use mtls_direct::{About, Decision, FourTuple, Message, Nonce, Outcome, Reason, Role, Socket};
+use mtls_direct::{
+    About, ConnectionId, Counts, Decision, FourTuple, Message, Nonce, Outcome, Reason, Socket,
+};
 
 use super::told::LinkId;
 
@@ -15,8 +16,8 @@ pub trait Session: Send + Sync + 'static {
     /// Sends a message, or not: a session that cannot is about to be reported as lost.
     fn send(&self, message: Message);
 
-    /// Derives the keys of the end with this role; `None` when the session cannot any more.
-    fn keys(&self, role: Role, tuple: FourTuple, client: Nonce, server: Nonce) -> Option<Self::Keys>;
+    /// Derives the keys of this node's end; `None` when the session cannot any more.
+    fn keys(&self, id: &ConnectionId, server: Nonce) -> Option<Self::Keys>;
 }
 
 /// The kernel and the policy. What fails says why in the log; the driver only needs to know that it did.
@@ -25,9 +26,11 @@ pub trait Session: Send + Sync + 'static {
 pub trait Node: Send + Sync + 'static {
     /// How the other daemons are spoken to.
     type Session: Session;
+    /// An application's socket in our hands; dropped, it is closed.
+    type Taken: Send + Sync + 'static;
 
     /// A duplicate of the application's descriptor, seen to be the expected socket.
-    fn duplicate(&self, about: &About<LinkId>) -> Option<OwnedFd>;
+    fn duplicate(&self, about: &About<LinkId>) -> Option<Self::Taken>;
 
     /// Whether the connection that another daemon opens may be direct.
     fn decide(&self, about: About<LinkId>) -> impl Future<Output = Decision> + Send;
@@ -48,25 +51,29 @@ pub trait Node: Send + Sync + 'static {
     fn install(
         &self,
         about: &About<LinkId>,
-        duplicate: BorrowedFd<'_>,
+        taken: &Self::Taken,
         keys: <Self::Session as Session>::Keys,
     ) -> bool;
 
     /// Moves every thread out of the calls it was in when the keys were set. May block for milliseconds: runs on a
     /// thread of its own.
-    fn empty(&self, about: &About<LinkId>, duplicate: BorrowedFd<'_>) -> bool;
+    fn empty(&self, about: &About<LinkId>, taken: &Self::Taken) -> bool;
 
     /// Lets the guard pass TLS records from the next byte on, in both directions.
-    fn open_guard(&self, about: &About<LinkId>, duplicate: BorrowedFd<'_>) -> bool;
+    fn open_guard(&self, about: &About<LinkId>, taken: &Self::Taken) -> bool;
 
     /// Lifts the write hold.
-    fn release_writer(&self, about: &About<LinkId>, duplicate: BorrowedFd<'_>) -> bool;
+    fn release_writer(&self, about: &About<LinkId>, taken: &Self::Taken) -> bool;
 
-    /// SOCK_DESTROY of whatever has these addresses in that namespace. Nothing there is no error.
-    fn destroy(&self, netns: u64, tuple: FourTuple, reason: Reason);
+    /// SOCK_DESTROY of the socket with this cookie, or where it is not known of whatever has these addresses in that
+    /// namespace. Nothing there is no error.
+    fn destroy(&self, netns: u64, cookie: Option<u64>, tuple: FourTuple, reason: Reason);
 
     /// Workload and port go by relay for some time.
     fn remember(&self, about: &About<LinkId>, reason: Reason);
+
+    /// What its socket carried, before [`Node::report`].
+    fn carried(&self, about: &About<LinkId>, counts: Counts);
 
     /// The end of a connection, once.
     fn report(&self, about: &About<LinkId>, outcome: Outcome);

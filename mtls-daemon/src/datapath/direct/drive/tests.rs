@@ -1,13 +1,12 @@
 //! Two drivers, joined by sessions that are channels; nodes that note what they are asked to do.
 use std::collections::HashSet;
 use std::fs::File;
-use std::os::fd::{BorrowedFd, OwnedFd};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use mtls_direct::{
     About, By, ConnectionId, Counts, Decision, FourTuple, Limits, Message, Nonce, Outcome, Owner, Reason,
-    Role, Socket,
+    Socket,
 };
 use tokio::sync::mpsc;
 
@@ -20,14 +19,14 @@ const OWNER: Owner = Owner { pid: 1, fd: 3 };
 struct Pipe(mpsc::UnboundedSender<Message>);
 
 impl Session for Pipe {
-    type Keys = (Role, FourTuple, Nonce, Nonce);
+    type Keys = (FourTuple, Nonce, Nonce);
 
     fn send(&self, message: Message) {
         let _ = self.0.send(message);
     }
 
-    fn keys(&self, role: Role, tuple: FourTuple, client: Nonce, server: Nonce) -> Option<Self::Keys> {
-        Some((role, tuple, client, server))
+    fn keys(&self, id: &ConnectionId, server: Nonce) -> Option<Self::Keys> {
+        Some((id.tuple, id.nonce, server))
     }
 }
 
@@ -48,6 +47,7 @@ struct Noted {
     steps: Vec<String>,
     keys: Vec<(FourTuple, Nonce, Nonce)>,
     outcomes: Vec<Outcome>,
+    carried: Vec<Counts>,
 }
 
 struct Fake {
@@ -71,9 +71,10 @@ impl Fake {
 
 impl Node for Fake {
     type Session = Pipe;
+    type Taken = File;
 
-    fn duplicate(&self, _: &About<LinkId>) -> Option<OwnedFd> {
-        self.note("duplicate", Some(Fails::Duplicate)).then(|| File::open("/dev/null").unwrap().into())
+    fn duplicate(&self, _: &About<LinkId>) -> Option<File> {
+        self.note("duplicate", Some(Fails::Duplicate)).then(|| File::open("/dev/null").unwrap())
     }
 
     async fn decide(&self, _: About<LinkId>) -> Decision {
@@ -101,30 +102,33 @@ impl Node for Fake {
         self.note("refuse_connect", None);
     }
 
-    fn install(&self, _: &About<LinkId>, _: BorrowedFd<'_>, keys: (Role, FourTuple, Nonce, Nonce)) -> bool {
-        let (_, tuple, client, server) = keys;
-        self.noted().keys.push((tuple, client, server));
+    fn install(&self, _: &About<LinkId>, _: &File, keys: (FourTuple, Nonce, Nonce)) -> bool {
+        self.noted().keys.push(keys);
         self.note("install", Some(Fails::Install))
     }
 
-    fn empty(&self, _: &About<LinkId>, _: BorrowedFd<'_>) -> bool {
+    fn empty(&self, _: &About<LinkId>, _: &File) -> bool {
         self.note("empty", Some(Fails::Empty))
     }
 
-    fn open_guard(&self, _: &About<LinkId>, _: BorrowedFd<'_>) -> bool {
+    fn open_guard(&self, _: &About<LinkId>, _: &File) -> bool {
         self.note("open_guard", Some(Fails::Guard))
     }
 
-    fn release_writer(&self, _: &About<LinkId>, _: BorrowedFd<'_>) -> bool {
+    fn release_writer(&self, _: &About<LinkId>, _: &File) -> bool {
         self.note("release_writer", Some(Fails::Release))
     }
 
-    fn destroy(&self, _: u64, _: FourTuple, _: Reason) {
+    fn destroy(&self, _: u64, _: Option<u64>, _: FourTuple, _: Reason) {
         self.note("destroy", None);
     }
 
     fn remember(&self, _: &About<LinkId>, _: Reason) {
         self.note("remember", None);
+    }
+
+    fn carried(&self, _: &About<LinkId>, counts: Counts) {
+        self.noted().carried.push(counts);
     }
 
     fn report(&self, _: &About<LinkId>, outcome: Outcome) {
@@ -239,6 +243,7 @@ async fn both_ends_are_armed_and_let_go_and_agree_on_the_end() {
     assert_eq!(pair.server.outcomes(), [Outcome::Complete]);
     let keys = |end: &End| end.node.noted().keys.clone();
     assert_eq!(keys(&pair.client), keys(&pair.server));
+    assert_eq!(pair.client.node.noted().carried, [Counts { sent: 10, received: 20 }]);
     assert_eq!(keys(&pair.client), [(tuple(), Nonce([1; 16]), Nonce([2; 16]))]);
 }
 

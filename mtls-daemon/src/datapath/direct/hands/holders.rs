@@ -1,0 +1,69 @@
+//! Which processes have a socket.
+//!
+//! Two descriptors are compared by the link /proc/PID/fd/N (`socket:[INODE]`): one readlink, which kernels without
+//! CONFIG_KCMP have too, and which, unlike pidfd_getfd, keeps no other file of the process open for a moment. Inode numbers
+//! can come again after 2^32 sockets; then a process too many is looked at, never one too few.
+
+use std::fs;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::path::{Path, PathBuf};
+
+use nix::libc;
+
+use crate::capture::cgroup::own_path;
+
+/// What /proc says of one socket in every process that has it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Link(PathBuf);
+
+impl Link {
+    /// Of a socket of ours.
+    pub(super) fn of(socket: BorrowedFd<'_>) -> io::Result<Self> {
+        fs::read_link(format!("/proc/self/fd/{}", socket.as_raw_fd())).map(Self)
+    }
+
+    /// Whether a process has the socket under this number; `None`: there is no such descriptor, or no process.
+    pub(super) fn is_in(&self, pid: u32, number: u64) -> Option<bool> {
+        Some(fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()? == self.0)
+    }
+}
+
+/// The cgroup v2 directory of a process.
+pub(super) fn cgroup_of(pid: u32, mount: &Path) -> Option<PathBuf> {
+    let memberships = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
+    Some(mount.join(own_path(&memberships)?))
+}
+
+/// Every other process of the cgroup that has the socket under the same number: fork keeps numbers.
+///
+/// # Errors
+/// When its processes cannot be listed. A cgroup that is gone has none.
+pub(super) fn others(link: &Link, pid: u32, number: RawFd, cgroup: &Path) -> io::Result<Vec<u32>> {
+    let listed = match fs::read_to_string(cgroup.join("cgroup.procs")) {
+        Err(error) if is_over(&error) => String::new(),
+        other => other?,
+    };
+    let number = u64::try_from(number).unwrap_or(u64::MAX);
+    let others = listed.lines().filter_map(|line| line.parse().ok());
+    Ok(others.filter(|other| *other != pid && link.is_in(*other, number) == Some(true)).collect())
+}
+
+/// The threads of a process. One that is over has none.
+///
+/// # Errors
+/// When /proc cannot be read.
+pub(super) fn threads(pid: u32) -> io::Result<Vec<i32>> {
+    let entries = match fs::read_dir(format!("/proc/{pid}/task")) {
+        Err(error) if is_over(&error) => return Ok(Vec::new()),
+        other => other?,
+    };
+    let name = |entry: io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    Ok(entries.filter_map(name).collect())
+}
+
+/// Whether it says that what a file of /proc or of a cgroup tells of is over.
+pub(super) fn is_over(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::NotFound
+        || matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODEV))
+}
