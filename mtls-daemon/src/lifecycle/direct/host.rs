@@ -1,10 +1,8 @@
 //! This node, as the driver of direct connections sees it.
 
 use std::collections::HashMap;
-use std::net::SocketAddr;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
@@ -12,24 +10,19 @@ use mtls_direct::{
     About, ConnectionId, Counts, Decision, FourTuple, Key, Message, Nonce, Outcome, Reason as Why, Role,
     Socket,
 };
-use tokio::task::AbortHandle;
 
+use super::destroy::destroy;
 use super::links::Links;
-use crate::capture::{HeldSyn, Inbound};
-use crate::config::{DirectChoice, Mode};
+use super::opened::{Opened, ending, errno_of};
+use crate::capture::Inbound;
 use crate::datapath::direct::drive::{LinkId, Node, Session, Teller, Told};
 use crate::datapath::direct::hands::{self, Taken};
-use crate::datapath::direct::session::{Link, SocketKeys, fresh_nonce};
+use crate::datapath::direct::session::{Link, SocketKeys};
 use crate::datapath::direct::unfit::{Memory, Pair, Side};
-use crate::datapath::relay::{Gate, Other, Place, Relay, authorise};
-use crate::flows::Channel;
-use crate::identity::PeerIdentity;
+use crate::datapath::relay::{Other, Place, Relay};
 use crate::lifecycle::daemon::{Daemon, lock};
-use crate::observe::connection::{Datapath, Direction, Ending};
-use crate::observe::observer::{Captured, Observed};
+use crate::observe::connection::{Datapath, Direction};
 use crate::observe::{Reason, Refusal};
-use crate::snapshot::{Snapshot, WorkloadState, number_of};
-use crate::sys::sock_diag;
 
 /// How long the moving of threads may take.
 const EMPTYING: Duration = Duration::from_millis(500);
@@ -56,31 +49,13 @@ impl Session for DaemonLink {
     }
 }
 
-/// A connection that is being made or lives.
-struct Opened {
-    observed: Observed,
-    workload: Arc<WorkloadState>,
-    peer: Arc<PeerIdentity>,
-    started: Instant,
-    /// Of a client, until it may go.
-    syn: Option<(Arc<Place>, HeldSyn)>,
-    /// The application's TCP_NOTSENT_LOWAT.
-    wish: Option<u32>,
-    /// Bytes may flow.
-    established: bool,
-    /// Waits for the end of the lease.
-    lease: Option<AbortHandle>,
-    /// What ended it, where that is more than the machine knows.
-    refusal: Option<Refusal>,
-}
-
 /// The kernel and the policy of this node.
 pub(super) struct Host {
     pub daemon: Arc<Daemon>,
     pub links: Links,
     pub unfit: Mutex<Memory>,
     mount: PathBuf,
-    opened: Mutex<HashMap<(LinkId, ConnectionId), Opened>>,
+    pub opened: Mutex<HashMap<(LinkId, ConnectionId), Opened>>,
     /// Set once, right after the driver is made.
     pub teller: std::sync::OnceLock<Teller<DaemonLink>>,
 }
@@ -98,11 +73,11 @@ impl Host {
         }
     }
 
-    fn relay(&self) -> &Arc<Relay> {
+    pub fn relay(&self) -> &Arc<Relay> {
         &self.daemon.relay
     }
 
-    fn place(&self, netns: u64) -> Option<Arc<Place>> {
+    pub fn place(&self, netns: u64) -> Option<Arc<Place>> {
         lock(&self.daemon.node).place(netns)
     }
 
@@ -112,73 +87,17 @@ impl Host {
         }
     }
 
-    /// A SYN is held. `again`: the kernel sent it once more.
-    pub fn syn(&self, place: &Arc<Place>, held: Held) {
-        let Held { workload, socket, to, syn, again, owner } = held;
-        let snapshot = self.relay().snapshot.load_full();
-        let link = self.links.of(workload, to);
-        let known = link.and_then(|link| Some((link, self.links.get(link)?)));
-        let (Some((link, known)), Some(state)) = (known, snapshot.workloads.get(&workload)) else {
-            // Its session has just ended: the address is the true one, so that no relay can take it any more.
-            if !again {
-                let _ = place.answer_direct(&syn, Reason::ShuttingDown);
-            }
-            return;
-        };
-        if again {
-            return self.syn_again(place, &syn);
-        }
-        let Ok(nonce) = fresh_nonce(rustls::crypto::aws_lc_rs::default_provider().secure_random) else {
-            let _ = place.answer_direct(&syn, Reason::Internal);
-            return;
-        };
-        let id = ConnectionId { tuple: FourTuple { client: syn.source, server: to }, nonce };
-        let observed = self.relay().observer.begin(
-            &state.metrics,
-            Captured {
-                direction: Direction::Outbound,
-                local_identity: Some(Arc::clone(&state.spiffe_id)),
-                source: syn.source,
-                destination: to,
-            },
-        );
-        note_peer(&observed, &known.peer);
-        let name =
-            snapshot.directory.lookup(to.ip(), to.port()).map(|destination| destination.name.as_str().into());
-        observed.connection().learn(|learned| learned.destination_name = name);
-        let (connection, flows) = (observed.connection(), &self.relay().flows);
-        if let Err(refusal) = authorise::outbound(&snapshot, state, connection, flows, &known.peer, to) {
-            let _ = place.answer_direct(&syn, refusal.reason);
-            observed.end(Ending::Refused(refusal));
-            return;
-        }
-        let opened =
-            Opened { syn: Some((Arc::clone(place), syn)), ..Opened::new(observed, state, &known.peer) };
-        lock(&self.opened).insert((link, id), opened);
-        self.tell(Told::Syn { link, socket, owner, id });
-    }
-
-    /// One that was let go goes again; one that waits, waits.
-    fn syn_again(&self, place: &Place, syn: &HeldSyn) {
-        let known = lock(&self.opened)
-            .iter()
-            .any(|((_, id), opened)| id.tuple.client == syn.source && opened.syn.is_some());
-        if !known {
-            let _ = place.release_direct(syn);
-        }
-    }
-
     /// The guard has cut it; the kernel's socket is ended too.
     pub fn violated(&self, socket: Socket, tuple: FourTuple) {
         self.destroy(socket.netns, Some(socket.cookie), tuple, Why::Protocol);
     }
 
-    fn with<T>(&self, about: &About<LinkId>, f: impl FnOnce(&mut Opened) -> T) -> Option<T> {
+    pub fn with<T>(&self, about: &About<LinkId>, f: impl FnOnce(&mut Opened) -> T) -> Option<T> {
         lock(&self.opened).get_mut(&(about.link, about.id)).map(f)
     }
 
     /// Notes why; the machine's own reason is a general one.
-    fn note(&self, about: &About<LinkId>, reason: Reason, detail: String) {
+    pub fn note(&self, about: &About<LinkId>, reason: Reason, detail: String) {
         tracing::debug!(key = about.key.0, detail, "a direct connection failed");
         self.with(about, |opened| {
             opened.refusal.get_or_insert_with(|| Refusal::new(reason, detail));
@@ -194,67 +113,6 @@ impl Host {
                 false
             }
         }
-    }
-
-    /// The workload of this node that has the address and port, and the namespace that it has to itself.
-    pub fn server(&self, snapshot: &Snapshot, to: SocketAddr) -> Option<(Arc<WorkloadState>, u64)> {
-        let destination = snapshot.directory.lookup(to.ip(), to.port())?;
-        let name = destination.local_workload.as_deref()?;
-        let (state, number) = (snapshot.by_name(name)?, number_of(name));
-        let node = lock(&self.daemon.node);
-        let mut places = node.places();
-        let place = places.find(|place| {
-            place.held_for_direct.load(Ordering::Acquire) && place.owners.load().of(to.port()) == Some(number)
-        })?;
-        Some((Arc::clone(state), place.cookie))
-    }
-
-    async fn judge(&self, about: About<LinkId>) -> Result<(u64, Nonce), Why> {
-        let tuple = about.id.tuple;
-        let known = self.links.get(about.link).ok_or(Why::SessionLost)?;
-        let snapshot = self.relay().snapshot.load_full();
-        let (workload, netns) = self.server(&snapshot, tuple.server).ok_or(Why::NotCapable)?;
-        let settings = &workload.settings;
-        let port = tuple.server.port();
-        let choice = settings.direct_ports.get(&port).copied().unwrap_or(settings.direct);
-        let pair = Pair { workload: settings.name.as_str().into(), side: Side::Inbound(port) };
-        let unfit = lock(&self.unfit).why_not(choice, &pair, Instant::now());
-        if choice == DirectChoice::Never || settings.mode_of_port(port) == Mode::Disabled || unfit.is_some() {
-            return Err(Why::NotCapable);
-        }
-        let observed = self.relay().observer.begin(
-            &workload.metrics,
-            Captured {
-                direction: Direction::Inbound,
-                local_identity: Some(Arc::clone(&workload.spiffe_id)),
-                source: tuple.client,
-                destination: tuple.server,
-            },
-        );
-        note_peer(&observed, &known.peer);
-        let gate = Gate {
-            mode: settings.mode_of_port(port),
-            port,
-            from: tuple.client.ip(),
-            to: tuple.server.ip(),
-            calls: Arc::clone(&self.relay().external),
-            snapshot: Arc::clone(&snapshot),
-            workload: Arc::clone(&workload),
-            connection: observed.shared(),
-            flows: Arc::clone(&self.relay().flows),
-        };
-        let mut allowed = gate.admit(Some(&known.peer), Channel::MutualTls);
-        if allowed.is_ok() {
-            allowed = gate.ask(Some(&known.peer)).await;
-        }
-        if let Err(refusal) = allowed {
-            observed.end(Ending::Refused(refusal));
-            return Err(Why::Denied);
-        }
-        let nonce = fresh_nonce(rustls::crypto::aws_lc_rs::default_provider().secure_random)
-            .map_err(|_| Why::Busy)?;
-        lock(&self.opened).insert((about.link, about.id), Opened::new(observed, &workload, &known.peer));
-        Ok((netns, nonce))
     }
 
     /// From now on the connection lives as long as its lease.
@@ -291,40 +149,6 @@ impl Host {
             opened.observed.connection().learn(|learned| learned.standing = standing);
         });
     }
-}
-
-impl Opened {
-    fn new(observed: Observed, workload: &Arc<WorkloadState>, peer: &Arc<PeerIdentity>) -> Self {
-        Self {
-            observed,
-            workload: Arc::clone(workload),
-            peer: Arc::clone(peer),
-            started: Instant::now(),
-            syn: None,
-            wish: None,
-            established: false,
-            lease: None,
-            refusal: None,
-        }
-    }
-}
-
-/// A held SYN that may become a direct connection.
-pub(super) struct Held {
-    pub workload: u32,
-    pub socket: Socket,
-    pub to: SocketAddr,
-    pub syn: HeldSyn,
-    pub again: bool,
-    pub owner: mtls_direct::Owner,
-}
-
-fn note_peer(observed: &Observed, peer: &PeerIdentity) {
-    observed.connection().learn(|learned| {
-        learned.peer_identity = Some(peer.name.to_string());
-        learned.peer_proven = true;
-        learned.peer_chain = Some(Arc::clone(&peer.chain));
-    });
 }
 
 impl Node for Host {
@@ -445,59 +269,4 @@ impl Node for Host {
         let Opened { observed, established, refusal, .. } = opened;
         observed.end(ending(outcome, established, refusal));
     }
-}
-
-fn ending(outcome: Outcome, established: bool, refusal: Option<Refusal>) -> Ending {
-    let cut = |refusal| if established { Ending::Cut(refusal) } else { Ending::Refused(refusal) };
-    match outcome {
-        Outcome::Complete | Outcome::Unverified => Ending::Closed,
-        Outcome::Truncated { sent, received } => {
-            let detail =
-                format!("{sent} bytes sent did not arrive, {received} bytes of the peer did not arrive here");
-            Ending::Cut(Refusal::new(Reason::Truncated, detail))
-        }
-        Outcome::Failed(by, why) => {
-            let who = if by == mtls_direct::By::Peer { "said by the other daemon: " } else { "" };
-            cut(refusal.unwrap_or_else(|| Refusal::new(reason_of(why), format!("{who}{why}"))))
-        }
-    }
-}
-
-fn reason_of(why: Why) -> Reason {
-    match why {
-        Why::Denied => Reason::PolicyDenied,
-        Why::LeaseEnded => Reason::Revoked,
-        Why::SocketEnded | Why::ApplicationGone => Reason::Reset,
-        _ => Reason::DirectFailed,
-    }
-}
-
-/// What connect() of a held SYN says.
-fn errno_of(why: Why) -> Reason {
-    match why {
-        Why::Denied => Reason::PolicyDenied,
-        Why::NoAnswer => Reason::DialUnreachable,
-        _ => Reason::DialRefused,
-    }
-}
-
-/// In the namespace of the socket. How many were ended.
-fn destroy(cookie: Option<u64>, tuple: FourTuple) -> std::io::Result<usize> {
-    let FourTuple { client, server } = tuple;
-    let mut ends = Vec::new();
-    match cookie {
-        Some(cookie) => ends.extend([(client, server, cookie), (server, client, cookie)]),
-        // Whatever has the addresses, a socket that nobody reported yet too.
-        None => sock_diag::each_tcp(sock_diag::StateFlags::all(), None, |socket| {
-            let (local, remote) = (socket.local, socket.remote);
-            if (local, remote) == (client, server) || (local, remote) == (server, client) {
-                ends.push((local, remote, socket.cookie));
-            }
-        })?,
-    }
-    let mut ended = 0;
-    for (local, remote, cookie) in ends {
-        ended += usize::from(sock_diag::destroy(local, remote, cookie)?);
-    }
-    Ok(ended)
 }

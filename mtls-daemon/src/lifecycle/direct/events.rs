@@ -1,0 +1,40 @@
+//! What the programs report, for the driver.
+
+use mtls_direct::{Counts, FourTuple, Owner, Socket};
+
+use super::Direct;
+use super::client::Held;
+use crate::capture::{Caller, CaptureEvent, DirectEvent};
+use crate::datapath::direct::drive::Told;
+use crate::lifecycle::daemon::{Daemon, lock};
+
+/// What the programs report.
+pub(in crate::lifecycle) fn event(daemon: &Daemon, event: &CaptureEvent, what: DirectEvent) {
+    let Some(Direct { host, .. }) = daemon.direct.get() else { return };
+    let socket = Socket { netns: event.netns, cookie: event.cookie };
+    let server = event.destination;
+    let tuple = |client| FourTuple { client, server };
+    let owner = |caller: Caller| Owner { pid: caller.pid, fd: caller.descriptor };
+    match what {
+        DirectEvent::Syn { syn, again, caller } => {
+            if let Some(place) = lock(&daemon.node).place(event.netns) {
+                let held =
+                    Held { workload: event.workload, socket, to: server, syn, again, owner: owner(caller) };
+                host.syn(&place, held);
+            }
+        }
+        DirectEvent::Established { client, .. } => {
+            host.tell(Told::Established { socket, tuple: tuple(client) })
+        }
+        DirectEvent::Accepted { client, caller } => {
+            host.tell(Told::Accepted { socket, tuple: tuple(client), owner: owner(caller) });
+        }
+        DirectEvent::Ended { sent, received, .. } => {
+            host.tell(Told::Ended { socket, counts: Counts { sent, received } });
+        }
+        DirectEvent::Violation { client } => {
+            tracing::error!(%client, %server, "what came first on a direct connection was no TLS record: it is cut");
+            host.violated(socket, tuple(client));
+        }
+    }
+}

@@ -1,0 +1,85 @@
+//! The server's side: whether a connection that another daemon opens may be direct.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Instant;
+
+use mtls_direct::{About, Nonce, Reason as Why};
+
+use super::host::Host;
+use super::opened::{Opened, note_peer};
+use crate::config::{DirectChoice, Mode};
+use crate::datapath::direct::drive::LinkId;
+use crate::datapath::direct::session::fresh_nonce;
+use crate::datapath::direct::unfit::{Pair, Side};
+use crate::datapath::relay::Gate;
+use crate::flows::Channel;
+use crate::lifecycle::daemon::lock;
+use crate::observe::connection::{Direction, Ending};
+use crate::observe::observer::Captured;
+use crate::snapshot::{Snapshot, WorkloadState, number_of};
+
+impl Host {
+    /// The workload of this node that has the address and port, and the namespace that it has to itself.
+    pub fn server(&self, snapshot: &Snapshot, to: SocketAddr) -> Option<(Arc<WorkloadState>, u64)> {
+        let destination = snapshot.directory.lookup(to.ip(), to.port())?;
+        let name = destination.local_workload.as_deref()?;
+        let (state, number) = (snapshot.by_name(name)?, number_of(name));
+        let node = lock(&self.daemon.node);
+        let mut places = node.places();
+        let place = places.find(|place| {
+            place.held_for_direct.load(Ordering::Acquire) && place.owners.load().of(to.port()) == Some(number)
+        })?;
+        Some((Arc::clone(state), place.cookie))
+    }
+
+    /// Policy, mode and memory; what it admits has a record from now on.
+    pub async fn judge(&self, about: About<LinkId>) -> Result<(u64, Nonce), Why> {
+        let tuple = about.id.tuple;
+        let known = self.links.get(about.link).ok_or(Why::SessionLost)?;
+        let snapshot = self.relay().snapshot.load_full();
+        let (workload, netns) = self.server(&snapshot, tuple.server).ok_or(Why::NotCapable)?;
+        let settings = &workload.settings;
+        let port = tuple.server.port();
+        let choice = settings.direct_ports.get(&port).copied().unwrap_or(settings.direct);
+        let pair = Pair { workload: settings.name.as_str().into(), side: Side::Inbound(port) };
+        let unfit = lock(&self.unfit).why_not(choice, &pair, Instant::now());
+        if choice == DirectChoice::Never || settings.mode_of_port(port) == Mode::Disabled || unfit.is_some() {
+            return Err(Why::NotCapable);
+        }
+        let observed = self.relay().observer.begin(
+            &workload.metrics,
+            Captured {
+                direction: Direction::Inbound,
+                local_identity: Some(Arc::clone(&workload.spiffe_id)),
+                source: tuple.client,
+                destination: tuple.server,
+            },
+        );
+        note_peer(&observed, &known.peer);
+        let gate = Gate {
+            mode: settings.mode_of_port(port),
+            port,
+            from: tuple.client.ip(),
+            to: tuple.server.ip(),
+            calls: Arc::clone(&self.relay().external),
+            snapshot: Arc::clone(&snapshot),
+            workload: Arc::clone(&workload),
+            connection: observed.shared(),
+            flows: Arc::clone(&self.relay().flows),
+        };
+        let mut allowed = gate.admit(Some(&known.peer), Channel::MutualTls);
+        if allowed.is_ok() {
+            allowed = gate.ask(Some(&known.peer)).await;
+        }
+        if let Err(refusal) = allowed {
+            observed.end(Ending::Refused(refusal));
+            return Err(Why::Denied);
+        }
+        let nonce = fresh_nonce(rustls::crypto::aws_lc_rs::default_provider().secure_random)
+            .map_err(|_| Why::Busy)?;
+        lock(&self.opened).insert((about.link, about.id), Opened::new(observed, &workload, &known.peer));
+        Ok((netns, nonce))
+    }
+}
