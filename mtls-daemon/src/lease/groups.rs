@@ -15,7 +15,8 @@ use crate::observe::Refusal;
 use crate::observe::standing::Standing;
 
 pub(super) type End = Option<Arc<Refusal>>;
-pub(super) type GroupId = u64;
+/// Names a group; never used again.
+pub type GroupId = u64;
 
 #[derive(Debug)]
 pub(super) struct Group {

@@ -292,10 +292,25 @@ impl Lease {
 
     /// Until the connection may not go on, with the reason.
     pub async fn over(&mut self) -> Arc<Refusal> {
-        match self.ended.wait_for(Option::is_some).await.as_deref() {
-            Ok(Some(refusal)) => Arc::clone(refusal),
-            // Without its group nobody would ever end it.
-            Ok(None) | Err(_) => Arc::new(Reason::Internal.into()),
+        self.group_over().await
+    }
+
+    /// The connections that are in the same group end together.
+    #[must_use]
+    pub fn group(&self) -> GroupId {
+        self.group
+    }
+
+    /// As [`Self::over`], for somebody who waits for the whole group and is no member of it. A group that its last member has
+    /// left is over as well.
+    pub fn group_over(&self) -> impl Future<Output = Arc<Refusal>> + Send + use<> {
+        let mut ended = self.ended.clone();
+        async move {
+            match ended.wait_for(Option::is_some).await.as_deref() {
+                Ok(Some(refusal)) => Arc::clone(refusal),
+                // Without its group nobody would ever end it.
+                Ok(None) | Err(_) => Arc::new(Reason::Internal.into()),
+            }
         }
     }
 }

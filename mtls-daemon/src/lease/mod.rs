@@ -18,6 +18,7 @@ pub mod parties;
 mod tests;
 
 pub use fate::{Ended, Now, Terms};
+pub use groups::GroupId;
 pub use judge::{Held, judge};
 pub use leases::{Lease, Leases, OverdueCounts};
 pub use parties::{Cover, Mark, Own, Parties};

@@ -1,11 +1,16 @@
 //! The policy engine's word on one connection, for its record and for its refusal.
 
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
+use crate::config::Workload;
+use crate::identity::PeerIdentity;
 use crate::observe::connection::{ExternalNote, ExternalSource, LiveConnection};
 use crate::observe::metrics::ExternalResult;
 use crate::observe::{Reason, Refusal};
-use crate::policy::external::{Answer, Calls, External, Question, Ruling};
+use crate::policy;
+use crate::policy::external::{Answer, Calls, End, External, Question, Ruling};
+use crate::snapshot::Snapshot;
 
 /// Asks, where the configuration wants it. No byte may travel before. `between`: the two ends for people.
 ///
@@ -34,6 +39,41 @@ pub async fn ask(
             Err(Refusal::new(Reason::ExternalUnavailable, format!("{between}: {why}")))
         }
     }
+}
+
+/// The ends of an outbound connection, the server's proven.
+pub struct Outbound<'a> {
+    /// The own workload.
+    pub workload: &'a Workload,
+    /// From where it connects.
+    pub from: IpAddr,
+    /// Who the server proved to be.
+    pub peer: &'a PeerIdentity,
+    /// Where it is.
+    pub to: SocketAddr,
+    /// The directory's name for it.
+    pub name: &'a str,
+}
+
+/// As [`ask`], about an outbound connection, where the engine is asked about those of its workload.
+///
+/// # Errors
+/// As [`ask`].
+pub async fn ask_outbound(
+    snapshot: &Snapshot,
+    calls: &Arc<Calls>,
+    connection: &LiveConnection,
+    ends: Outbound<'_>,
+) -> Result<(), Refusal> {
+    let Outbound { workload, from, peer, to, name } = ends;
+    let Some(engine) = &snapshot.external else { return Ok(()) };
+    if !engine.settings().outbound || !engine.settings().is_about(&workload.name) {
+        return Ok(());
+    }
+    let server = End::peer(&policy::Peer::proven(peer, to.ip())).called(name).at(to.port());
+    let question = Question::outbound(End::local(workload, from), server);
+    let between = format!("{} to {} port {}", workload.name, peer.name, to.port());
+    ask(engine, calls, connection, &question, &between).await
 }
 
 /// As [`ask`], where nothing can be waited for: only a denial that is known already counts.

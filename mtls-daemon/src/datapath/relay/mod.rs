@@ -9,7 +9,7 @@ pub mod carrier;
 pub mod context;
 pub mod convey;
 pub mod dial;
-mod external;
+pub mod external;
 mod gate;
 pub mod hello;
 pub mod inbound;

@@ -26,8 +26,6 @@ use crate::identity::PeerIdentity;
 use crate::observe::connection::{Direction, Ending};
 use crate::observe::observer::{Captured, Observed};
 use crate::observe::{Reason, Refusal};
-use crate::policy;
-use crate::policy::external::{End, Question};
 use crate::snapshot::{Snapshot, WorkloadState};
 
 /// How long a released connect() may take to arrive; the kernel needs microseconds.
@@ -262,17 +260,15 @@ impl Attempt<'_> {
 
     /// Asks the policy engine about a server that the rules allow.
     async fn ask(&self, peer: Option<&PeerIdentity>, destination: &Destination) -> Result<(), Refusal> {
-        let settings = &self.workload.settings;
-        let (Some(engine), Some(peer)) = (&self.snapshot.external, peer) else { return Ok(()) };
-        if !engine.settings().outbound || !engine.settings().is_about(&settings.name) {
-            return Ok(());
-        }
-        let (to, port) = (self.destination.ip(), self.destination.port());
-        let server = End::peer(&policy::Peer::proven(peer, to)).called(&destination.name).at(port);
-        let question = Question::outbound(End::local(settings, self.syn.source.ip()), server);
-        let between = format!("{} to {} port {port}", settings.name, peer.name);
-        let connection = self.observed.connection();
-        external::ask(engine, &self.relay.external, connection, &question, &between).await
+        let Some(peer) = peer else { return Ok(()) };
+        let ends = external::Outbound {
+            workload: &self.workload.settings,
+            from: self.syn.source.ip(),
+            peer,
+            to: self.destination,
+            name: &destination.name,
+        };
+        external::ask_outbound(self.snapshot, &self.relay.external, self.observed.connection(), ends).await
     }
 
     async fn await_preface(&self, session: &mut Session) -> Result<(), Refusal> {
