@@ -208,6 +208,12 @@ impl Capture {
             .collect()
     }
 
+    /// Whether the connection of this socket is established, and not over.
+    #[must_use]
+    pub fn has_direct_socket(&self, cookie: u64) -> bool {
+        lock(&self.direct.sockets).get(&cookie, 0).is_ok()
+    }
+
     /// Forgets one that the kernel no longer has; one that is not there is no error.
     pub fn forget_direct_socket(&self, cookie: u64) {
         let _ = lock(&self.direct.sockets).remove(&cookie);

@@ -39,6 +39,7 @@ impl Daemon {
         let new = Arc::new(new);
         let old = self.relay.snapshot.swap(Arc::clone(&new));
         self.judge_again("what is allowed has changed", &change::between(&old, &new));
+        self.follow_for_direct(&old, &new);
     }
 
     /// What is revoked has become less: what was over may not be any more.

@@ -291,6 +291,7 @@ impl Answer {
             | Reason::ShuttingDown
             | Reason::Reset
             | Reason::Truncated
+            | Reason::DirectFailed
             | Reason::Internal => Self::Refuse,
             Reason::DialTimeout => Self::Silence,
             // It took the TCP connection and then said nothing: ETIMEDOUT cannot be injected, and the

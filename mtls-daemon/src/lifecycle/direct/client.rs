@@ -1,20 +1,25 @@
 //! The client's side: a held SYN becomes a connection, or its connect() fails.
 
+use std::collections::HashMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use mtls_direct::{ConnectionId, FourTuple, Owner, Socket};
 
-use super::host::Host;
-use super::opened::{Opened, note_peer};
+use super::host::{Host, Name};
+use super::links::PairKey;
+use super::opened::{Admitted, Opened, note_peer};
 use crate::capture::HeldSyn;
-use crate::datapath::direct::drive::Told;
+use crate::datapath::direct::drive::{LinkId, Told};
 use crate::datapath::direct::session::fresh_nonce;
-use crate::datapath::relay::{Place, authorise};
+use crate::datapath::relay::external::{Outbound, ask_outbound};
+use crate::datapath::relay::{Other, Place, authorise};
+use crate::identity::PeerIdentity;
 use crate::lifecycle::daemon::lock;
-use crate::observe::Reason;
 use crate::observe::connection::{Direction, Ending};
-use crate::observe::observer::Captured;
+use crate::observe::observer::{Captured, Observed};
+use crate::observe::{Reason, Refusal};
+use crate::snapshot::{Snapshot, WorkloadState};
 
 /// A held SYN that may become a direct connection.
 pub(super) struct Held {
@@ -22,64 +27,200 @@ pub(super) struct Held {
     pub socket: Socket,
     pub to: SocketAddr,
     pub syn: HeldSyn,
-    pub again: bool,
     pub owner: Owner,
 }
 
-impl Host {
-    /// A SYN is held. `again`: the kernel sent it once more.
-    pub fn syn(&self, place: &Arc<Place>, held: Held) {
-        let Held { workload, socket, to, syn, again, owner } = held;
-        let snapshot = self.relay().snapshot.load_full();
-        let link = self.links.of(workload, to);
-        let known = link.and_then(|link| Some((link, self.links.get(link)?)));
-        let (Some((link, known)), Some(state)) = (known, snapshot.workloads.get(&workload)) else {
-            // Its session has just ended: the address is the true one, so that no relay can take it any more.
-            if !again {
-                let _ = place.answer_direct(&syn, Reason::ShuttingDown);
+impl Held {
+    pub fn pair(&self) -> PairKey {
+        (self.workload, self.to)
+    }
+}
+
+/// The SYNs of connections whose TCP handshake is not known to be over.
+#[derive(Default)]
+pub(super) struct Syns(Mutex<HashMap<Socket, Syn>>);
+
+struct Syn {
+    place: Arc<Place>,
+    syn: HeldSyn,
+    let_go: bool,
+}
+
+impl Syns {
+    fn hold(&self, socket: Socket, place: &Arc<Place>, syn: HeldSyn) {
+        lock(&self.0).insert(socket, Syn { place: Arc::clone(place), syn, let_go: false });
+    }
+
+    /// Lets it go to where it wants to go. Nothing to let go is no error.
+    pub fn let_go(&self, socket: Socket) -> std::io::Result<()> {
+        match lock(&self.0).get_mut(&socket) {
+            Some(syn) => {
+                syn.let_go = true;
+                syn.place.release_direct(&syn.syn)
             }
-            return;
-        };
-        if again {
-            return self.syn_again(place, &syn);
+            None => Ok(()),
         }
-        let Ok(nonce) = fresh_nonce(rustls::crypto::aws_lc_rs::default_provider().secure_random) else {
-            let _ = place.answer_direct(&syn, Reason::Internal);
+    }
+
+    /// The kernel sent it once more. False: it is not known.
+    fn again(&self, socket: Socket) -> std::io::Result<bool> {
+        match lock(&self.0).get(&socket) {
+            Some(Syn { place, syn, let_go: true }) => place.release_direct(syn).map(|()| true),
+            // It waits for the other daemon.
+            Some(_) => Ok(true),
+            None => Ok(false),
+        }
+    }
+
+    /// Fails its connect(), unless it was let go.
+    pub fn refuse(&self, socket: Socket, reason: Reason) -> std::io::Result<()> {
+        match lock(&self.0).remove(&socket) {
+            Some(Syn { place, syn, let_go: false }) => place.answer_direct(&syn, reason),
+            _ => Ok(()),
+        }
+    }
+
+    /// Its connection is established, or over.
+    pub fn forget(&self, socket: Socket) {
+        lock(&self.0).remove(&socket);
+    }
+}
+
+impl Host {
+    /// A SYN is held for the first time.
+    pub fn syn(self: &Arc<Self>, place: &Arc<Place>, held: Held) {
+        let snapshot = self.relay().snapshot.load_full();
+        let Some(workload) = snapshot.workloads.get(&held.workload).map(Arc::clone) else {
+            answer(place, &held.syn, Reason::ShuttingDown);
             return;
         };
+        match self.links.of(held.pair()) {
+            Some((link, peer)) => self.open(place, held, &snapshot, &workload, link, &peer),
+            // The address is the true one: no relay can take it any more.
+            None => self.wait_for_session(place, held, &workload),
+        }
+    }
+
+    /// The kernel sent a held SYN once more.
+    pub fn syn_again(&self, place: &Place, socket: Socket, syn: &HeldSyn) {
+        match self.syns.again(socket) {
+            Ok(true) => {}
+            // An earlier daemon's: nobody will ever let it go.
+            Ok(false)
+                if !self.waiting.has(socket) && !self.relay().capture.has_direct_socket(socket.cookie) =>
+            {
+                answer(place, syn, Reason::DialRefused);
+            }
+            Ok(false) => {}
+            Err(error) => tracing::warn!(%error, "the SYN of a direct connection could not be let go again"),
+        }
+    }
+
+    fn open(
+        self: &Arc<Self>,
+        place: &Arc<Place>,
+        held: Held,
+        snapshot: &Arc<Snapshot>,
+        workload: &Arc<WorkloadState>,
+        link: LinkId,
+        peer: &Arc<PeerIdentity>,
+    ) {
+        let Held { socket, to, syn, owner, .. } = held;
+        let observed = self.begin(workload, &syn, to);
+        note_peer(&observed, peer);
+        let destination = snapshot.directory.lookup(to.ip(), to.port());
+        let name = destination.map_or("", |destination| &destination.name);
+        observed.connection().learn(|learned| learned.destination_name = Some(name.into()));
+        let admitted = self.admit_outbound(snapshot, workload, &observed, peer, to);
+        let nonce = fresh_nonce(rustls::crypto::aws_lc_rs::default_provider().secure_random)
+            .map_err(|_| Refusal::new(Reason::Internal, "the system gives no random bytes"));
+        let (admitted, nonce) = match admitted.and_then(|admitted| Ok((admitted, nonce?))) {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                answer(place, &syn, refusal.reason);
+                observed.end(Ending::Refused(refusal));
+                return;
+            }
+        };
+        let opened = Opened::new(observed, workload, admitted);
         let id = ConnectionId { tuple: FourTuple { client: syn.source, server: to }, nonce };
-        let observed = self.relay().observer.begin(
-            &state.metrics,
+        let connection = opened.observed.shared();
+        let from = syn.source.ip();
+        self.syns.hold(socket, place, syn);
+        self.enter((link, id), opened);
+        let told = Told::Syn { link, socket, owner, id };
+        if snapshot.external.is_none() {
+            self.tell(told);
+            return;
+        }
+        let name: Arc<str> = name.into();
+        let (host, snapshot, workload, peer) =
+            (Arc::clone(self), Arc::clone(snapshot), Arc::clone(workload), Arc::clone(peer));
+        tokio::spawn(async move {
+            let ends = Outbound { workload: &workload.settings, from, peer: &peer, to, name: &name };
+            match ask_outbound(&snapshot, &host.relay().external, &connection, ends).await {
+                Ok(()) => host.tell(told),
+                Err(refusal) => host.refuse_early((link, id), socket, refusal),
+            }
+        });
+    }
+
+    fn admit_outbound(
+        &self,
+        snapshot: &Snapshot,
+        workload: &WorkloadState,
+        observed: &Observed,
+        peer: &Arc<PeerIdentity>,
+        to: SocketAddr,
+    ) -> Result<Admitted, Refusal> {
+        let permit = self.permit(snapshot, workload)?;
+        let connection = observed.connection();
+        authorise::outbound(snapshot, workload, connection, &self.relay().flows, peer, to)?;
+        let other = Other {
+            direction: Direction::Outbound,
+            port: to.port(),
+            address: to.ip(),
+            peer: Some(Arc::clone(peer)),
+        };
+        let lease = self.relay().lease(workload, other);
+        match lease.refusal() {
+            Some(refusal) => Err(Refusal::clone(&refusal)),
+            None => Ok((permit, lease)),
+        }
+    }
+
+    /// Before the driver has heard of it.
+    fn refuse_early(&self, name: Name, socket: Socket, refusal: Refusal) {
+        let Some(opened) = self.leave(name, None) else { return };
+        if let Err(error) = self.syns.refuse(socket, refusal.reason) {
+            tracing::warn!(%error, "a held connect() could not be answered");
+        }
+        opened.observed.end(Ending::Refused(refusal));
+    }
+
+    /// No session, and none to be had: the record says why.
+    pub fn refuse_held(&self, place: &Place, held: &Held, refusal: Refusal) {
+        answer(place, &held.syn, refusal.reason);
+        if let Some(workload) = self.relay().snapshot.load().workloads.get(&held.workload) {
+            self.begin(workload, &held.syn, held.to).end(Ending::Refused(refusal));
+        }
+    }
+
+    fn begin(&self, workload: &Arc<WorkloadState>, syn: &HeldSyn, to: SocketAddr) -> Observed {
+        self.relay().observer.begin(
+            &workload.metrics,
             Captured {
                 direction: Direction::Outbound,
-                local_identity: Some(Arc::clone(&state.spiffe_id)),
+                local_identity: Some(Arc::clone(&workload.spiffe_id)),
                 source: syn.source,
                 destination: to,
             },
-        );
-        note_peer(&observed, &known.peer);
-        let name =
-            snapshot.directory.lookup(to.ip(), to.port()).map(|destination| destination.name.as_str().into());
-        observed.connection().learn(|learned| learned.destination_name = name);
-        let (connection, flows) = (observed.connection(), &self.relay().flows);
-        if let Err(refusal) = authorise::outbound(&snapshot, state, connection, flows, &known.peer, to) {
-            let _ = place.answer_direct(&syn, refusal.reason);
-            observed.end(Ending::Refused(refusal));
-            return;
-        }
-        let opened =
-            Opened { syn: Some((Arc::clone(place), syn)), ..Opened::new(observed, state, &known.peer) };
-        lock(&self.opened).insert((link, id), opened);
-        self.tell(Told::Syn { link, socket, owner, id });
+        )
     }
+}
 
-    /// One that was let go goes again; one that waits, waits.
-    fn syn_again(&self, place: &Place, syn: &HeldSyn) {
-        let known = lock(&self.opened)
-            .iter()
-            .any(|((_, id), opened)| id.tuple.client == syn.source && opened.syn.is_some());
-        if !known {
-            let _ = place.release_direct(syn);
-        }
+fn answer(place: &Place, syn: &HeldSyn, reason: Reason) {
+    if let Err(error) = place.answer_direct(syn, reason) {
+        tracing::warn!(%error, "a held connect() could not be answered");
     }
 }

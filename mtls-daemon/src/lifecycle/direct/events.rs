@@ -10,18 +10,21 @@ use crate::lifecycle::daemon::{Daemon, lock};
 
 /// What the programs report.
 pub(in crate::lifecycle) fn event(daemon: &Daemon, event: &CaptureEvent, what: DirectEvent) {
-    let Some(Direct { host, .. }) = daemon.direct.get() else { return };
+    let Some(Direct(host)) = daemon.direct.get() else { return };
     let socket = Socket { netns: event.netns, cookie: event.cookie };
     let server = event.destination;
     let tuple = |client| FourTuple { client, server };
     let owner = |caller: Caller| Owner { pid: caller.pid, fd: caller.descriptor };
     match what {
         DirectEvent::Syn { syn, again, caller } => {
-            if let Some(place) = lock(&daemon.node).place(event.netns) {
-                let held =
-                    Held { workload: event.workload, socket, to: server, syn, again, owner: owner(caller) };
-                host.syn(&place, held);
+            let Some(place) = lock(&daemon.node).place(event.netns) else { return };
+            if again {
+                return host.syn_again(&place, socket, &syn);
             }
+            host.syn(
+                &place,
+                Held { workload: event.workload, socket, to: server, syn, owner: owner(caller) },
+            );
         }
         DirectEvent::Established { client, .. } => {
             host.tell(Told::Established { socket, tuple: tuple(client) })

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use mtls_direct::{
@@ -11,18 +11,24 @@ use mtls_direct::{
     Socket,
 };
 
+use super::client::Syns;
 use super::destroy::destroy;
+use super::leased::Leased;
 use super::links::Links;
-use super::opened::{Opened, ending, errno_of};
+use super::opened::{Opened, ending, errno_of, is_of_identity};
+use super::waiting::Waiting;
 use crate::capture::Inbound;
 use crate::datapath::direct::drive::{LinkId, Node, Session, Teller, Told};
 use crate::datapath::direct::hands::{self, Taken};
-use crate::datapath::direct::session::{Link, SocketKeys};
+use crate::datapath::direct::session::pool::{Pair as SessionPair, Pool};
+use crate::datapath::direct::session::{Link, LinkEnd, SocketKeys};
 use crate::datapath::direct::unfit::{Memory, Pair, Side};
-use crate::datapath::relay::{Other, Place, Relay};
+use crate::datapath::relay::admission::ConnectionPermit;
+use crate::datapath::relay::{Place, Relay};
 use crate::lifecycle::daemon::{Daemon, lock};
-use crate::observe::connection::{Datapath, Direction};
+use crate::observe::connection::Datapath;
 use crate::observe::{Reason, Refusal};
+use crate::snapshot::{Snapshot, WorkloadState};
 
 /// How long the moving of threads may take.
 const EMPTYING: Duration = Duration::from_millis(500);
@@ -49,15 +55,22 @@ impl Session for DaemonLink {
     }
 }
 
+/// How this node calls a connection.
+pub(super) type Name = (LinkId, ConnectionId);
+
 /// The kernel and the policy of this node.
 pub(super) struct Host {
     pub daemon: Arc<Daemon>,
     pub links: Links,
     pub unfit: Mutex<Memory>,
+    pub syns: Syns,
+    pub waiting: Waiting,
     mount: PathBuf,
-    pub opened: Mutex<HashMap<(LinkId, ConnectionId), Opened>>,
-    /// Set once, right after the driver is made.
-    pub teller: std::sync::OnceLock<Teller<DaemonLink>>,
+    leased: Leased<Key>,
+    opened: Mutex<HashMap<Name, Opened>>,
+    /// Both are set once, right after they are made.
+    pub teller: OnceLock<Teller<DaemonLink>>,
+    pub pool: OnceLock<Pool>,
 }
 
 impl Host {
@@ -67,9 +80,13 @@ impl Host {
             daemon,
             links: Links::default(),
             unfit: Mutex::new(unfit),
+            syns: Syns::default(),
+            waiting: Waiting::default(),
             mount,
+            leased: Leased::default(),
             opened: Mutex::default(),
-            teller: std::sync::OnceLock::new(),
+            teller: OnceLock::new(),
+            pool: OnceLock::new(),
         }
     }
 
@@ -96,6 +113,33 @@ impl Host {
         lock(&self.opened).get_mut(&(about.link, about.id)).map(f)
     }
 
+    /// Leave for one more connection.
+    pub fn permit(&self, snapshot: &Snapshot, workload: &WorkloadState) -> Result<ConnectionPermit, Refusal> {
+        let (total, own) = (snapshot.config.limits.connections, workload.settings.max_connections);
+        self.relay().admission.load().connection(total, &workload.live, own)
+    }
+
+    /// A connection begins.
+    pub fn enter(&self, name: Name, opened: Opened) {
+        self.links.enter(name.0);
+        lock(&self.opened).insert(name, opened);
+    }
+
+    /// It is over. `key`: where the driver knew it.
+    pub fn leave(&self, name: Name, key: Option<Key>) -> Option<Opened> {
+        let opened = lock(&self.opened).remove(&name)?;
+        if let Some(key) = key {
+            self.leased.forget(&opened.lease, key);
+        }
+        self.links.leave(name.0);
+        Some(opened)
+    }
+
+    /// Whether there is a session of the pair or one is being made.
+    pub fn makes_session(&self, pair: &SessionPair) -> bool {
+        self.pool.get().is_some_and(|pool| pool.get(pair).is_some() || pool.is_making(pair))
+    }
+
     /// Notes why; the machine's own reason is a general one.
     pub fn note(&self, about: &About<LinkId>, reason: Reason, detail: String) {
         tracing::debug!(key = about.key.0, detail, "a direct connection failed");
@@ -115,39 +159,41 @@ impl Host {
         }
     }
 
-    /// From now on the connection lives as long as its lease.
-    fn keep(&self, about: &About<LinkId>) {
-        let Some((workload, peer)) = self.with(about, |o| (Arc::clone(&o.workload), Arc::clone(&o.peer)))
-        else {
-            return;
-        };
-        let (direction, address) = match about.role {
-            Role::Client => (Direction::Outbound, about.id.tuple.server.ip()),
-            Role::Server => (Direction::Inbound, about.id.tuple.client.ip()),
-        };
-        let port = about.id.tuple.server.port();
-        let mut lease = self.relay().lease(&workload, Other { direction, port, address, peer: Some(peer) });
-        let standing = lease.standing();
-        let Some(teller) = self.teller.get().cloned() else { return };
-        let (daemon, key, name): (Arc<Daemon>, Key, _) =
-            (Arc::clone(&self.daemon), about.key, (about.link, about.id));
-        let task = tokio::spawn(async move {
-            let refusal = lease.over().await;
-            if let Some(host) = daemon.direct.get()
-                && let Some(opened) = lock(&host.host.opened).get_mut(&name)
-            {
-                opened.refusal = Some(Refusal::clone(&refusal));
+    /// From now on the connection lives as long as its lease. False: that is over.
+    fn keep(&self, about: &About<LinkId>) -> bool {
+        let Some(teller) = self.teller.get() else { return false };
+        let key = about.key;
+        let refusal = self.with(about, |opened| {
+            let tell = teller.clone();
+            self.leased.watch(&opened.lease, key, move |key| tell.tell(Told::LeaseEnded(key)));
+            let refusal = opened.lease.refusal();
+            if refusal.is_none() {
+                opened.established = true;
+                opened.observed.handshake_done(opened.started.elapsed());
+                opened.observed.established(Datapath::Direct, None);
+                let standing = opened.lease.standing();
+                opened.observed.connection().learn(|learned| learned.standing = standing);
             }
-            teller.tell(Told::LeaseEnded(key));
+            refusal
         });
-        self.with(about, |opened| {
-            opened.lease = Some(task.abort_handle());
-            opened.syn = None;
-            opened.established = true;
-            opened.observed.handshake_done(opened.started.elapsed());
-            opened.observed.established(Datapath::Direct, None);
-            opened.observed.connection().learn(|learned| learned.standing = standing);
-        });
+        match refusal {
+            Some(None) => true,
+            Some(Some(_)) => {
+                teller.tell(Told::LeaseEnded(key));
+                false
+            }
+            None => false,
+        }
+    }
+
+    /// What the memory of failures calls it.
+    fn pair(&self, about: &About<LinkId>) -> Option<Pair> {
+        let to = about.id.tuple.server;
+        let side = match about.role {
+            Role::Client => Side::Outbound(to),
+            Role::Server => Side::Inbound(to.port()),
+        };
+        self.with(about, |opened| Pair { workload: opened.workload.settings.name.as_str().into(), side })
     }
 }
 
@@ -184,21 +230,15 @@ impl Node for Host {
     }
 
     fn release_syn(&self, about: &About<LinkId>) {
-        let sent =
-            self.with(about, |opened| opened.syn.take().map(|(place, syn)| place.release_direct(&syn)));
-        if let Some(Some(Err(error))) = sent {
+        if let Some(socket) = about.socket()
+            && let Err(error) = self.syns.let_go(socket)
+        {
             tracing::warn!(%error, "the SYN of a direct connection could not be let go");
         }
     }
 
-    fn refuse_connect(&self, socket: Socket, tuple: FourTuple, reason: Why) {
-        let Some(place) = self.place(socket.netns) else { return };
-        let mut opened = lock(&self.opened);
-        let held =
-            opened.values_mut().find_map(|opened| opened.syn.take_if(|(_, syn)| syn.source == tuple.client));
-        if let Some((_, syn)) = held
-            && let Err(error) = place.answer_direct(&syn, errno_of(reason))
-        {
+    fn refuse_connect(&self, socket: Socket, _: FourTuple, reason: Why) {
+        if let Err(error) = self.syns.refuse(socket, errno_of(reason)) {
             tracing::warn!(%error, "a held connect() could not be answered");
         }
     }
@@ -221,10 +261,16 @@ impl Node for Host {
 
     fn release_writer(&self, about: &About<LinkId>, taken: &Taken) -> bool {
         let wish = self.with(about, |opened| opened.wish).flatten();
-        // First the lease: what it forbids shall not flow.
-        self.keep(about);
+        // First the lease: what it forbids shall not flow. Its end is told already.
+        if !self.keep(about) {
+            return true;
+        }
         let released = hands::release::release(taken, hands::release::USUAL_GSO, wish);
-        self.well(about, released.map(drop))
+        let well = self.well(about, released.map(drop));
+        if well && let Some(pair) = self.pair(about) {
+            lock(&self.unfit).succeeded(&pair);
+        }
+        well
     }
 
     fn destroy(&self, netns: u64, cookie: Option<u64>, tuple: FourTuple, reason: Why) {
@@ -241,16 +287,13 @@ impl Node for Host {
     }
 
     fn remember(&self, about: &About<LinkId>, reason: Why) {
-        let Some(workload) = self.with(about, |opened| Arc::clone(&opened.workload)) else { return };
-        let to = about.id.tuple.server;
-        let side = match about.role {
-            Role::Client => Side::Outbound(to),
-            Role::Server => Side::Inbound(to.port()),
+        let (Some(pair), Some(number)) = (self.pair(about), self.with(about, |o| o.workload.number)) else {
+            return;
         };
-        let pair = Pair { workload: workload.settings.name.as_str().into(), side };
+        tracing::warn!(workload = &*pair.workload, %reason, "a connection could not be direct: a relay carries the next ones for a time");
         lock(&self.unfit).failed(pair, reason, Instant::now());
         if about.role == Role::Client {
-            self.relay().capture.withdraw_direct(workload.number, to);
+            self.relay().capture.withdraw_direct(number, about.id.tuple.server);
         }
     }
 
@@ -262,11 +305,15 @@ impl Node for Host {
     }
 
     fn report(&self, about: &About<LinkId>, outcome: Outcome) {
-        let Some(opened) = lock(&self.opened).remove(&(about.link, about.id)) else { return };
-        if let Some(lease) = &opened.lease {
-            lease.abort();
+        if let Some(socket) = about.socket() {
+            self.syns.forget(socket);
         }
-        let Opened { observed, established, refusal, .. } = opened;
-        observed.end(ending(outcome, established, refusal));
+        let Some(opened) = self.leave((about.link, about.id), Some(about.key)) else { return };
+        let refusal = opened.lease.refusal().map(|refusal| Refusal::clone(&refusal)).or(opened.refusal);
+        if let Some(refusal) = refusal.as_ref().filter(|refusal| is_of_identity(refusal.reason)) {
+            tracing::debug!(why = %refusal, "the session of such a connection ends too");
+            self.links.end(about.link, LinkEnd::LeaseEnded);
+        }
+        opened.observed.end(ending(outcome, opened.established, refusal));
     }
 }

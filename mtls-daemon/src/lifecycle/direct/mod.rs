@@ -5,11 +5,13 @@ mod destroy;
 mod events;
 mod hold;
 mod host;
+mod leased;
 mod links;
 mod namespaces;
 mod opened;
 mod server;
 mod sessions;
+mod waiting;
 
 use std::sync::Arc;
 
@@ -30,10 +32,7 @@ use crate::datapath::direct::session::pool::{Connecting, Pair, Pool, Terms};
 use crate::datapath::relay::Admission;
 
 /// What the daemon keeps of it.
-pub struct Direct {
-    host: Arc<Host>,
-    pool: Pool,
-}
+pub struct Direct(Arc<Host>);
 
 /// Whether anything is configured to be direct.
 pub(super) fn is_wanted(config: &Config) -> bool {
@@ -94,7 +93,8 @@ pub(super) async fn start(daemon: &Arc<Daemon>) {
         tokio::spawn(serve(listener, reception, stop));
         tokio::spawn(inbound(Arc::clone(&host), arrivals));
     }
-    if daemon.direct.set(Direct { host, pool }).is_ok() {
+    let _ = host.pool.set(pool);
+    if daemon.direct.set(Direct(host)).is_ok() {
         tracing::info!("direct connections can be had from now on");
     }
 }

@@ -4,48 +4,58 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use mtls_direct::{By, Outcome, Reason as Why};
-use tokio::task::AbortHandle;
 
-use crate::capture::HeldSyn;
-use crate::datapath::relay::Place;
+use crate::datapath::relay::admission::ConnectionPermit;
 use crate::identity::PeerIdentity;
+use crate::lease::Lease;
 use crate::observe::connection::Ending;
 use crate::observe::observer::Observed;
 use crate::observe::{Reason, Refusal};
 use crate::snapshot::WorkloadState;
 
+/// What a connection needs before it may be.
+pub(super) type Admitted = (ConnectionPermit, Lease);
+
 /// A connection that is being made or lives.
 pub(super) struct Opened {
     pub observed: Observed,
     pub workload: Arc<WorkloadState>,
-    pub peer: Arc<PeerIdentity>,
+    pub lease: Lease,
     pub started: Instant,
-    /// Of a client, until it may go.
-    pub syn: Option<(Arc<Place>, HeldSyn)>,
     /// The application's TCP_NOTSENT_LOWAT.
     pub wish: Option<u32>,
     /// Bytes may flow.
     pub established: bool,
-    /// Waits for the end of the lease.
-    pub lease: Option<AbortHandle>,
     /// What ended it, where that is more than the machine knows.
     pub refusal: Option<Refusal>,
+    _permit: ConnectionPermit,
 }
 
 impl Opened {
-    pub fn new(observed: Observed, workload: &Arc<WorkloadState>, peer: &Arc<PeerIdentity>) -> Self {
+    pub fn new(observed: Observed, workload: &Arc<WorkloadState>, (permit, lease): Admitted) -> Self {
         Self {
             observed,
             workload: Arc::clone(workload),
-            peer: Arc::clone(peer),
+            lease,
             started: Instant::now(),
-            syn: None,
             wish: None,
             established: false,
-            lease: None,
             refusal: None,
+            _permit: permit,
         }
     }
+}
+
+/// Whether what was refused is the peer's identity or our own, so that no connection of the same session may be.
+pub(super) fn is_of_identity(reason: Reason) -> bool {
+    matches!(
+        reason,
+        Reason::Revoked
+            | Reason::CertificateExpired
+            | Reason::NoIdentity
+            | Reason::TrustDomain
+            | Reason::UnknownIssuer
+    )
 }
 
 pub(super) fn note_peer(observed: &Observed, peer: &PeerIdentity) {
@@ -88,5 +98,54 @@ pub(super) fn errno_of(why: Why) -> Reason {
         Why::Denied => Reason::PolicyDenied,
         Why::NoAnswer => Reason::DialUnreachable,
         _ => Reason::DialRefused,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(outcome: Outcome, established: bool, known: Option<Refusal>) -> (bool, Refusal) {
+        match ending(outcome, established, known) {
+            Ending::Refused(refusal) => (false, refusal),
+            Ending::Cut(refusal) => (true, refusal),
+            Ending::Closed => panic!("a clean end"),
+        }
+    }
+
+    #[test]
+    fn only_what_was_whole_or_could_not_be_compared_is_a_clean_end() {
+        for outcome in [Outcome::Complete, Outcome::Unverified] {
+            assert!(matches!(ending(outcome, true, None), Ending::Closed));
+        }
+        let (cut, refusal) = refused(Outcome::Truncated { sent: 3, received: 0 }, true, None);
+        assert_eq!((cut, refusal.reason), (true, Reason::Truncated));
+        assert!(refusal.detail.contains("3 bytes sent did not arrive"), "{refusal}");
+    }
+
+    #[test]
+    fn a_failure_says_whose_word_it_is_and_what_is_known_better_than_the_machine() {
+        let failed = |by, why| Outcome::Failed(by, why);
+        let (cut, refusal) = refused(failed(By::Peer, Why::Denied), false, None);
+        assert_eq!((cut, refusal.reason), (false, Reason::PolicyDenied));
+        assert!(refusal.detail.starts_with("said by the other daemon: denied by the policy"), "{refusal}");
+        let known = Refusal::new(Reason::CertificateExpired, "yesterday");
+        let (cut, refusal) = refused(failed(By::Us, Why::LeaseEnded), true, Some(known));
+        assert_eq!((cut, refusal.reason), (true, Reason::CertificateExpired));
+        assert_eq!(refused(failed(By::Us, Why::NotEmptied), false, None).1.reason, Reason::DirectFailed);
+        assert_eq!(refused(failed(By::Us, Why::SocketEnded), true, None).1.reason, Reason::Reset);
+    }
+
+    #[test]
+    fn connect_says_what_a_relay_would_say() {
+        assert_eq!(errno_of(Why::Denied), Reason::PolicyDenied);
+        assert_eq!(errno_of(Why::NoAnswer), Reason::DialUnreachable);
+        assert_eq!(errno_of(Why::NoDescriptor), Reason::DialRefused);
+    }
+
+    #[test]
+    fn policy_of_one_connection_says_nothing_of_its_session() {
+        assert!(is_of_identity(Reason::Revoked) && is_of_identity(Reason::CertificateExpired));
+        assert!(!is_of_identity(Reason::PolicyDenied) && !is_of_identity(Reason::ShuttingDown));
     }
 }

@@ -8,14 +8,16 @@ use std::time::Instant;
 use mtls_direct::{About, Nonce, Reason as Why};
 
 use super::host::Host;
-use super::opened::{Opened, note_peer};
+use super::opened::{Admitted, Opened, is_of_identity, note_peer};
 use crate::config::{DirectChoice, Mode};
 use crate::datapath::direct::drive::LinkId;
-use crate::datapath::direct::session::fresh_nonce;
+use crate::datapath::direct::session::{LinkEnd, fresh_nonce};
 use crate::datapath::direct::unfit::{Pair, Side};
-use crate::datapath::relay::Gate;
+use crate::datapath::relay::{Gate, Other};
 use crate::flows::Channel;
+use crate::identity::PeerIdentity;
 use crate::lifecycle::daemon::lock;
+use crate::observe::Refusal;
 use crate::observe::connection::{Direction, Ending};
 use crate::observe::observer::Captured;
 use crate::snapshot::{Snapshot, WorkloadState, number_of};
@@ -37,7 +39,7 @@ impl Host {
     /// Policy, mode and memory; what it admits has a record from now on.
     pub async fn judge(&self, about: About<LinkId>) -> Result<(u64, Nonce), Why> {
         let tuple = about.id.tuple;
-        let known = self.links.get(about.link).ok_or(Why::SessionLost)?;
+        let peer = self.links.peer(about.link).ok_or(Why::SessionLost)?;
         let snapshot = self.relay().snapshot.load_full();
         let (workload, netns) = self.server(&snapshot, tuple.server).ok_or(Why::NotCapable)?;
         let settings = &workload.settings;
@@ -57,7 +59,7 @@ impl Host {
                 destination: tuple.server,
             },
         );
-        note_peer(&observed, &known.peer);
+        note_peer(&observed, &peer);
         let gate = Gate {
             mode: settings.mode_of_port(port),
             port,
@@ -69,17 +71,36 @@ impl Host {
             connection: observed.shared(),
             flows: Arc::clone(&self.relay().flows),
         };
-        let mut allowed = gate.admit(Some(&known.peer), Channel::MutualTls);
-        if allowed.is_ok() {
-            allowed = gate.ask(Some(&known.peer)).await;
-        }
-        if let Err(refusal) = allowed {
-            observed.end(Ending::Refused(refusal));
-            return Err(Why::Denied);
-        }
+        let admitted = match self.admit_inbound(&gate, &peer).await {
+            Ok(admitted) => admitted,
+            Err(refusal) => {
+                if is_of_identity(refusal.reason) {
+                    self.links.end(about.link, LinkEnd::LeaseEnded);
+                }
+                observed.end(Ending::Refused(refusal));
+                return Err(Why::Denied);
+            }
+        };
         let nonce = fresh_nonce(rustls::crypto::aws_lc_rs::default_provider().secure_random)
             .map_err(|_| Why::Busy)?;
-        lock(&self.opened).insert((about.link, about.id), Opened::new(observed, &workload, &known.peer));
+        self.enter((about.link, about.id), Opened::new(observed, &workload, admitted));
         Ok((netns, nonce))
+    }
+
+    async fn admit_inbound(&self, gate: &Gate, peer: &Arc<PeerIdentity>) -> Result<Admitted, Refusal> {
+        let permit = self.permit(&gate.snapshot, &gate.workload)?;
+        gate.admit(Some(peer), Channel::MutualTls)?;
+        gate.ask(Some(peer)).await?;
+        let other = Other {
+            direction: Direction::Inbound,
+            port: gate.port,
+            address: gate.from,
+            peer: Some(Arc::clone(peer)),
+        };
+        let lease = self.relay().lease(&gate.workload, other);
+        match lease.refusal() {
+            Some(refusal) => Err(Refusal::clone(&refusal)),
+            None => Ok((permit, lease)),
+        }
     }
 }

@@ -8,16 +8,19 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
+use super::Direct;
 use super::host::{DaemonLink, Host};
 use crate::config::DirectChoice;
 use crate::datapath::direct::drive::{LinkId, Told};
 use crate::datapath::direct::session::accept::Accepted;
 use crate::datapath::direct::session::pool::{Event, Pair};
-use crate::datapath::direct::session::{Call, Incoming, Link, Workloads, connect};
+use crate::datapath::direct::session::{Call, Incoming, Link, LinkEnd, WeakLink, Workloads, connect};
 use crate::datapath::direct::unfit;
-use crate::datapath::relay::Place;
+use crate::datapath::relay::{Other, Place};
 use crate::handshake::ExpectedServer;
+use crate::lease::Lease;
 use crate::lifecycle::daemon::{Daemon, lock};
+use crate::observe::connection::Direction;
 use crate::observe::{Reason, Refusal};
 use crate::snapshot::{Snapshot, number_of};
 
@@ -71,22 +74,37 @@ pub(super) fn workloads(host: &Arc<Host>) -> Arc<Workloads> {
 pub(super) async fn outbound(host: Arc<Host>, mut events: mpsc::Receiver<Event>) {
     while let Some(event) = events.recv().await {
         match event {
-            Event::Opened { pair, link, incoming } => {
-                let Some(link) = link.upgrade() else { continue };
-                let (workload, to) = (number_of(&pair.own), pair.destination);
-                let number = host.links.add(Arc::clone(link.peer()), None);
-                host.links.use_for(workload, to, number);
-                host.tell(Told::SessionUp(number, DaemonLink(link)));
-                offer(&host, &pair);
-                tokio::spawn(hear(Arc::clone(&host), number, incoming, Some((workload, to))));
-                tracing::info!(workload = &*pair.own, %to, "a session for direct connections is there");
-            }
+            Event::Opened { pair, link, incoming } => opened(&host, &pair, link, incoming),
             Event::Failed { pair, refusal, pause } => {
                 let (workload, to) = (&*pair.own, pair.destination);
-                tracing::warn!(workload, %to, why = %refusal, ?pause, "no session for direct connections: a relay carries them");
+                tracing::warn!(workload, %to, why = %refusal, ?pause, "no session for direct connections");
+                host.fail_waiting((number_of(&pair.own), to), None, &refusal);
             }
         }
     }
+}
+
+fn opened(host: &Arc<Host>, pair: &Pair, weak: WeakLink, incoming: Incoming) {
+    let Some(link) = weak.upgrade() else { return };
+    let (key, to) = ((number_of(&pair.own), pair.destination), pair.destination);
+    let snapshot = host.relay().snapshot.load_full();
+    let Some(workload) = snapshot.by_name(&pair.own) else {
+        return link.end(LinkEnd::Unused);
+    };
+    let other = Other {
+        direction: Direction::Outbound,
+        port: to.port(),
+        address: to.ip(),
+        peer: Some(Arc::clone(link.peer())),
+    };
+    // The session's own; each connection has one besides.
+    let lease = host.relay().lease(workload, other);
+    let number = host.links.made(weak, key);
+    host.tell(Told::SessionUp(number, DaemonLink(link)));
+    tokio::spawn(hear(Arc::clone(host), number, incoming, Some(lease)));
+    tracing::info!(workload = &*pair.own, %to, "a session for direct connections is there");
+    offer(host, pair);
+    host.go_on_waiting(key);
 }
 
 /// Tells the kernel, unless it is remembered that the pair is unfit.
@@ -119,8 +137,9 @@ pub(super) async fn inbound(host: Arc<Host>, mut arrivals: mpsc::Receiver<Accept
             Accepted::Session { link, incoming, place, from } => {
                 let to = link.destination();
                 tracing::info!(%from, %to, peer = %link.peer().name, "a session for direct connections was taken");
-                let number = host.links.add(Arc::clone(link.peer()), Some(place));
+                let number = host.links.taken(link.downgrade(), place);
                 host.tell(Told::SessionUp(number, DaemonLink(link)));
+                // Its connections' leases end it.
                 tokio::spawn(hear(Arc::clone(&host), number, incoming, None));
             }
             Accepted::Refused { from, refusal } => {
@@ -130,15 +149,31 @@ pub(super) async fn inbound(host: Arc<Host>, mut arrivals: mpsc::Receiver<Accept
     }
 }
 
-/// Passes on what the other daemon says, until the session is over.
-async fn hear(host: Arc<Host>, link: LinkId, mut incoming: Incoming, pair: Option<(u32, SocketAddr)>) {
-    while let Some(message) = incoming.next().await {
-        host.tell(Told::Peer(link, message));
+/// Passes on what the other daemon says, until the session is over or its lease is.
+async fn hear(host: Arc<Host>, link: LinkId, mut incoming: Incoming, mut lease: Option<Lease>) {
+    loop {
+        let over = async {
+            match &mut lease {
+                Some(lease) => lease.over().await,
+                None => std::future::pending().await,
+            }
+        };
+        let message = tokio::select! {
+            message = incoming.next() => message,
+            why = over => {
+                tracing::info!(%why, "the lease of a session for direct connections is over");
+                host.links.end(link, LinkEnd::LeaseEnded);
+                lease = None;
+                continue;
+            }
+        };
+        match message {
+            Some(message) => host.tell(Told::Peer(link, message)),
+            None => break,
+        }
     }
-    if host.links.lost(link, pair)
-        && let Some((workload, to)) = pair
-    {
-        host.daemon.relay.capture.withdraw_direct(workload, to);
+    if let Some((workload, to)) = host.links.lost(link) {
+        host.relay().capture.withdraw_direct(workload, to);
     }
     host.tell(Told::SessionLost(link));
 }
@@ -146,7 +181,7 @@ async fn hear(host: Arc<Host>, link: LinkId, mut incoming: Incoming, pair: Optio
 impl Daemon {
     /// A connection went by relay: the next ones of its pair may be direct, if there is a session by then.
     pub(in crate::lifecycle) fn want_direct(&self, workload: u32, to: SocketAddr) {
-        let Some(direct) = self.direct.get() else { return };
+        let Some(Direct(host)) = self.direct.get() else { return };
         let snapshot = self.relay.snapshot.load();
         let Some(workload) = snapshot.workloads.get(&workload) else { return };
         let node = snapshot.directory.lookup(to.ip(), to.port()).and_then(|destination| destination.node);
@@ -154,8 +189,35 @@ impl Daemon {
             return;
         }
         let pair = Pair { own: workload.settings.name.as_str().into(), destination: to };
-        if direct.pool.get(&pair).is_some() {
-            offer(&direct.host, &pair);
+        if host.pool.get().is_some_and(|pool| pool.get(&pair).is_some()) {
+            offer(host, &pair);
         }
     }
+
+    /// Another snapshot is in force: sessions follow identities, the memory of failures its settings.
+    pub(in crate::lifecycle) fn follow_for_direct(&self, old: &Snapshot, new: &Snapshot) {
+        let Some(Direct(host)) = self.direct.get() else { return };
+        let Some(pool) = host.pool.get() else { return };
+        lock(&host.unfit).configure(new.config.direct.unfit);
+        for name in renewed(old, new) {
+            pool.renew(name);
+        }
+        let may_stay = |pair: &Pair| {
+            let to = pair.destination;
+            let node = new.directory.lookup(to.ip(), to.port()).and_then(|destination| destination.node);
+            let workload = new.by_name(&pair.own);
+            node.is_some() && workload.is_some_and(|workload| workload.settings.direct != DirectChoice::Never)
+        };
+        pool.end(|pair| !may_stay(pair), &LinkEnd::Unused);
+    }
+}
+
+/// Workloads that show another certificate, or trust others, than before.
+fn renewed<'a>(old: &Snapshot, new: &'a Snapshot) -> impl Iterator<Item = &'a str> {
+    new.workloads.iter().filter_map(|(number, workload)| {
+        let identity = workload.identity.as_ref().ok()?;
+        let before = old.workloads.get(number)?.identity.as_ref().ok()?;
+        let same = before.marks == identity.marks && before.bundles == identity.bundles;
+        (!same).then_some(workload.settings.name.as_str())
+    })
 }

@@ -154,6 +154,12 @@ impl Pool {
         entry.live.as_ref().map(|live| live.link.clone())
     }
 
+    /// Whether a session of the pair is being made.
+    #[must_use]
+    pub fn is_making(&self, pair: &Pair) -> bool {
+        self.0.lock().get(pair).is_some_and(|entry| entry.making.is_some())
+    }
+
     /// The own workload's identity or trust changed: its sessions are made anew at once. Until a new one is there the old one takes
     /// new connections; after that it lives as long as those that it has.
     ///
