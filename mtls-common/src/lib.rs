@@ -14,14 +14,14 @@ pub use keys::{
     AddressKey, DeliveryKey, DestinationPort, DirectPair, ListenerKey, SharedPort, SourceKey, VerdictKey,
     WorkloadPort,
 };
-pub use socket::{DirectSocket, Direction, Endpoint, Expected, Role, SocketKind, SocketState};
+pub use socket::{DirectSocket, Direction, Endpoint, Expected, Phase, Role, SocketKind, SocketState};
 pub use table::{
     Counter, Destination, Enclosure, Namespace, PortMode, VERDICT_ALLOW, VERDICT_DENY, Workload,
     enclosure_flags, workload_flags,
 };
 
 /// Changes whenever the layout or the meaning of a pinned map changes; names the pin directory.
-pub const ABI: u32 = 4;
+pub const ABI: u32 = 5;
 
 /// Deepest cgroup that is looked at; the root of the hierarchy is 0.
 pub const MAX_CGROUP_LEVEL: u32 = 31;

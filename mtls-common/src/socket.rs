@@ -173,12 +173,34 @@ pub struct DirectSocket {
     pub destination: u32,
     /// A [`Role`].
     pub role: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// A [`Phase`]. The programs write it once, when the connection is established; then it is the daemon's.
+    pub phase: u32,
     /// This end.
     pub local: Endpoint,
     /// The other end.
     pub remote: Endpoint,
+}
+
+/// Whether the writer of a direct connection was let go. Discriminants are the values in [`DirectSocket::phase`].
+#[repr(u32)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Phase {
+    /// Nothing has left it: whoever finds it without a daemon ends it.
+    Held = 1,
+    /// Both ends have their keys, and the writer was let go or was about to be: it goes on without a daemon.
+    Released = 2,
+}
+
+impl Phase {
+    /// The phase for a number in the map; `None` for one this version does not know.
+    #[must_use]
+    pub const fn from_raw(raw: u32) -> Option<Self> {
+        match raw {
+            1 => Some(Self::Held),
+            2 => Some(Self::Released),
+            _ => None,
+        }
+    }
 }
 
 /// Which end of a connection a socket is. Discriminants are the values in maps and events.
@@ -236,5 +258,6 @@ mod tests {
         assert!(direct.iter().all(|kind| SocketKind::is_direct(kind.raw())));
         assert!(!SocketKind::is_direct(SocketKind::Unclassified.raw()) && !SocketKind::is_direct(13));
         assert_eq!([1, 2, 3].map(Role::from_raw), [Some(Role::Client), Some(Role::Server), None]);
+        assert_eq!([0, 1, 2, 3].map(Phase::from_raw), [None, Some(Phase::Held), Some(Phase::Released), None]);
     }
 }

@@ -10,7 +10,7 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SockOpsContext;
 use mtls_common::{
-    DeliveryKey, DirectSocket, Direction, EventKind, PortMode, Role, SocketKind, SocketState, Workload,
+    DeliveryKey, DirectSocket, Direction, EventKind, Phase, PortMode, Role, SocketKind, SocketState, Workload,
     WorkloadPort, workload_flags,
 };
 
@@ -193,7 +193,7 @@ pub fn established(ctx: SockOpsContext, role: Role) {
         workload: state.workload,
         destination: state.destination,
         role: role as u32,
-        reserved: 0,
+        phase: Phase::Held as u32,
         local: local(&ctx),
         remote: remote(&ctx),
     };

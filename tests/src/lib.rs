@@ -3,6 +3,7 @@
 pub mod bytes;
 pub mod certs;
 pub mod demo;
+pub mod direct;
 pub mod flow;
 pub mod flows;
 pub mod foreign;

@@ -2,94 +2,13 @@
 //!
 //! Needs kernel TLS and tracing programs: a virtual machine (`cargo xtask test --only integration --kernel 6.12=direct`).
 
-use std::process::Command;
-use std::sync::atomic::{AtomicU32, Ordering};
-
+use mtls_tests::direct::{HTTP, World, direct_records, records};
 use mtls_tests::hold::ktls_is_listed;
-use mtls_tests::lab::{Daemon, Lab, NODE, Process};
-use mtls_tests::{Record, could_not_run, eventually, programs, slow};
+use mtls_tests::lab::Output;
+use mtls_tests::{could_not_run, eventually, programs, slow};
 
-/// Where the second node's daemon takes sessions, as long as this lives. Both daemons live in this namespace.
-struct Address(String);
-
-impl Address {
-    fn add() -> Self {
-        static NEXT: AtomicU32 = AtomicU32::new(1);
-        let address = Self(format!("198.18.7.{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-        assert!(address.ip("add"), "{} cannot be added", address.0);
-        address
-    }
-
-    fn ip(&self, what: &str) -> bool {
-        let address = format!("{}/32", self.0);
-        let status = Command::new("ip").args(["addr", what, &address, "dev", "lo"]).status();
-        status.is_ok_and(|status| status.success())
-    }
-}
-
-impl Drop for Address {
-    fn drop(&mut self) {
-        self.ip("del");
-    }
-}
-
-struct World {
-    here: Daemon,
-    there: Daemon,
-    _nginx: Process,
-    lab: Lab,
-    _address: Address,
-}
-
-impl World {
-    fn new() -> Self {
-        let address = Address::add();
-        let node = &address.0;
-        let mut lab = Lab::new(&["web"]);
-        lab.add_node("n2");
-        lab.add_pod("n2", "far");
-        let nginx = programs::nginx(lab.pod("far"), 80);
-        let here = format!(
-            r#"
-workloads: [ {{ name: web, select: {{ netns: $web.netns }}, direct: auto }} ]
-directory:
-  - {{ name: far, addresses: ["$far.v4", "$far.v6"], ports: [80], spiffe_ids: ["spiffe://example.org/far"], node: "{node}:15080" }}
-"#
-        );
-        let there = format!(
-            r#"
-workloads: [ {{ name: far, select: {{ netns: $far.netns }}, addresses: ["$far.v4", "$far.v6"], direct: auto }} ]
-policy: [ {{ name: web-only, action: allow, from: {{ spiffe_ids: ["spiffe://example.org/web"] }} }} ]
-direct: {{ listen: "{node}:15080" }}
-"#
-        );
-        let mut here = lab.prepare(NODE, &here);
-        here.ca_init();
-        let mut there = lab.prepare("n2", &there);
-        there.share_ca(&here);
-        there.start();
-        here.start();
-        Self { here, there, _nginx: nginx, lab, _address: address }
-    }
-
-    fn get(&self) -> mtls_tests::lab::Output {
-        let url = format!("http://{}/", self.lab.pod("far").at(80));
-        self.lab.pod("web").cmd("curl").args(["-sS", "--max-time", "60"]).arg(&url).run()
-    }
-
-    /// The first connection goes by relay and has a session made.
-    fn with_session() -> Self {
-        let world = Self::new();
-        assert_eq!(world.get().ok().text(), "hello from far");
-        eventually(slow::limit(20), "a session", || {
-            world.here.printed().contains("a session for direct connections is there").then_some(())
-        });
-        world
-    }
-}
-
-fn records(daemon: &Daemon, workload: &str) -> Vec<Record> {
-    daemon.access_log().into_iter().filter(|record| record.workload() == workload).collect()
+fn get(world: &World) -> Output {
+    world.get(world.far().at(HTTP))
 }
 
 #[test]
@@ -103,20 +22,10 @@ fn curl_and_nginx_talk_by_their_own_sockets_and_only_tls_is_on_the_wire() {
     let world = World::with_session();
     let capture = world.lab.capture();
     for _ in 0..5 {
-        assert_eq!(
-            world.get().ok().text(),
-            "hello from far",
-            "{}\n{}",
-            world.here.printed(),
-            world.there.printed()
-        );
+        assert_eq!(get(&world).ok().text(), "hello from far", "{}", world.printed());
     }
     for (daemon, workload) in [(&world.here, "web"), (&world.there, "far")] {
-        let direct = eventually(slow::limit(20), "the records of direct connections", || {
-            let all = records(daemon, workload);
-            (all.iter().filter(|record| record.datapath() == "direct").count() >= 5).then_some(all)
-        });
-        for record in direct.iter().filter(|record| record.datapath() == "direct") {
+        for record in direct_records(daemon, workload, 5) {
             assert_eq!(record.reason(), "", "{record:?}");
             assert!(record.peer_proven(), "{record:?}");
         }
@@ -175,7 +84,7 @@ fn an_armed_connection_outlives_both_daemons() {
     assert!(status.success(), "{}", curl.printed());
     assert!(std::fs::read(&source).expect("a file") == std::fs::read(&got).expect("a file"));
     // What is new fails closed.
-    assert_ne!(world.get().code, Some(0));
+    assert_ne!(get(&world).code, Some(0));
 }
 
 #[test]
@@ -187,7 +96,7 @@ fn whom_the_servers_policy_denies_is_refused_at_connect() {
     let config = std::fs::read_to_string(world.there.config()).expect("a configuration");
     std::fs::write(world.there.config(), config.replace("action: allow", "action: deny")).expect("writable");
     assert_eq!(world.there.cli(&["reload"]).0, Some(0));
-    let output = world.get();
+    let output = get(&world);
     assert_ne!(output.code, Some(0));
     let refused = eventually(slow::limit(20), "the refusal", || {
         records(&world.there, "far").into_iter().find(|record| record.reason() == "policy_denied")

@@ -1,18 +1,19 @@
 //! The eBPF side of `direct`: what the daemon asks of it, one method for each step of docs/design/direct.md.
 
+use std::io;
 use std::net::SocketAddr;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Mutex;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{HashMap as KernelMap, MapData};
-use mtls_common::{DeliveryKey, DirectPair, DirectSocket, Expected, Role, SocketKind, SocketState};
+use aya::maps::{HashMap as KernelMap, MapData, MapError};
+use mtls_common::{DeliveryKey, DirectPair, DirectSocket, Expected, Phase, Role, SocketKind, SocketState};
 use nix::time::{ClockId, clock_gettime};
 
 use super::address::{endpoint, socket_address};
 use super::descriptor::{self, Tracing};
-use super::error::{CaptureError, GuardError, NoDirect};
+use super::error::{CaptureError, GuardError, NoDirect, ReleaseNoteError};
 use super::tables::take;
 use super::{Capture, Injector, lock};
 
@@ -47,6 +48,30 @@ impl Tables {
             sockets: Mutex::new(take(object, "DIRECT_SOCKETS")?),
             tracing: Mutex::default(),
         })
+    }
+
+    fn note_released(&self, cookie: u64) -> Result<(), ReleaseNoteError> {
+        let mut sockets = lock(&self.sockets);
+        let socket = sockets.get(&cookie, 0).map_err(|source| note_error(cookie, source))?;
+        // Only what is there: one that the programs have forgotten in between must not come back.
+        let released = DirectSocket { phase: Phase::Released as u32, ..socket };
+        sockets.insert(cookie, released, EXIST).map_err(|source| note_error(cookie, source))
+    }
+
+    fn live(&self) -> Vec<Live> {
+        let sockets = lock(&self.sockets);
+        let known = sockets.iter().filter_map(Result::ok);
+        known.filter_map(|(cookie, socket)| Live::read(cookie, &socket)).collect()
+    }
+}
+
+fn note_error(cookie: u64, source: MapError) -> ReleaseNoteError {
+    match source {
+        MapError::KeyNotFound => ReleaseNoteError::Gone(cookie),
+        MapError::SyscallError(error) if error.io_error.kind() == io::ErrorKind::NotFound => {
+            ReleaseNoteError::Gone(cookie)
+        }
+        source => CaptureError::map("DIRECT_SOCKETS")(source).into(),
     }
 }
 
@@ -89,10 +114,12 @@ pub struct Live {
     pub local: SocketAddr,
     /// The other end.
     pub remote: SocketAddr,
+    /// What an earlier daemon has done with it.
+    pub phase: Phase,
 }
 
 impl Live {
-    /// `None`: a role that this version does not know.
+    /// `None`: a role or a phase that this version does not know.
     fn read(cookie: u64, socket: &DirectSocket) -> Option<Self> {
         Some(Self {
             cookie,
@@ -102,6 +129,7 @@ impl Live {
             role: Role::from_raw(socket.role)?,
             local: socket_address(&socket.local),
             remote: socket_address(&socket.remote),
+            phase: Phase::from_raw(socket.phase)?,
         })
     }
 }
@@ -188,6 +216,15 @@ impl Capture {
         Ok((state.wish != 0).then_some(state.wish))
     }
 
+    /// Tells a daemon that starts later that this connection was let go. To be called before TCP_NOTSENT_LOWAT is raised: a
+    /// daemon that is killed in between leaves a connection that is noted and still held.
+    ///
+    /// # Errors
+    /// When the kernel has closed it: it must not be let go then.
+    pub fn note_released(&self, cookie: u64) -> Result<(), ReleaseNoteError> {
+        self.direct.note_released(cookie)
+    }
+
     /// Lets the injector's packets pass the guard: the SYN of a direct connection leaves by it to the true address
     /// ([`Injector::release`]).
     ///
@@ -200,12 +237,7 @@ impl Capture {
     /// The direct connections that the kernel has, also those that an earlier daemon made.
     #[must_use]
     pub fn direct_sockets(&self) -> Vec<Live> {
-        let table = lock(&self.direct.sockets);
-        table
-            .iter()
-            .filter_map(Result::ok)
-            .filter_map(|(cookie, socket)| Live::read(cookie, &socket))
-            .collect()
+        self.direct.live()
     }
 
     /// Whether the connection of this socket is established, and not over.
@@ -230,39 +262,4 @@ fn boot_time() -> Result<u64, CaptureError> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_two_entries_of_an_expected_connection_differ_by_the_namespace_alone() {
-        let client = "10.0.0.2:4000".parse().unwrap();
-        let server = "10.0.0.3:80".parse().unwrap();
-        let of = Inbound { netns: 7, client, server };
-        assert_eq!((of.key().netns, of.anywhere().netns), (7, 0));
-        assert_eq!(of.key(), DeliveryKey { netns: 7, ..of.anywhere() });
-        assert_eq!((socket_address(&of.key().from), socket_address(&of.key().to)), (client, server));
-    }
-
-    #[test]
-    fn a_live_connection_is_read_and_a_role_from_elsewhere_is_not_guessed() {
-        let socket = DirectSocket {
-            netns: 7,
-            workload: 3,
-            destination: 0,
-            role: Role::Server as u32,
-            reserved: 0,
-            local: endpoint("10.0.0.3:80".parse().unwrap()),
-            remote: endpoint("10.0.0.2:4000".parse().unwrap()),
-        };
-        let live = Live::read(9, &socket).unwrap();
-        assert_eq!((live.cookie, live.role, live.destination), (9, Role::Server, None));
-        assert_eq!(live.remote, "10.0.0.2:4000".parse().unwrap());
-        assert_eq!(Live::read(9, &DirectSocket { role: 0, ..socket }), None);
-    }
-
-    #[test]
-    fn the_clock_of_the_programs_goes_on() {
-        let first = boot_time().unwrap();
-        assert!(first > 0 && boot_time().unwrap() >= first);
-    }
-}
+mod tests;

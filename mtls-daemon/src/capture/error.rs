@@ -136,3 +136,14 @@ pub enum GuardError {
     #[error(transparent)]
     Capture(#[from] CaptureError),
 }
+
+/// Why it could not be noted that a direct connection is let go.
+#[derive(Debug, thiserror::Error)]
+pub enum ReleaseNoteError {
+    /// The kernel has closed it meanwhile.
+    #[error("the direct connection of socket {0} (cookie) is over: there is nothing to let go")]
+    Gone(u64),
+    /// The kernel's table refused.
+    #[error(transparent)]
+    Capture(#[from] CaptureError),
+}

@@ -25,9 +25,10 @@ use aya::maps::{HashMap as KernelMap, MapData, PerCpuArray, RingBuf, SkStorage, 
 use mtls_common::{Counter, Endpoint, ListenerKey, Namespace, SocketKind, SocketState};
 
 pub use direct::{Inbound, Live};
-pub use error::{CaptureError, EnrolError, GuardError, NoDirect};
+pub use error::{CaptureError, EnrolError, GuardError, NoDirect, ReleaseNoteError};
 pub use events::{Caller, CaptureEvent, DirectEvent, EventStream};
 pub use held::Fault;
+pub use mtls_common::Phase;
 pub use namespace::{Injector, Listeners};
 pub use order::Neighbour;
 pub use packet::{HeldSyn, Unreachable};

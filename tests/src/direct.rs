@@ -1,0 +1,161 @@
+//! The world of `direct`: `web` on one node, `far` on another, each with a daemon of its own, and applications that know
+//! nothing of it. Needs kernel TLS and tracing programs: a virtual machine.
+
+use std::net::SocketAddr;
+use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::lab::{Daemon, Lab, NODE, Output, Pod, Process, Record, eventually};
+use crate::{programs, slow};
+
+/// The port of nginx in `far`.
+pub const HTTP: u16 = 80;
+
+/// Where the second node's daemon takes sessions, as long as this lives. Both daemons live in this namespace.
+#[derive(Debug)]
+struct Address(String);
+
+impl Address {
+    fn add() -> Self {
+        static NEXT: AtomicU32 = AtomicU32::new(1);
+        let address = Self(format!("198.18.7.{}", NEXT.fetch_add(1, Ordering::Relaxed)));
+        assert!(address.ip("add"), "{} cannot be added", address.0);
+        address
+    }
+
+    fn ip(&self, what: &str) -> bool {
+        let address = format!("{}/32", self.0);
+        let status = Command::new("ip").args(["addr", what, &address, "dev", "lo"]).status();
+        status.is_ok_and(|status| status.success())
+    }
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        self.ip("del");
+    }
+}
+
+/// See the module. Fields drop in this order: the programs end before their namespaces.
+#[derive(Debug)]
+pub struct World {
+    /// The daemon of `web`'s node.
+    pub here: Daemon,
+    /// The daemon of `far`'s node.
+    pub there: Daemon,
+    /// nginx in `far`, where the world has one.
+    pub nginx: Option<Process>,
+    /// The lab.
+    pub lab: Lab,
+    _address: Address,
+}
+
+impl World {
+    /// nginx in `far`, and no session yet.
+    #[track_caller]
+    pub fn new() -> Self {
+        let mut world = Self::bare(&[HTTP], "", "");
+        world.nginx = Some(programs::nginx(world.far(), HTTP));
+        world
+    }
+
+    /// nginx in `far`. The first connection has gone by relay and had a session made: the next ones are direct.
+    #[track_caller]
+    pub fn with_session() -> Self {
+        let world = Self::new();
+        let to = world.far().at(HTTP);
+        assert_eq!(world.get(to).ok().text(), "hello from far");
+        world.wait_session(to);
+        world
+    }
+
+    /// No program at all. `ports`: those of `far` that the directory of `web`'s node knows. `here`, `there`: more top-level keys
+    /// of the configurations.
+    #[track_caller]
+    pub fn bare(ports: &[u16], here: &str, there: &str) -> Self {
+        let address = Address::add();
+        let node = &address.0;
+        let mut lab = Lab::new(&["web"]);
+        lab.add_node("n2");
+        lab.add_pod("n2", "far");
+        let here = format!(
+            r#"
+workloads: [ {{ name: web, select: {{ netns: $web.netns }}, direct: auto }} ]
+directory:
+  - {{ name: far, addresses: ["$far.v4", "$far.v6"], ports: {ports:?}, spiffe_ids: ["spiffe://example.org/far"], node: "{node}:15080" }}
+{here}
+"#
+        );
+        let there = format!(
+            r#"
+workloads: [ {{ name: far, select: {{ netns: $far.netns }}, addresses: ["$far.v4", "$far.v6"], direct: auto }} ]
+policy: [ {{ name: web-only, action: allow, from: {{ spiffe_ids: ["spiffe://example.org/web"] }} }} ]
+direct: {{ listen: "{node}:15080" }}
+{there}
+"#
+        );
+        let mut here = lab.prepare(NODE, &here);
+        here.ca_init();
+        let mut there = lab.prepare("n2", &there);
+        there.share_ca(&here);
+        there.start();
+        here.start();
+        Self { here, there, nginx: None, lab, _address: address }
+    }
+
+    /// The client's pod.
+    pub fn web(&self) -> &Pod {
+        self.lab.pod("web")
+    }
+
+    /// The server's pod.
+    pub fn far(&self) -> &Pod {
+        self.lab.pod("far")
+    }
+
+    /// What curl in `web` gets from `/` there.
+    #[track_caller]
+    pub fn get(&self, to: SocketAddr) -> Output {
+        let url = format!("http://{to}/");
+        self.web().cmd("curl").args(["-sS", "--max-time", "60"]).arg(&url).run()
+    }
+
+    /// Waits until `web`'s daemon has a session for this destination, for which a connection must have asked.
+    #[track_caller]
+    pub fn wait_session(&self, to: SocketAddr) {
+        let to = to.to_string();
+        eventually(slow::limit(20), &format!("a session for {to}"), || {
+            let printed = self.here.printed();
+            let mut lines = printed.lines();
+            lines
+                .any(|line| line.contains("a session for direct connections is there") && line.contains(&to))
+                .then_some(())
+        });
+    }
+
+    /// What was printed by both daemons, for a message.
+    pub fn printed(&self) -> String {
+        format!("web's node:\n{}\nfar's node:\n{}", self.here.printed(), self.there.printed())
+    }
+}
+
+impl Default for World {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// The records of one workload in a daemon's access log.
+pub fn records(daemon: &Daemon, workload: &str) -> Vec<Record> {
+    daemon.access_log().into_iter().filter(|record| record.workload() == workload).collect()
+}
+
+/// Waits until a daemon has recorded so many direct connections of a workload; gives all of them.
+#[track_caller]
+pub fn direct_records(daemon: &Daemon, workload: &str, at_least: usize) -> Vec<Record> {
+    eventually(slow::limit(20), &format!("{at_least} records of direct connections"), || {
+        let mut all = records(daemon, workload);
+        all.retain(|record| record.datapath() == "direct");
+        (all.len() >= at_least).then_some(all)
+    })
+}
