@@ -23,6 +23,8 @@ pub mod workload_flags {
     /// Sockets of the namespace that the workload owns alone are born held (`net.ipv4.tcp_notsent_lowat` is 0
     /// there), and its connections may be direct.
     pub const DIRECT: u32 = 1 << 3;
+    /// With [`DIRECT`]: no relay carries its connections; the daemon makes each direct or fails it.
+    pub const DIRECT_REQUIRED: u32 = 1 << 4;
 }
 
 /// Bits of [`Enclosure::flags`].

@@ -122,8 +122,10 @@ fn descriptor(place: &Place, to: &Endpoint) -> Option<(u32, i32)> {
     if !place.settings.is_direct(place.netns) {
         return None;
     }
-    // SAFETY: copied at once.
-    unsafe { DIRECT_PAIRS.get(&DirectPair { workload: place.workload, to: *to }) }?;
+    if place.settings.flags & workload_flags::DIRECT_REQUIRED == 0 {
+        // SAFETY: copied at once.
+        unsafe { DIRECT_PAIRS.get(&DirectPair { workload: place.workload, to: *to }) }?;
+    }
     // SAFETY: no pointer is involved.
     let thread = unsafe { bpf_get_current_pid_tgid() };
     // SAFETY: copied at once.

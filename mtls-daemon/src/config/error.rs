@@ -517,12 +517,6 @@ pub enum Fault {
     )]
     NeverCaptured(Quoted),
 
-    /// `direct: require`.
-    #[error(
-        "this build carries no connection by `direct`, and `require` forbids a relay in its place; write `auto` (a relay \
-         until there is `direct`) or `never`"
-    )]
-    DirectNotOffered,
     /// The daemon's address is also a workload's.
     #[error(
         "the node's address {address} is one of the workload {workload}, to which every port there belongs; give the \
@@ -573,17 +567,6 @@ pub enum Fault {
         "`dns_names` is not looked at while `trust.peer_names.dns` is false; set that, or remove the names"
     )]
     DnsNamesUnused,
-    /// Warning: `direct: auto`.
-    #[error(
-        "this build carries no connection by `direct` yet, so that a relay carries all of them; write `never` to be \
-         rid of this warning"
-    )]
-    DirectIsRelay,
-    /// Warning: `direct.listen`.
-    #[error(
-        "this build has no sessions between daemons yet, so that nothing listens here; leave it out until then"
-    )]
-    DirectListenUnused,
     /// Warning: no roots for a trust domain.
     #[error(
         "no roots are configured for the trust domain of {0}, so that no such server can be verified; add them to \

@@ -505,8 +505,7 @@ pub(super) struct Workload {
     /// How its bytes travel. Default: the top-level `datapath`.
     #[serde(default)]
     pub datapath: Given<DatapathChoice>,
-    /// Whether its connections are direct: never, auto or require. Default: the top-level `direct.default`. This build offers
-    /// no `direct` yet: with auto a relay carries them, and require is refused.
+    /// Whether its connections are direct: never, auto or require. Default: the top-level `direct.default`.
     #[serde(default)]
     pub direct: Given<DirectChoice>,
     /// Exceptions to `direct` for inbound connections, by own port.

@@ -66,8 +66,8 @@ pub struct Daemon {
     pub(super) keeper: Arc<Keeper>,
     /// What the last looks at the coverage found.
     pub(super) coverage: Mutex<Coverage>,
-    /// Set where direct connections can be had.
-    pub(super) direct: std::sync::OnceLock<super::direct::Direct>,
+    /// Set where direct connections are configured: they, or why there are none.
+    pub(super) direct: std::sync::OnceLock<Result<super::direct::Direct, String>>,
     log: LogControl,
 }
 

@@ -86,7 +86,7 @@ impl Daemon {
         if *self.stopping.borrow() {
             return;
         }
-        let (wanted, found) = look(&snapshot, &mut node, self.direct.get().is_some());
+        let (wanted, found) = look(&snapshot, &mut node, self.is_direct());
         self.apply_tables(&snapshot, &mut node, found);
         let gone: Vec<u64> =
             node.places.keys().copied().filter(|cookie| !wanted.contains_key(cookie)).collect();
@@ -112,7 +112,7 @@ impl Daemon {
 
     /// Brings the tables to a snapshot that is not in force yet, with what was found at the last look.
     pub(super) fn try_tables(&self, node: &mut Node, snapshot: &Snapshot) -> Result<(), CaptureError> {
-        let (_, found) = look(snapshot, node, self.direct.get().is_some());
+        let (_, found) = look(snapshot, node, self.is_direct());
         self.relay.capture.apply(&tables(snapshot, &found))?;
         node.applied = Some((snapshot.generation, found));
         Ok(())

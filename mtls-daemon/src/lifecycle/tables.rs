@@ -110,6 +110,9 @@ fn add_workload(tables: &mut Tables, workload: &WorkloadState, everyone: &Exclus
         || settings.direct_ports.values().any(|choice| *choice != DirectChoice::Never);
     if direct && found.direct {
         flags |= workload_flags::DIRECT;
+        if settings.direct == DirectChoice::Require {
+            flags |= workload_flags::DIRECT_REQUIRED;
+        }
     }
     let netns =
         found.owners.iter().find(|(_, owners)| owners.whole == Some(number)).map_or(0, |(cookie, _)| *cookie);

@@ -242,7 +242,7 @@ impl Daemon {
         vec![
             ability("relay-userspace", true, format!("programs are attached to {root}")),
             relay_ktls(&self.relay.ktls.load()),
-            ability("direct", false, "not part of this version of mtlsd".to_owned()),
+            ability("direct", self.is_direct(), self.direct_detail()),
             ability("guard", features.guards_unseen_sockets(), guard),
             ability("locked-memory", self.secrets.swapped.is_none(), locked_memory(&self.secrets)),
         ]

@@ -1,4 +1,4 @@
-//! The datapath `direct`. This build carries nothing by it, and says so.
+//! The datapath `direct`.
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -19,32 +19,18 @@ const MAX_UNFIT: u32 = 262_144;
 
 /// The node's part, and where `listen` stands, for [`not_of_a_workload`].
 pub(super) fn check(check: &mut Check, raw: &raw::Direct) -> (Direct, Option<FileSpot>) {
-    let listen = raw.listen.0.as_ref().and_then(|at| {
-        let address = node(check, at)?;
-        check.warn(at.spot, Fault::DirectListenUnused);
-        Some((address, (check.file, at.spot)))
-    });
+    let listen = raw.listen.0.as_ref().and_then(|at| Some((node(check, at)?, (check.file, at.spot))));
     let direct = Direct {
-        default: choice(check, &raw.default, DirectChoice::default()),
+        default: choice(&raw.default, DirectChoice::default()),
         listen: listen.map(|(address, _)| address),
         unfit: unfit(check, &raw.unfit),
     };
     (direct, listen.map(|(_, spot)| spot))
 }
 
-/// What is chosen here, or else that default; `require` cannot be kept.
-pub(super) fn choice(check: &mut Check, given: &Given<DirectChoice>, default: DirectChoice) -> DirectChoice {
-    given.0.as_ref().map_or(default, |at| offered(check, at))
-}
-
-fn offered(check: &mut Check, at: &At<DirectChoice>) -> DirectChoice {
-    match at.value {
-        DirectChoice::Never => {}
-        DirectChoice::Auto => check.warn(at.spot, Fault::DirectIsRelay),
-        // A relay in its place is what `require` forbids.
-        DirectChoice::Require => check.fault(at.spot, Fault::DirectNotOffered),
-    }
-    at.value
+/// What is chosen here, or else that default.
+pub(super) fn choice(given: &Given<DirectChoice>, default: DirectChoice) -> DirectChoice {
+    given.0.as_ref().map_or(default, |at| at.value)
 }
 
 /// Exceptions by own port.
@@ -52,10 +38,9 @@ pub(super) fn ports(check: &mut Check, raw: &Entries<DirectChoice>) -> BTreeMap<
     let mut seen = Seen::new("port", "write it once");
     let mut choices = BTreeMap::new();
     for (port, choice) in &raw.0 {
-        let choice = offered(check, choice);
         if let Some(number) = check.port(port) {
             seen.note(check, &number, &number.to_string(), port.spot);
-            choices.insert(number, choice);
+            choices.insert(number, choice.value);
         }
     }
     choices

@@ -124,7 +124,7 @@ fn workload(
         unknown_destinations: raw.unknown_destinations.0.as_ref().map(|at| at.value).unwrap_or_default(),
         connect_hold: raw.connect_hold.0.as_ref().map(|at| at.value).unwrap_or_default(),
         datapath: raw.datapath.0.as_ref().map_or(node.datapath, |at| at.value),
-        direct: direct::choice(check, &raw.direct, node.direct.default),
+        direct: direct::choice(&raw.direct, node.direct.default),
         direct_ports: direct::ports(check, &raw.direct_ports),
         // One that was refused fails the load and never falls back to the CA.
         identity: identity?,

@@ -617,11 +617,6 @@ fn modes_that_say_nothing_or_contradict_each_other_are_refused() {
 
 #[test]
 fn what_cannot_be_direct_is_refused() {
-    let not_offered =
-        ["carries no connection by `direct`, and `require` forbids a relay in its place; write `auto`"];
-    one("direct: { default: §require }", &not_offered);
-    one(&workload("direct: §require"), &not_offered);
-    one(&workload("direct_ports: { 80: §require }"), &not_offered);
     one(&workload("direct_ports: { ¤80: auto, §'80': never }"), &["the port `80` is taken already, at ¤"]);
     one(&workload("direct_ports: { §0: auto }"), &["the port 0 does not exist"]);
     one(&workload("direct: §allways"), &["`allways` may not stand here"]);

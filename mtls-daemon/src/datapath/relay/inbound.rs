@@ -16,7 +16,7 @@ use super::hello::{Hello, read_hello};
 use super::outbound::{refusal_of, reset};
 use super::place::Place;
 use super::session::{Session, SessionError, end_politely};
-use crate::config::{Mode, Timeouts};
+use crate::config::{DirectChoice, Mode, Timeouts};
 use crate::datapath::ktls::Suite;
 use crate::flows::Channel;
 use crate::handshake::{Authorise, Preface, Records, Verdict};
@@ -50,6 +50,13 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
             destination: to,
         },
     );
+    let port = to.port();
+    if workload.settings.direct_of_port(port) == DirectChoice::Require && !place.is_probe(from) {
+        reset(&stream);
+        let detail = format!("port {port} takes only direct connections (`direct: require`)");
+        observed.end(Ending::Refused(Refusal::new(Reason::DirectFailed, detail)));
+        return;
+    }
     let permit = relay.admission.load().connection(
         snapshot.config.limits.connections,
         &workload.live,

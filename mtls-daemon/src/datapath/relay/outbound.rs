@@ -18,7 +18,7 @@ use super::external;
 use super::place::Place;
 use super::session::{Session, SessionError};
 use crate::capture::HeldSyn;
-use crate::config::ConnectHold;
+use crate::config::{ConnectHold, DirectChoice};
 use crate::datapath::ktls::Suite;
 use crate::directory::Destination;
 use crate::handshake::{ExpectedServer, Preface, Records, Verdict};
@@ -144,6 +144,14 @@ impl Attempt<'_> {
         self.observed.connection().learn(|learned| {
             learned.destination_name = Some(destination.name.as_str().into());
         });
+        if settings.direct == DirectChoice::Require {
+            let detail = format!(
+                "{} takes only direct connections (`direct: require`), and this one was not made so that it could be: see \
+                 `mtlsd status` and docs/direct.md",
+                settings.name
+            );
+            return Err(Refusal::new(Reason::DirectFailed, detail));
+        }
         let (to, port) = (self.destination.ip(), self.destination.port());
         if let Some(denial) = self.snapshot.denied_early(self.workload, destination, port, Some(to)) {
             let between = format!("{} to {} port {port}", settings.spiffe_id, destination.name);

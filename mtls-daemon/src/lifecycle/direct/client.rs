@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex};
 
 use mtls_direct::{ConnectionId, FourTuple, Owner, Socket};
@@ -94,6 +95,11 @@ impl Host {
             answer(place, &held.syn, Reason::ShuttingDown);
             return;
         };
+        if !place.held_for_direct.load(Ordering::Acquire) {
+            // Only where `direct: require` leaves no relay.
+            let detail = "its sockets cannot be held yet, since connections from before are open; see the log".to_owned();
+            return self.refuse_held(place, &held, Refusal::new(Reason::DirectFailed, detail));
+        }
         match self.links.of(held.pair()) {
             Some((link, peer)) => self.open(place, held, &snapshot, &workload, link, &peer),
             // The address is the true one: no relay can take it any more.

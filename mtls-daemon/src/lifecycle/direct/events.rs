@@ -10,7 +10,7 @@ use crate::lifecycle::daemon::{Daemon, lock};
 
 /// What the programs report.
 pub(in crate::lifecycle) fn event(daemon: &Daemon, event: &CaptureEvent, what: DirectEvent) {
-    let Some(Direct(host)) = daemon.direct.get() else { return };
+    let Some(Ok(Direct(host))) = daemon.direct.get() else { return };
     let socket = Socket { netns: event.netns, cookie: event.cookie };
     let server = event.destination;
     let tuple = |client| FourTuple { client, server };

@@ -104,6 +104,14 @@ impl Host {
         }
     }
 
+    /// What there is, for people.
+    pub fn in_words(&self) -> String {
+        let connections = lock(&self.opened).values().filter(|opened| opened.established).count();
+        let unfit = lock(&self.unfit).list(Instant::now()).len();
+        let sessions = self.links.count();
+        format!("{connections} connections, {sessions} sessions with other nodes' daemons, {unfit} pairs left to a relay for a time")
+    }
+
     /// The guard has cut it; the kernel's socket is ended too.
     pub fn violated(&self, socket: Socket, tuple: FourTuple) {
         self.destroy(socket.netns, Some(socket.cookie), tuple, Why::Protocol);

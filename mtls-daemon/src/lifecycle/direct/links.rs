@@ -106,6 +106,11 @@ impl<H: Handle> Links<H> {
         Some(pair)
     }
 
+    /// How many live.
+    pub fn count(&self) -> usize {
+        lock(&self.0).known.len()
+    }
+
     /// Who proved itself at the other end of one that lives.
     pub fn peer(&self, link: LinkId) -> Option<Arc<PeerIdentity>> {
         Some(Arc::clone(lock(&self.0).known.get(&link)?.link.peer()))

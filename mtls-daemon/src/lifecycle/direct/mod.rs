@@ -13,6 +13,7 @@ mod server;
 mod sessions;
 mod waiting;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use mtls_direct::Limits;
@@ -34,6 +35,17 @@ use crate::datapath::relay::Admission;
 /// What the daemon keeps of it.
 pub struct Direct(Arc<Host>);
 
+impl Daemon {
+    /// For `mtlsd status`.
+    pub(super) fn direct_detail(&self) -> String {
+        match self.direct.get() {
+            None => "no workload is configured for it (`direct: auto` or `require`)".to_owned(),
+            Some(Err(why)) => why.clone(),
+            Some(Ok(Direct(host))) => host.in_words(),
+        }
+    }
+}
+
 /// Whether anything is configured to be direct.
 pub(super) fn is_wanted(config: &Config) -> bool {
     let wants = |choice: &DirectChoice| *choice != DirectChoice::Never;
@@ -47,21 +59,24 @@ pub(super) async fn start(daemon: &Arc<Daemon>) {
     if !is_wanted(&config) {
         return;
     }
-    if let Err(error) = daemon.relay.ktls.load().as_ref() {
-        tracing::warn!(why = %error, "no direct connections without kernel TLS: relays carry all");
-        return;
-    }
-    if let Err(error) = daemon.relay.capture.switch_on_direct() {
-        tracing::warn!(why = %error, "no direct connections on this machine: relays carry all");
-        return;
-    }
-    let mount = match cgroup::mount_point() {
-        Ok(mount) => mount,
-        Err(error) => {
-            tracing::warn!(%error, "no direct connections without cgroup v2");
-            return;
+    match prepare(daemon) {
+        Ok(mount) => begin(daemon, &config, mount).await,
+        Err(why) => {
+            tracing::warn!(%why, "no direct connections on this machine: relays carry what is not `direct: require`");
+            let _ = daemon.direct.set(Err(why));
         }
-    };
+    }
+}
+
+/// Everything that may say no. The mount of cgroup v2.
+fn prepare(daemon: &Daemon) -> Result<PathBuf, String> {
+    let relay = &daemon.relay;
+    relay.ktls.load().as_ref().as_ref().map_err(|why| format!("kernel TLS is needed: {why}"))?;
+    relay.capture.switch_on_direct().map_err(|why| why.to_string())?;
+    cgroup::mount_point().map_err(|why| why.to_string())
+}
+
+async fn begin(daemon: &Arc<Daemon>, config: &Config, mount: PathBuf) {
     let listener = match config.direct.listen {
         Some(address) => match TcpListener::bind(address.get()).await {
             Ok(listener) => Some(listener),
@@ -94,7 +109,7 @@ pub(super) async fn start(daemon: &Arc<Daemon>) {
         tokio::spawn(inbound(Arc::clone(&host), arrivals));
     }
     let _ = host.pool.set(pool);
-    if daemon.direct.set(Direct(host)).is_ok() {
+    if daemon.direct.set(Ok(Direct(host))).is_ok() {
         tracing::info!("direct connections can be had from now on");
     }
 }

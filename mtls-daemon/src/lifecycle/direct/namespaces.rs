@@ -32,9 +32,14 @@ pub(in crate::lifecycle) fn let_all_go(config: &Config) {
 }
 
 impl Daemon {
+    /// Whether direct connections can be had.
+    pub(in crate::lifecycle) fn is_direct(&self) -> bool {
+        matches!(self.direct.get(), Some(Ok(_)))
+    }
+
     /// Holds the namespaces of workloads that may be direct, where that is possible by now.
     pub(in crate::lifecycle) fn hold_for_direct(&self) {
-        if self.direct.get().is_none() {
+        if !self.is_direct() {
             return;
         }
         let snapshot = self.relay.snapshot.load_full();
