@@ -167,6 +167,8 @@ pub struct Expected {
 pub struct DirectSocket {
     /// Cookie of the socket's network namespace.
     pub netns: u64,
+    /// The daemon's number for the session that it was made on, noted with [`Phase::Released`]; 0 before.
+    pub session: u64,
     /// The workload's number.
     pub workload: u32,
     /// The destination's number in the directory; 0 for the server's end.

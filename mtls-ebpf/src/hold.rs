@@ -190,6 +190,7 @@ pub fn established(ctx: SockOpsContext, role: Role) {
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let socket = DirectSocket {
         netns: state.netns,
+        session: 0,
         workload: state.workload,
         destination: state.destination,
         role: role as u32,

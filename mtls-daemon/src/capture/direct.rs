@@ -50,11 +50,11 @@ impl Tables {
         })
     }
 
-    fn note_released(&self, cookie: u64) -> Result<(), ReleaseNoteError> {
+    fn note_released(&self, cookie: u64, session: u64) -> Result<(), ReleaseNoteError> {
         let mut sockets = lock(&self.sockets);
         let socket = sockets.get(&cookie, 0).map_err(|source| note_error(cookie, source))?;
         // Only what is there: one that the programs have forgotten in between must not come back.
-        let released = DirectSocket { phase: Phase::Released as u32, ..socket };
+        let released = DirectSocket { phase: Phase::Released as u32, session, ..socket };
         sockets.insert(cookie, released, EXIST).map_err(|source| note_error(cookie, source))
     }
 
@@ -116,6 +116,8 @@ pub struct Live {
     pub remote: SocketAddr,
     /// What an earlier daemon has done with it.
     pub phase: Phase,
+    /// That daemon's number for the session it was made on, where it was let go.
+    pub session: u64,
 }
 
 impl Live {
@@ -130,6 +132,7 @@ impl Live {
             local: socket_address(&socket.local),
             remote: socket_address(&socket.remote),
             phase: Phase::from_raw(socket.phase)?,
+            session: socket.session,
         })
     }
 }
@@ -221,8 +224,8 @@ impl Capture {
     ///
     /// # Errors
     /// When the kernel has closed it: it must not be let go then.
-    pub fn note_released(&self, cookie: u64) -> Result<(), ReleaseNoteError> {
-        self.direct.note_released(cookie)
+    pub fn note_released(&self, cookie: u64, session: u64) -> Result<(), ReleaseNoteError> {
+        self.direct.note_released(cookie, session)
     }
 
     /// Lets the injector's packets pass the guard: the SYN of a direct connection leaves by it to the true address

@@ -52,7 +52,7 @@ pub(super) struct Document {
     pub tls: Tls,
     /// How bytes travel. Default auto.
     pub datapath: Given<DatapathChoice>,
-    /// The datapath `direct`, which this build does not offer yet.
+    /// The datapath `direct`.
     pub direct: Direct,
     /// Bounds on memory and work.
     pub limits: Limits,

@@ -8,16 +8,18 @@ use std::time::SystemTime;
 use rustls::client::danger::ServerCertVerifier;
 use rustls::client::{ResolvesClientCert, Resumption};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::pki_types::CertificateDer;
 use rustls::server::NoServerSessionStorage;
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
 use rustls::version::{TLS12, TLS13};
 use rustls::{ClientConfig, ServerConfig, SupportedProtocolVersion};
 
 use super::verifier::{Authorise, PeerClientVerifier, PeerServerVerifier};
-use super::verify::{ExpectedServer, Trust};
+use super::verify::{ExpectedServer, PeerRole, Trust, verify_peer};
 use super::{ALPN_MTLSD, Verdict};
 use crate::datapath::ktls::{Abilities, Suite};
-use crate::identity::{ChainMarks, X509Svid};
+use crate::identity::{ChainMarks, PeerIdentity, X509Svid};
+use crate::observe::Refusal;
 
 pub use watched::{Request, Shown, Watched};
 
@@ -123,6 +125,19 @@ impl WorkloadTls {
         let certified = Arc::new(svid.certified_key());
         let key = Arc::new(SingleCertAndKey::from(Arc::clone(&certified)));
         Self { provider: Arc::new(provider), key, certified, trust, settings, own: None }
+    }
+
+    /// Who a peer is whose handshake was some time ago, by the chain that it showed then: whether it may still be.
+    ///
+    /// # Errors
+    /// As in a handshake.
+    pub fn verify_again(
+        &self,
+        chain: &[CertificateDer<'_>],
+        role: PeerRole,
+        now: SystemTime,
+    ) -> Result<PeerIdentity, Refusal> {
+        verify_peer(chain, role, &self.trust, None, now)
     }
 
     /// As server, with the OCSP answer about its own certificate, whose chain this is, while there is a good one.

@@ -6,6 +6,7 @@
 use std::sync::Arc;
 
 use rustls::client::{ClientConnectionData, UnbufferedClientConnection};
+use rustls::crypto::SupportedKxGroup;
 use rustls::pki_types::ServerName;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
@@ -226,15 +227,28 @@ impl Records {
 }
 
 fn agreed<D>(connection: &UnbufferedConnectionCommon<D>) -> Option<Agreed> {
-    Some(Agreed {
-        version: match connection.protocol_version()? {
-            ProtocolVersion::TLSv1_2 => "TLSv1.2",
-            ProtocolVersion::TLSv1_3 => "TLSv1.3",
-            other => other.as_str()?,
-        },
-        suite: connection.negotiated_cipher_suite()?.suite().as_str()?,
-        group: connection.negotiated_key_exchange_group()?.name().as_str()?,
-    })
+    let suite = connection.negotiated_cipher_suite();
+    Agreed::of(connection.protocol_version(), suite, connection.negotiated_key_exchange_group())
+}
+
+impl Agreed {
+    /// What rustls says of a connection; `None` until its handshake has come so far.
+    #[must_use]
+    pub fn of(
+        version: Option<ProtocolVersion>,
+        suite: Option<SupportedCipherSuite>,
+        group: Option<&'static dyn SupportedKxGroup>,
+    ) -> Option<Self> {
+        Some(Self {
+            version: match version? {
+                ProtocolVersion::TLSv1_2 => "TLSv1.2",
+                ProtocolVersion::TLSv1_3 => "TLSv1.3",
+                other => other.as_str()?,
+            },
+            suite: suite?.suite().as_str()?,
+            group: group?.name().as_str()?,
+        })
+    }
 }
 
 fn advance<C: Process>(

@@ -298,6 +298,7 @@ impl Daemon {
         self.readiness.block("stopping", "the daemon is stopping");
         self.stopping.send_replace(true);
         lock(&self.node).leave_all();
+        self.stop_direct();
         let drain = self.relay.snapshot.load().config.timeouts.drain;
         let deadline = tokio::time::Instant::now() + drain;
         while self.relay.observer.recorder().live_count() > 0 && tokio::time::Instant::now() < deadline {

@@ -108,6 +108,7 @@ impl Daemon {
         self.report_readiness(&snapshot, &node);
         drop(node);
         self.hold_for_direct();
+        self.take_over_direct();
     }
 
     /// Brings the tables to a snapshot that is not in force yet, with what was found at the last look.

@@ -176,6 +176,13 @@ impl Observed {
         }
     }
 
+    /// It goes on without this daemon: its end is for another one to record.
+    pub fn left_open(mut self) {
+        self.ended = true;
+        self.open.take();
+        self.observer.recorder.forget(self.live.id());
+    }
+
     /// It ended: counts, logs and records it.
     pub fn end(mut self, ending: Ending) -> Arc<ConnectionRecord> {
         self.finish(ending)

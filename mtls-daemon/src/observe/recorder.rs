@@ -55,6 +55,13 @@ impl Recorder {
         }
     }
 
+    /// Shows a connection no more, of whose end nobody will hear.
+    pub fn forget(&self, id: ConnectionId) {
+        if let Some(shard) = self.shard(id) {
+            shard.lock().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        }
+    }
+
     /// How many connections are live.
     #[must_use]
     pub fn live_count(&self) -> usize {

@@ -21,6 +21,7 @@ fn socket() -> DirectSocket {
         destination: 0,
         role: Role::Server as u32,
         phase: Phase::Held as u32,
+        session: 0,
         local: endpoint("10.0.0.3:80".parse().unwrap()),
         remote: endpoint("10.0.0.2:4000".parse().unwrap()),
     }
@@ -64,12 +65,12 @@ fn what_is_let_go_is_noted_unless_the_kernel_has_forgotten_the_socket() {
 
     lock(&tables.sockets).insert(9, socket(), 0).unwrap();
     assert_eq!(tables.live().iter().map(|live| live.phase).collect::<Vec<_>>(), [Phase::Held]);
-    tables.note_released(9).unwrap();
-    tables.note_released(9).unwrap();
-    let noted = Live { phase: Phase::Released, ..Live::read(9, &socket()).unwrap() };
+    tables.note_released(9, 5).unwrap();
+    tables.note_released(9, 5).unwrap();
+    let noted = Live { phase: Phase::Released, session: 5, ..Live::read(9, &socket()).unwrap() };
     assert_eq!(tables.live(), [noted], "nothing else has changed");
     lock(&tables.sockets).remove(&9).unwrap();
-    let gone = tables.note_released(9).unwrap_err();
+    let gone = tables.note_released(9, 5).unwrap_err();
     assert!(matches!(gone, ReleaseNoteError::Gone(9)), "{gone}");
     assert!(tables.live().is_empty(), "it has not come back");
 }

@@ -6,12 +6,12 @@ use serde::Deserialize;
 use crate::config::at::{Given, Number};
 use crate::config::direct::DirectChoice;
 
-/// The datapath `direct`: the applications' own sockets carry TLS and nobody relays. This build does not offer it yet.
+/// The datapath `direct`: the applications' own sockets carry TLS and nobody relays.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
 pub(in crate::config) struct Direct {
-    /// Of workloads that do not say so themselves: never (default); auto: a relay carries what cannot be direct, in this build
-    /// everything; require: what cannot be direct fails, refused in this build.
+    /// Of workloads that do not say so themselves: never (default); auto: a relay carries what cannot be direct;
+    /// require: what cannot be direct fails.
     pub default: Given<DirectChoice>,
     /// Where this node's daemon takes sessions of other daemons, ADDRESS:PORT. Default: nowhere.
     pub listen: Given<String>,

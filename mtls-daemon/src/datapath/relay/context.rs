@@ -150,17 +150,19 @@ fn offload(
 pub fn note_handshake(observed: &Observed, agreed: Option<&Agreed>, verdict: &Verdict) {
     let claim = verdict.claim();
     observed.connection().learn(|learned| {
-        learned.tls = agreed.map(|agreed| TlsInfo {
-            version: agreed.version.into(),
-            suite: agreed.suite.into(),
-            group: agreed.group.into(),
-        });
+        learned.tls = agreed.map(tls_info);
         if let Some(claim) = claim {
             learned.peer_certificate = Some(certificate_info(&claim.serial, claim.not_after));
             learned.peer_identity = claim.name;
             learned.peer_proven = verdict.peer().is_some();
         }
     });
+}
+
+/// What was agreed, as the log shows it.
+#[must_use]
+pub fn tls_info(agreed: &Agreed) -> TlsInfo {
+    TlsInfo { version: agreed.version.into(), suite: agreed.suite.into(), group: agreed.group.into() }
 }
 
 /// A certificate as the log shows it.

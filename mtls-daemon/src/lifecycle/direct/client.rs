@@ -8,8 +8,8 @@ use std::sync::{Arc, Mutex};
 use mtls_direct::{ConnectionId, FourTuple, Owner, Socket};
 
 use super::host::{Host, Name};
-use super::links::PairKey;
-use super::opened::{Admitted, Opened, note_peer};
+use super::links::{PairKey, Peer};
+use super::opened::{Admitted, Opened, note_session};
 use crate::capture::HeldSyn;
 use crate::datapath::direct::drive::{LinkId, Told};
 use crate::datapath::direct::session::fresh_nonce;
@@ -81,6 +81,15 @@ impl Syns {
         }
     }
 
+    /// Fails all that were not let go.
+    pub fn refuse_all(&self, reason: Reason) {
+        for Syn { place, syn, .. } in
+            std::mem::take(&mut *lock(&self.0)).into_values().filter(|syn| !syn.let_go)
+        {
+            answer(&place, &syn, reason);
+        }
+    }
+
     /// Its connection is established, or over.
     pub fn forget(&self, socket: Socket) {
         lock(&self.0).remove(&socket);
@@ -97,7 +106,9 @@ impl Host {
         };
         if !place.held_for_direct.load(Ordering::Acquire) {
             // Only where `direct: require` leaves no relay.
-            let detail = "its sockets cannot be held yet, since connections from before are open; see the log".to_owned();
+            let detail =
+                "its sockets cannot be held yet, since connections from before are open; see the log"
+                    .to_owned();
             return self.refuse_held(place, &held, Refusal::new(Reason::DirectFailed, detail));
         }
         match self.links.of(held.pair()) {
@@ -129,15 +140,15 @@ impl Host {
         snapshot: &Arc<Snapshot>,
         workload: &Arc<WorkloadState>,
         link: LinkId,
-        peer: &Arc<PeerIdentity>,
+        peer: &Peer,
     ) {
         let Held { socket, to, syn, owner, .. } = held;
         let observed = self.begin(workload, &syn, to);
-        note_peer(&observed, peer);
+        note_session(&observed, workload, peer);
         let destination = snapshot.directory.lookup(to.ip(), to.port());
         let name = destination.map_or("", |destination| &destination.name);
         observed.connection().learn(|learned| learned.destination_name = Some(name.into()));
-        let admitted = self.admit_outbound(snapshot, workload, &observed, peer, to);
+        let admitted = self.admit_outbound(snapshot, workload, &observed, &peer.identity, to);
         let nonce = fresh_nonce(rustls::crypto::aws_lc_rs::default_provider().secure_random)
             .map_err(|_| Refusal::new(Reason::Internal, "the system gives no random bytes"));
         let (admitted, nonce) = match admitted.and_then(|admitted| Ok((admitted, nonce?))) {
@@ -161,7 +172,7 @@ impl Host {
         }
         let name: Arc<str> = name.into();
         let (host, snapshot, workload, peer) =
-            (Arc::clone(self), Arc::clone(snapshot), Arc::clone(workload), Arc::clone(peer));
+            (Arc::clone(self), Arc::clone(snapshot), Arc::clone(workload), Arc::clone(&peer.identity));
         tokio::spawn(async move {
             let ends = Outbound { workload: &workload.settings, from, peer: &peer, to, name: &name };
             match ask_outbound(&snapshot, &host.relay().external, &connection, ends).await {

@@ -33,7 +33,10 @@ pub(in crate::lifecycle) fn event(daemon: &Daemon, event: &CaptureEvent, what: D
             host.tell(Told::Accepted { socket, tuple: tuple(client), owner: owner(caller) });
         }
         DirectEvent::Ended { sent, received, .. } => {
-            host.tell(Told::Ended { socket, counts: Counts { sent, received } });
+            let counts = Counts { sent, received };
+            if !host.left_ended(socket.cookie, counts) {
+                host.tell(Told::Ended { socket, counts });
+            }
         }
         DirectEvent::Violation { client } => {
             tracing::error!(%client, %server, "what came first on a direct connection was no TLS record: it is cut");

@@ -13,11 +13,13 @@ use mtls_direct::{
 
 use super::client::Syns;
 use super::destroy::destroy;
+use super::journal::Journal;
 use super::leased::Leased;
 use super::links::Links;
 use super::opened::{Opened, ending, errno_of, is_of_identity};
+use super::recovery::Left;
 use super::waiting::Waiting;
-use crate::capture::Inbound;
+use crate::capture::{Inbound, Phase, ReleaseNoteError};
 use crate::datapath::direct::drive::{LinkId, Node, Session, Teller, Told};
 use crate::datapath::direct::hands::{self, Taken};
 use crate::datapath::direct::session::pool::{Pair as SessionPair, Pool};
@@ -26,7 +28,7 @@ use crate::datapath::direct::unfit::{Memory, Pair, Side};
 use crate::datapath::relay::admission::ConnectionPermit;
 use crate::datapath::relay::{Place, Relay};
 use crate::lifecycle::daemon::{Daemon, lock};
-use crate::observe::connection::Datapath;
+use crate::observe::connection::{Datapath, Ending};
 use crate::observe::{Reason, Refusal};
 use crate::snapshot::{Snapshot, WorkloadState};
 
@@ -65,6 +67,8 @@ pub(super) struct Host {
     pub unfit: Mutex<Memory>,
     pub syns: Syns,
     pub waiting: Waiting,
+    pub left: Left,
+    pub journal: Journal,
     mount: PathBuf,
     leased: Leased<Key>,
     opened: Mutex<HashMap<Name, Opened>>,
@@ -74,7 +78,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub fn new(daemon: Arc<Daemon>, mount: PathBuf) -> Self {
+    pub fn new(daemon: Arc<Daemon>, mount: PathBuf, journal: Journal) -> Self {
         let unfit = Memory::new(daemon.relay.snapshot.load().config.direct.unfit);
         Self {
             daemon,
@@ -82,6 +86,8 @@ impl Host {
             unfit: Mutex::new(unfit),
             syns: Syns::default(),
             waiting: Waiting::default(),
+            left: Left::default(),
+            journal,
             mount,
             leased: Leased::default(),
             opened: Mutex::default(),
@@ -109,7 +115,9 @@ impl Host {
         let connections = lock(&self.opened).values().filter(|opened| opened.established).count();
         let unfit = lock(&self.unfit).list(Instant::now()).len();
         let sessions = self.links.count();
-        format!("{connections} connections, {sessions} sessions with other nodes' daemons, {unfit} pairs left to a relay for a time")
+        format!(
+            "{connections} connections, {sessions} sessions with other nodes' daemons, {unfit} pairs left to a relay for a time"
+        )
     }
 
     /// The guard has cut it; the kernel's socket is ended too.
@@ -139,7 +147,9 @@ impl Host {
         if let Some(key) = key {
             self.leased.forget(&opened.lease, key);
         }
-        self.links.leave(name.0);
+        if self.links.leave(name.0) {
+            self.journal.forget(name.0.0);
+        }
         Some(opened)
     }
 
@@ -191,6 +201,37 @@ impl Host {
                 false
             }
             None => false,
+        }
+    }
+
+    /// For a daemon that starts again.
+    fn note_released(&self, about: &About<LinkId>) -> Result<(), ReleaseNoteError> {
+        if let Some(link) = self.links.to_note(about.link)
+            && let Err(error) = self.journal.note(about.link.0, &link.chain())
+        {
+            tracing::warn!(%error, "direct connections of this session will be cut when the daemon starts again");
+        }
+        let cookie = about.cookie.unwrap_or_default();
+        self.relay().capture.note_released(cookie, about.link.0)
+    }
+
+    /// The daemon stops. What flows goes on; what does not yet never will.
+    pub fn stop(&self) {
+        self.leave_left();
+        for (name, opened) in std::mem::take(&mut *lock(&self.opened)) {
+            if opened.established {
+                opened.observed.left_open();
+            } else {
+                self.links.end(name.0, LinkEnd::ShuttingDown);
+                opened.observed.end(Ending::Refused(Reason::ShuttingDown.into()));
+            }
+        }
+        self.syns.refuse_all(Reason::ShuttingDown);
+        for live in self.relay().capture.direct_sockets() {
+            if live.phase == Phase::Held {
+                let tuple = FourTuple { client: live.local, server: live.remote };
+                self.destroy(live.netns, Some(live.cookie), tuple, Why::Recovered);
+            }
         }
     }
 
@@ -272,6 +313,9 @@ impl Node for Host {
         // First the lease: what it forbids shall not flow. Its end is told already.
         if !self.keep(about) {
             return true;
+        }
+        if !self.well(about, self.note_released(about)) {
+            return false;
         }
         let released = hands::release::release(taken, hands::release::USUAL_GSO, wish);
         let well = self.well(about, released.map(drop));

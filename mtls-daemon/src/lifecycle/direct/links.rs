@@ -8,18 +8,28 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::datapath::direct::drive::LinkId;
 use crate::datapath::direct::session::accept::Place;
 use crate::datapath::direct::session::{LinkEnd, WeakLink};
+use crate::handshake::Agreed;
 use crate::identity::PeerIdentity;
 use crate::lifecycle::daemon::lock;
 
 /// The own workload's number, and where it connects.
 pub(super) type PairKey = (u32, SocketAddr);
 
+/// Who is at the other end.
+#[derive(Clone)]
+pub(super) struct Peer {
+    /// As the session's handshake proved.
+    pub identity: Arc<PeerIdentity>,
+    /// What that agreed on.
+    pub agreed: Option<Agreed>,
+}
+
 /// A session, as those see it who do not keep it alive.
 pub(super) trait Handle {
     /// Ends it.
     fn end(&self, why: LinkEnd);
-    /// Who proved itself at its other end.
-    fn peer(&self) -> &Arc<PeerIdentity>;
+    /// Who proved itself at its other end, and how.
+    fn peer(&self) -> Peer;
 }
 
 impl Handle for WeakLink {
@@ -29,8 +39,8 @@ impl Handle for WeakLink {
         }
     }
 
-    fn peer(&self) -> &Arc<PeerIdentity> {
-        WeakLink::peer(self)
+    fn peer(&self) -> Peer {
+        Peer { identity: Arc::clone(WeakLink::peer(self)), agreed: self.agreed() }
     }
 }
 
@@ -44,12 +54,29 @@ struct Known<H> {
     connections: usize,
     /// Another one takes its pair's new connections.
     replaced: bool,
+    /// It is over; kept for the connections that outlive it.
+    lost: bool,
+    /// Its chain is on disk.
+    noted: bool,
 }
 
 impl<H> Known<H> {
     fn is_over(&self) -> bool {
         self.replaced && self.connections == 0
     }
+
+    fn new(link: H, pair: Option<PairKey>, place: Option<Place>) -> Self {
+        Self { link, pair, _place: place, connections: 0, replaced: false, lost: false, noted: false }
+    }
+}
+
+/// What a session's end means.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(super) struct Lost {
+    /// It was this pair's, which has none now.
+    pub pair: Option<PairKey>,
+    /// No connection outlives it.
+    pub forgotten: bool,
 }
 
 struct All<H> {
@@ -73,12 +100,12 @@ impl<H> Default for Links<H> {
 impl<H: Handle> Links<H> {
     /// A session that another node's client opened.
     pub fn taken(&self, link: H, place: Place) -> LinkId {
-        self.add(Known { link, pair: None, _place: Some(place), connections: 0, replaced: false })
+        self.add(Known::new(link, None, Some(place)))
     }
 
     /// A session of this node's; its pair's new connections go by it from now on.
     pub fn made(&self, link: H, pair: PairKey) -> LinkId {
-        let id = self.add(Known { link, pair: Some(pair), _place: None, connections: 0, replaced: false });
+        let id = self.add(Known::new(link, Some(pair), None));
         let mut all = lock(&self.0);
         let before = all.current.insert(pair, id);
         if let Some(known) = before.and_then(|before| all.known.get_mut(&before)) {
@@ -99,28 +126,42 @@ impl<H: Handle> Links<H> {
     }
 
     /// A session is gone. The pair, if it was the one for new connections.
-    pub fn lost(&self, link: LinkId) -> Option<PairKey> {
+    pub fn lost(&self, link: LinkId) -> Lost {
         let mut all = lock(&self.0);
-        let pair = all.known.remove(&link)?.pair?;
-        (all.current.get(&pair) == Some(&link)).then(|| all.current.remove(&pair))?;
-        Some(pair)
+        let Some(known) = all.known.get_mut(&link).filter(|known| !known.lost) else {
+            return Lost::default();
+        };
+        known.lost = true;
+        // Its place is free again.
+        known._place = None;
+        let (pair, outlived) = (known.pair, known.connections > 0);
+        if !outlived {
+            all.known.remove(&link);
+        }
+        let current = pair.filter(|pair| all.current.get(pair) == Some(&link));
+        if let Some(pair) = &current {
+            all.current.remove(pair);
+        }
+        Lost { pair: current, forgotten: !outlived }
     }
 
     /// How many live.
     pub fn count(&self) -> usize {
-        lock(&self.0).known.len()
+        lock(&self.0).known.values().filter(|known| !known.lost).count()
     }
 
     /// Who proved itself at the other end of one that lives.
-    pub fn peer(&self, link: LinkId) -> Option<Arc<PeerIdentity>> {
-        Some(Arc::clone(lock(&self.0).known.get(&link)?.link.peer()))
+    pub fn peer(&self, link: LinkId) -> Option<Peer> {
+        let all = lock(&self.0);
+        let known = all.known.get(&link).filter(|known| !known.lost)?;
+        Some(known.link.peer())
     }
 
     /// The session for a new connection, and who is at its other end.
-    pub fn of(&self, pair: PairKey) -> Option<(LinkId, Arc<PeerIdentity>)> {
+    pub fn of(&self, pair: PairKey) -> Option<(LinkId, Peer)> {
         let all = lock(&self.0);
         let id = *all.current.get(&pair)?;
-        Some((id, Arc::clone(all.known.get(&id)?.link.peer())))
+        Some((id, all.known.get(&id)?.link.peer()))
     }
 
     /// A connection more is on it.
@@ -130,14 +171,30 @@ impl<H: Handle> Links<H> {
         }
     }
 
-    /// One less; a session that was replaced ends with its last one.
-    pub fn leave(&self, link: LinkId) {
-        if let Some(known) = lock(&self.0).known.get_mut(&link) {
-            known.connections = known.connections.saturating_sub(1);
-            if known.is_over() {
-                known.link.end(LinkEnd::Unused);
-            }
+    /// One less; a session that was replaced ends with its last one. True: nobody will speak of it again.
+    pub fn leave(&self, link: LinkId) -> bool {
+        let mut all = lock(&self.0);
+        let Some(known) = all.known.get_mut(&link) else { return false };
+        known.connections = known.connections.saturating_sub(1);
+        if known.connections == 0 && known.lost {
+            all.known.remove(&link);
+            return true;
         }
+        if known.is_over() {
+            known.link.end(LinkEnd::Unused);
+        }
+        false
+    }
+
+    /// To be noted on disk, once for each session.
+    pub fn to_note(&self, link: LinkId) -> Option<H>
+    where
+        H: Clone,
+    {
+        let mut all = lock(&self.0);
+        let known = all.known.get_mut(&link).filter(|known| !known.noted)?;
+        known.noted = true;
+        Some(known.link.clone())
     }
 
     /// Its identities may not be used any more.

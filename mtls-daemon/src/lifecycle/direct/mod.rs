@@ -5,10 +5,12 @@ mod destroy;
 mod events;
 mod hold;
 mod host;
+mod journal;
 mod leased;
 mod links;
 mod namespaces;
 mod opened;
+mod recovery;
 mod server;
 mod sessions;
 mod waiting;
@@ -22,6 +24,7 @@ use tokio::sync::mpsc;
 
 pub(super) use self::events::event;
 use self::host::Host;
+use self::journal::Journal;
 pub(super) use self::namespaces::{let_all_go, let_go};
 use self::sessions::{call, inbound, outbound, workloads};
 use super::daemon::Daemon;
@@ -36,6 +39,20 @@ use crate::datapath::relay::Admission;
 pub struct Direct(Arc<Host>);
 
 impl Daemon {
+    /// The direct connections that an earlier daemon left in the namespaces that are there by now.
+    pub(super) fn take_over_direct(&self) {
+        if let Some(Ok(Direct(host))) = self.direct.get() {
+            host.take_over();
+        }
+    }
+
+    /// The daemon stops.
+    pub(super) fn stop_direct(&self) {
+        if let Some(Ok(Direct(host))) = self.direct.get() {
+            host.stop();
+        }
+    }
+
     /// For `mtlsd status`.
     pub(super) fn direct_detail(&self) -> String {
         match self.direct.get() {
@@ -60,7 +77,7 @@ pub(super) async fn start(daemon: &Arc<Daemon>) {
         return;
     }
     match prepare(daemon) {
-        Ok(mount) => begin(daemon, &config, mount).await,
+        Ok((mount, journal)) => begin(daemon, &config, Host::new(Arc::clone(daemon), mount, journal)).await,
         Err(why) => {
             tracing::warn!(%why, "no direct connections on this machine: relays carry what is not `direct: require`");
             let _ = daemon.direct.set(Err(why));
@@ -68,15 +85,17 @@ pub(super) async fn start(daemon: &Arc<Daemon>) {
     }
 }
 
-/// Everything that may say no. The mount of cgroup v2.
-fn prepare(daemon: &Daemon) -> Result<PathBuf, String> {
+/// Everything that may say no. The mount of cgroup v2, and where sessions are noted.
+fn prepare(daemon: &Daemon) -> Result<(PathBuf, Journal), String> {
     let relay = &daemon.relay;
     relay.ktls.load().as_ref().as_ref().map_err(|why| format!("kernel TLS is needed: {why}"))?;
     relay.capture.switch_on_direct().map_err(|why| why.to_string())?;
-    cgroup::mount_point().map_err(|why| why.to_string())
+    let runtime = &relay.snapshot.load().config.paths.runtime;
+    let journal = Journal::open(runtime).map_err(|why| why.to_string())?;
+    Ok((cgroup::mount_point().map_err(|why| why.to_string())?, journal))
 }
 
-async fn begin(daemon: &Arc<Daemon>, config: &Config, mount: PathBuf) {
+async fn begin(daemon: &Arc<Daemon>, config: &Config, host: Host) {
     let listener = match config.direct.listen {
         Some(address) => match TcpListener::bind(address.get()).await {
             Ok(listener) => Some(listener),
@@ -87,7 +106,8 @@ async fn begin(daemon: &Arc<Daemon>, config: &Config, mount: PathBuf) {
         },
         None => None,
     };
-    let host = Arc::new(Host::new(Arc::clone(daemon), mount));
+    let host = Arc::new(host);
+    host.find_left();
     let (driver, teller) = Driver::new(Arc::clone(&host), Limits::default());
     let _ = host.teller.set(teller);
     tokio::spawn(driver.run());

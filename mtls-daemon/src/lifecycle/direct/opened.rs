@@ -5,7 +5,9 @@ use std::time::Instant;
 
 use mtls_direct::{By, Outcome, Reason as Why};
 
+use super::links::Peer;
 use crate::datapath::relay::admission::ConnectionPermit;
+use crate::datapath::relay::context::{certificate_info, tls_info};
 use crate::identity::PeerIdentity;
 use crate::lease::Lease;
 use crate::observe::connection::Ending;
@@ -58,10 +60,21 @@ pub(super) fn is_of_identity(reason: Reason) -> bool {
     )
 }
 
-pub(super) fn note_peer(observed: &Observed, peer: &PeerIdentity) {
+/// What the session's handshake has shown.
+pub(super) fn note_session(observed: &Observed, workload: &WorkloadState, peer: &Peer) {
+    note_peer(observed, workload, &peer.identity);
+    let tls = peer.agreed.as_ref().map(tls_info);
+    observed.connection().learn(|learned| learned.tls = tls);
+}
+
+/// Who is at both ends.
+pub(super) fn note_peer(observed: &Observed, workload: &WorkloadState, peer: &PeerIdentity) {
+    let own = workload.identity.as_ref().ok().map(|identity| identity.certificate.clone());
     observed.connection().learn(|learned| {
+        learned.local_certificate = own;
         learned.peer_identity = Some(peer.name.to_string());
         learned.peer_proven = true;
+        learned.peer_certificate = Some(certificate_info(&peer.serial, peer.not_after));
         learned.peer_chain = Some(Arc::clone(&peer.chain));
     });
 }

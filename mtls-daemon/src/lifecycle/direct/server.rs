@@ -8,7 +8,7 @@ use std::time::Instant;
 use mtls_direct::{About, Nonce, Reason as Why};
 
 use super::host::Host;
-use super::opened::{Admitted, Opened, is_of_identity, note_peer};
+use super::opened::{Admitted, Opened, is_of_identity, note_session};
 use crate::config::{DirectChoice, Mode};
 use crate::datapath::direct::drive::LinkId;
 use crate::datapath::direct::session::{LinkEnd, fresh_nonce};
@@ -59,7 +59,7 @@ impl Host {
                 destination: tuple.server,
             },
         );
-        note_peer(&observed, &peer);
+        note_session(&observed, &workload, &peer);
         let gate = Gate {
             mode: settings.mode_of_port(port),
             port,
@@ -71,7 +71,7 @@ impl Host {
             connection: observed.shared(),
             flows: Arc::clone(&self.relay().flows),
         };
-        let admitted = match self.admit_inbound(&gate, &peer).await {
+        let admitted = match self.admit_inbound(&gate, &peer.identity).await {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 if is_of_identity(refusal.reason) {

@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 
 use super::Direct;
 use super::host::{DaemonLink, Host};
+use super::links::Lost;
 use crate::config::DirectChoice;
 use crate::datapath::direct::drive::{LinkId, Told};
 use crate::datapath::direct::session::accept::Accepted;
@@ -172,8 +173,12 @@ async fn hear(host: Arc<Host>, link: LinkId, mut incoming: Incoming, mut lease: 
             None => break,
         }
     }
-    if let Some((workload, to)) = host.links.lost(link) {
+    let Lost { pair, forgotten } = host.links.lost(link);
+    if let Some((workload, to)) = pair {
         host.relay().capture.withdraw_direct(workload, to);
+    }
+    if forgotten {
+        host.journal.forget(link.0);
     }
     host.tell(Told::SessionLost(link));
 }

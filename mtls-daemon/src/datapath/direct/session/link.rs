@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use mtls_direct::{ConnectionId, Message, Nonce, Role};
+use rustls::pki_types::CertificateDer;
 use rustls::{Connection, SupportedCipherSuite};
 use tokio::net::TcpStream;
 use tokio::sync::{mpsc, watch};
@@ -12,6 +13,7 @@ use tokio::sync::{mpsc, watch};
 use super::WireError;
 use super::keys::{KeyError, SocketKeys, derive};
 use super::task::Task;
+use crate::handshake::Agreed;
 use crate::identity::PeerIdentity;
 
 /// How much one session may take.
@@ -241,6 +243,20 @@ impl WeakLink {
     #[must_use]
     pub fn peer(&self) -> &Arc<PeerIdentity> {
         &self.shared.peer
+    }
+
+    /// What its handshake agreed on.
+    #[must_use]
+    pub fn agreed(&self) -> Option<Agreed> {
+        let tls = self.shared.tls();
+        Agreed::of(tls.protocol_version(), Some(self.shared.suite), tls.negotiated_key_exchange_group())
+    }
+
+    /// The certificates that it showed, leaf first.
+    #[must_use]
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        let chain = |tls: &Connection| tls.peer_certificates().map(<[_]>::to_vec);
+        chain(&self.shared.tls()).unwrap_or_default().into_iter().map(CertificateDer::into_owned).collect()
     }
 
     /// Until the session is over, and why.

@@ -23,8 +23,8 @@ impl Handle for Fake {
         lock(&self.0).push(why);
     }
 
-    fn peer(&self) -> &Arc<PeerIdentity> {
-        &self.1
+    fn peer(&self) -> Peer {
+        Peer { identity: Arc::clone(&self.1), agreed: None }
     }
 }
 
@@ -64,11 +64,11 @@ fn only_the_loss_of_the_pairs_own_takes_its_connections_away() {
     let links = Links::default();
     let first = links.made(Fake::new(), pair());
     let second = links.made(Fake::new(), pair());
-    assert_eq!(links.lost(first), None);
+    assert_eq!(links.lost(first), Lost { pair: None, forgotten: true });
     assert_eq!(links.of(pair()).unwrap().0, second);
-    assert_eq!(links.lost(second), Some(pair()));
+    assert_eq!(links.lost(second), Lost { pair: Some(pair()), forgotten: true });
     assert!(links.of(pair()).is_none() && links.peer(second).is_none());
-    assert_eq!(links.lost(second), None, "a second time is no loss");
+    assert_eq!(links.lost(second), Lost::default(), "a second time is no loss");
 }
 
 #[test]
@@ -88,4 +88,18 @@ fn what_is_not_known_is_left_alone() {
     let known = links.made(kept.clone(), pair());
     links.end(known, LinkEnd::LeaseEnded);
     assert_eq!(kept.ended(), [LinkEnd::LeaseEnded]);
+}
+
+#[test]
+fn what_is_noted_of_a_session_is_needed_until_its_last_connection_is_over() {
+    let links = Links::default();
+    let id = links.made(Fake::new(), pair());
+    assert!(links.to_note(id).is_some() && links.to_note(id).is_none(), "once");
+    links.enter(id);
+    links.enter(id);
+    assert_eq!(links.lost(id), Lost { pair: Some(pair()), forgotten: false });
+    assert!(links.peer(id).is_none() && links.count() == 0, "nothing new is made on it");
+    assert!(!links.leave(id));
+    assert!(links.leave(id), "the last one");
+    assert!(!links.leave(id));
 }

@@ -1,0 +1,201 @@
+//! Direct connections and the daemons' lives: what flows goes on without them, the next daemon finds it, and its lease
+//! reaches it; with `direct: require` nothing else will do.
+//!
+//! Needs kernel TLS and tracing programs: a virtual machine (`cargo xtask test --only integration --kernel 6.12=direct_life`).
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use mtls_tests::direct::{HTTP, World, direct_records, records};
+use mtls_tests::hold::ktls_is_listed;
+use mtls_tests::lab::{Daemon, Process};
+use mtls_tests::{could_not_run, eventually, programs, slow};
+
+const NO_KTLS: &str = "this kernel has no TLS";
+const WEB: &str = "spiffe://example.org/web";
+
+/// A download that takes its time.
+struct Download {
+    curl: Process,
+    source: PathBuf,
+    got: PathBuf,
+}
+
+impl Download {
+    fn begin(world: &World, megabytes: u64, rate: &str) -> Self {
+        let far = world.far();
+        let source = programs::nginx_files(far).join("slow");
+        programs::random_file(far, &source, megabytes);
+        let got = world.lab.dir().join("slow.got");
+        let url = format!("http://{}/files/slow", far.at(HTTP));
+        let curl = world.web().cmd("curl").args(["-sS", "--limit-rate", rate, "--max-time", "200", "-o"]);
+        let curl = curl.arg(&got).arg(&url).spawn();
+        let download = Self { curl, source, got };
+        eventually(slow::limit(20), "the download to begin", || (download.length() > 0).then_some(()));
+        download
+    }
+
+    fn length(&self) -> u64 {
+        std::fs::metadata(&self.got).map_or(0, |file| file.len())
+    }
+
+    fn arrives_whole(mut self) {
+        let status = self.curl.ends_within(slow::limit(120)).expect("it ends");
+        assert!(status.success(), "{}", self.curl.printed());
+        let read = |path| std::fs::read(path).expect("a file");
+        assert!(read(&self.source) == read(&self.got), "{} bytes arrived", self.length());
+    }
+
+    fn is_cut(mut self) {
+        let status = self.curl.ends_within(slow::limit(30)).expect("the connection is cut");
+        assert!(!status.success(), "{}", self.curl.printed());
+    }
+}
+
+/// Waits until a daemon shows a live direct connection.
+fn shows_direct(daemon: &Daemon) {
+    eventually(slow::limit(20), "a live direct connection", || {
+        let shown = daemon.ask(&["connections"]);
+        let live = |c: &serde_json::Value| c["event"] == "open" && c["datapath"] == "direct";
+        shown.as_array().is_some_and(|all| all.iter().any(live)).then_some(())
+    });
+}
+
+fn both_start(world: &mut World) {
+    world.there.start();
+    world.here.start();
+}
+
+#[test]
+fn a_daemon_that_starts_again_finds_armed_connections_and_its_lease_reaches_them() {
+    if !ktls_is_listed() {
+        return could_not_run(
+            a_daemon_that_starts_again_finds_armed_connections_and_its_lease_reaches_them,
+            NO_KTLS,
+        );
+    }
+    let mut world = World::with_session();
+    let download = Download::begin(&world, 16, "200k");
+    world.here.kill9();
+    world.there.kill9();
+    both_start(&mut world);
+    shows_direct(&world.here);
+    shows_direct(&world.there);
+    world.there.ask(&["revoke", "--spiffe-id", WEB, "--reason", "stolen"]);
+    download.is_cut();
+    let cut = direct_records(&world.there, "far", 1);
+    let record = cut.last().expect("a record");
+    assert_eq!((record.refused(), record.reason()), (false, "revoked"), "{record:?}");
+    assert_eq!((record.peer(), record.peer_proven()), (WEB, true), "{record:?}");
+    assert!(record.sent() > 0, "{record:?}");
+}
+
+#[test]
+fn a_connection_that_outlives_a_stopped_daemon_is_recorded_once_by_the_next() {
+    if !ktls_is_listed() {
+        return could_not_run(
+            a_connection_that_outlives_a_stopped_daemon_is_recorded_once_by_the_next,
+            NO_KTLS,
+        );
+    }
+    let mut world = World::with_session();
+    let download = Download::begin(&world, 8, "400k");
+    world.here.stop();
+    world.there.stop();
+    both_start(&mut world);
+    shows_direct(&world.here);
+    download.arrives_whole();
+    for (daemon, workload) in [(&world.here, "web"), (&world.there, "far")] {
+        let records = direct_records(daemon, workload, 1);
+        assert_eq!(records.len(), 1, "{records:?}");
+        assert_eq!(records[0].reason(), "", "{records:?}");
+        assert!(records[0].bytes() > 8 << 20, "{records:?}");
+    }
+    // The next ones are direct as before.
+    let to = world.far().at(HTTP);
+    world.get(to).ok();
+    eventually(slow::limit(60), "a direct connection of the new daemons", || {
+        world.get(to).ok();
+        (direct_records(&world.here, "web", 1).len() > 1).then_some(())
+    });
+}
+
+#[test]
+fn what_is_revoked_loses_its_direct_connections_and_their_session() {
+    if !ktls_is_listed() {
+        return could_not_run(what_is_revoked_loses_its_direct_connections_and_their_session, NO_KTLS);
+    }
+    let world = World::with_session();
+    let download = Download::begin(&world, 16, "200k");
+    shows_direct(&world.there);
+    world.there.ask(&["revoke", "--spiffe-id", WEB, "--reason", "stolen"]);
+    download.is_cut();
+    let record = direct_records(&world.there, "far", 1).pop().expect("a record");
+    assert_eq!((record.refused(), record.reason()), (false, "revoked"), "{record:?}");
+    // Nor does the next one come in, by whatever datapath.
+    assert_ne!(world.get(world.far().at(HTTP)).code, Some(0));
+    let refused = |record: &mtls_tests::Record| record.refused() && record.reason() == "revoked";
+    eventually(slow::limit(20), "the refusal", || {
+        records(&world.there, "far").iter().any(refused).then_some(())
+    });
+    world.there.ask(&["unrevoke", "--spiffe-id", WEB]);
+    world.get(world.far().at(HTTP)).ok();
+}
+
+/// `web` takes nothing but direct connections.
+fn requires(world: &mut World) -> SocketAddr {
+    let config = std::fs::read_to_string(world.here.config()).expect("a configuration");
+    std::fs::write(world.here.config(), config.replace("direct: auto", "direct: require")).expect("writable");
+    world.here.restart();
+    world.far().at(HTTP)
+}
+
+#[test]
+fn where_direct_is_required_the_first_connection_is_direct_and_none_is_relayed() {
+    if !ktls_is_listed() {
+        return could_not_run(
+            where_direct_is_required_the_first_connection_is_direct_and_none_is_relayed,
+            NO_KTLS,
+        );
+    }
+    let mut world = World::new();
+    let to = requires(&mut world);
+    for _ in 0..3 {
+        assert_eq!(world.get(to).ok().text(), "hello from far", "{}", world.printed());
+    }
+    let all = eventually(slow::limit(20), "three records", || {
+        let all = records(&world.here, "web");
+        (all.len() >= 3).then_some(all)
+    });
+    assert!(all.iter().all(|record| record.datapath() == "direct" && record.reason() == ""), "{all:?}");
+    // Nobody to have a session with: connect() fails, and the record says why.
+    world.there.kill9();
+    let refused = world.get(to);
+    assert_eq!(refused.code, Some(7), "curl's word for a failed connect(): {refused}");
+    let record = eventually(slow::limit(20), "the refusal", || {
+        records(&world.here, "web").into_iter().find(mtls_tests::Record::refused)
+    });
+    assert!(record.detail().contains("the daemon at"), "{record:?}");
+}
+
+#[test]
+fn a_port_that_requires_direct_refuses_everything_else() {
+    if !ktls_is_listed() {
+        return could_not_run(a_port_that_requires_direct_refuses_everything_else, NO_KTLS);
+    }
+    let mut world = World::new();
+    let config = std::fs::read_to_string(world.there.config()).expect("a configuration");
+    std::fs::write(world.there.config(), config.replace("direct: auto", "direct: require"))
+        .expect("writable");
+    world.there.restart();
+    let to = world.far().at(HTTP);
+    // The first one of a pair goes by relay, and has a session made.
+    assert_ne!(world.get(to).code, Some(0));
+    let refused = eventually(slow::limit(20), "the refusal", || {
+        records(&world.there, "far").into_iter().find(mtls_tests::Record::refused)
+    });
+    assert_eq!(refused.reason(), "direct_failed", "{refused:?}");
+    assert!(refused.detail().contains("port 80 takes only direct connections"), "{refused:?}");
+    world.wait_session(to);
+    assert_eq!(world.get(to).ok().text(), "hello from far", "{}", world.printed());
+}
