@@ -1,7 +1,9 @@
 //! The node's one listener for sessions, for all its workloads.
 
-use std::net::SocketAddr;
-use std::sync::Arc;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, watch};
@@ -22,11 +24,13 @@ pub struct Bounds {
     pub unproven: usize,
     /// Most sessions, whoever's.
     pub sessions: usize,
+    /// Most sessions of one node, so that one that misbehaves leaves places for the others.
+    pub sessions_of_a_node: usize,
 }
 
 impl Default for Bounds {
     fn default() -> Self {
-        Self { session: Limits::default(), unproven: 256, sessions: 16_384 }
+        Self { session: Limits::default(), unproven: 256, sessions: 16_384, sessions_of_a_node: 8_192 }
     }
 }
 
@@ -57,6 +61,42 @@ pub enum Accepted {
 #[derive(Debug)]
 pub struct Place {
     _permit: OwnedSemaphorePermit,
+    _of_node: OfNode,
+}
+
+/// Sessions by the node's address.
+type Nodes = Arc<Mutex<HashMap<IpAddr, usize>>>;
+
+/// A place among those of one node.
+#[derive(Debug)]
+struct OfNode {
+    nodes: Nodes,
+    node: IpAddr,
+}
+
+impl OfNode {
+    fn take(nodes: &Nodes, node: IpAddr, most: usize) -> Option<Self> {
+        let mut all = nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        let count = all.entry(node).or_default();
+        if *count >= most {
+            return None;
+        }
+        *count += 1;
+        drop(all);
+        Some(Self { nodes: Arc::clone(nodes), node })
+    }
+}
+
+impl Drop for OfNode {
+    fn drop(&mut self) {
+        let mut all = self.nodes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Entry::Occupied(mut entry) = all.entry(self.node) {
+            *entry.get_mut() -= 1;
+            if *entry.get() == 0 {
+                entry.remove();
+            }
+        }
+    }
 }
 
 /// The listener's surroundings.
@@ -75,7 +115,7 @@ pub struct Reception {
 pub async fn serve(listener: TcpListener, reception: Reception, mut stop: watch::Receiver<bool>) {
     let unproven = Arc::new(Semaphore::new(reception.bounds.unproven.min(Semaphore::MAX_PERMITS)));
     let sessions = Arc::new(Semaphore::new(reception.bounds.sessions.min(Semaphore::MAX_PERMITS)));
-    let reception = Arc::new(reception);
+    let (reception, nodes) = (Arc::new(reception), Nodes::default());
     loop {
         let accepted = tokio::select! {
             accepted = listener.accept() => accepted,
@@ -95,8 +135,9 @@ pub async fn serve(listener: TcpListener, reception: Reception, mut stop: watch:
             reception.refuse(&tcp, from, Refusal::new(Reason::HandshakeLimit, detail));
             continue;
         };
-        let (reception, sessions) = (Arc::clone(&reception), Arc::clone(&sessions));
-        tokio::spawn(async move { reception.receive(tcp, from, place, sessions).await });
+        let (reception, sessions, nodes) =
+            (Arc::clone(&reception), Arc::clone(&sessions), Arc::clone(&nodes));
+        tokio::spawn(async move { reception.receive(tcp, from, place, (sessions, nodes)).await });
     }
 }
 
@@ -106,7 +147,7 @@ impl Reception {
         tcp: TcpStream,
         from: SocketAddr,
         unproven: OwnedSemaphorePermit,
-        sessions: Arc<Semaphore>,
+        (sessions, nodes): (Arc<Semaphore>, Nodes),
     ) {
         let patience = self.bounds.session.handshake;
         let slot = match self.admission.inbound_handshake(from.ip(), patience).await {
@@ -118,11 +159,16 @@ impl Reception {
             let detail = format!("there are {} sessions already", self.bounds.sessions);
             return self.refuse(&tcp, from, Refusal::new(Reason::TotalLimit, detail));
         };
+        let most = self.bounds.sessions_of_a_node;
+        let Some(of_node) = OfNode::take(&nodes, from.ip(), most) else {
+            let detail = format!("{} has {most} sessions already", from.ip());
+            return self.refuse(&tcp, from, Refusal::new(Reason::TotalLimit, detail));
+        };
         let opened = accept(tcp, &*self.workloads, &self.bounds.session).await;
         drop((slot, unproven));
         match opened {
             Ok((link, incoming)) => {
-                let place = Place { _permit: permit };
+                let place = Place { _permit: permit, _of_node: of_node };
                 let session = Accepted::Session { link, incoming, from, place };
                 // Failing, the driver is gone and the session with it.
                 let _ = self.accepted.send(session).await;

@@ -95,8 +95,17 @@ async fn strangers_have_a_bounded_number_of_places_and_give_them_back() {
 
 #[tokio::test]
 async fn sessions_have_a_bounded_number_of_places_and_give_them_back() {
+    for bounds in [
+        Bounds { sessions: 1, ..Bounds::default() },
+        Bounds { sessions_of_a_node: 1, ..Bounds::default() },
+    ] {
+        has_one_place(bounds).await;
+    }
+}
+
+async fn has_one_place(bounds: Bounds) {
     let w = world();
-    let mut node = node(&w, Bounds { sessions: 1, ..Bounds::default() }).await;
+    let mut node = node(&w, bounds).await;
     let _first = call(&w, &node).await.unwrap();
     let first = in_time(node.accepted.recv()).await.unwrap();
     assert!(matches!(first, Accepted::Session { .. }));
