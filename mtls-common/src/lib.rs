@@ -14,7 +14,9 @@ pub use keys::{
     AddressKey, DeliveryKey, DestinationPort, DirectPair, ListenerKey, SharedPort, SourceKey, VerdictKey,
     WorkloadPort,
 };
-pub use socket::{DirectSocket, Direction, Endpoint, Expected, Phase, Role, SocketKind, SocketState};
+pub use socket::{
+    DirectSocket, Direction, Endpoint, Expected, LetGo, Phase, Role, SocketKind, SocketState, UnsentLimit,
+};
 pub use table::{
     Counter, Destination, Enclosure, Namespace, PortMode, VERDICT_ALLOW, VERDICT_DENY, Workload,
     enclosure_flags, workload_flags,
@@ -35,8 +37,8 @@ mod pod {
 
     use crate::{
         AddressKey, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure, Endpoint,
-        Event, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, VerdictKey, Workload,
-        WorkloadPort,
+        Event, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, UnsentLimit, VerdictKey,
+        Workload, WorkloadPort,
     };
 
     macro_rules! pod {
@@ -65,6 +67,7 @@ mod pod {
         SharedPort,
         SocketState,
         SourceKey,
+        UnsentLimit,
         VerdictKey,
         Workload,
         WorkloadPort,
@@ -77,9 +80,10 @@ mod pod {
         #[test]
         fn the_layouts_have_no_implicit_padding() {
             assert_eq!(size_of::<Endpoint>(), 20);
-            assert_eq!(size_of::<SocketState>(), 4 * 4 + 8 + 2 * 20 + 2 * 12 + 4 * 4);
+            assert_eq!(size_of::<SocketState>(), 4 * 4 + 8 + 2 * 20 + 2 * 12 + 2 * 4);
+            assert_eq!(size_of::<UnsentLimit>(), 8);
             assert_eq!(size_of::<Expected>(), 16);
-            assert_eq!(size_of::<DirectSocket>(), 8 + 4 * 4 + 2 * 20);
+            assert_eq!(size_of::<DirectSocket>(), 2 * 8 + 4 * 4 + 2 * 20);
             assert_eq!(size_of::<Destination>(), 8);
             assert_eq!(size_of::<DirectPair>(), 4 + 20);
             assert_eq!(size_of::<DeliveryKey>(), 8 + 2 * 20);

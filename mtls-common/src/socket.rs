@@ -143,10 +143,66 @@ pub struct SocketState {
     pub pid: u32,
     /// [`SocketKind::DirectSyn`]: the descriptor that it called it with.
     pub descriptor: i32,
-    /// The TCP_NOTSENT_LOWAT in bytes that the application wants, to be set when the hold ends. 0: none.
+}
+
+/// TCP_NOTSENT_LOWAT of a direct connection, bytes (a `BPF_MAP_TYPE_SK_STORAGE` value, which the programs alone write).
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct UnsentLimit {
+    /// What the application wants. 0: nothing, or the system's default.
     pub wish: u32,
-    /// Always zero.
-    pub reserved: u32,
+    /// The largest with which no record is cut, as the daemon found when it let the writer go. 0: it is held.
+    pub ceiling: u32,
+}
+
+impl UnsentLimit {
+    /// The value of a socket that was let go.
+    #[inline(always)]
+    #[must_use]
+    pub const fn in_force(&self) -> u32 {
+        // 0 would be the namespace's, which holds.
+        if self.wish == 0 || self.wish > self.ceiling { self.ceiling } else { self.wish }
+    }
+}
+
+/// What the daemon gives setsockopt() as TCP_NOTSENT_LOWAT to let a direct connection go. The program at setsockopt() knows it
+/// by that from the application's own call; a kernel without the program reads the first word, as of every such option.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LetGo {
+    /// The value, bytes.
+    pub limit: u32,
+    /// See [`UnsentLimit::ceiling`].
+    pub ceiling: u32,
+    /// [`LetGo::MARK`].
+    pub mark: u32,
+}
+
+impl LetGo {
+    /// No secret: an application that says it ends its own hold, and the guard drops what it then writes too early.
+    pub const MARK: u32 = u32::from_be_bytes(*b"mtls");
+
+    /// What the daemon says.
+    #[must_use]
+    pub const fn new(limit: u32, ceiling: u32) -> Self {
+        Self { limit, ceiling, mark: Self::MARK }
+    }
+
+    /// Whether it is that, and not what an application wants.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_from_the_daemon(&self) -> bool {
+        self.mark == Self::MARK && self.ceiling != 0
+    }
+
+    /// As the kernel takes it.
+    #[must_use]
+    pub fn to_bytes(self) -> [u8; 12] {
+        let [a, b, c, d] = self.limit.to_ne_bytes();
+        let [e, f, g, h] = self.ceiling.to_ne_bytes();
+        let [i, j, k, l] = self.mark.to_ne_bytes();
+        [a, b, c, d, e, f, g, h, i, j, k, l]
+    }
 }
 
 /// A SYN that shall reach the application's own listener.
@@ -247,6 +303,23 @@ mod tests {
         let sent = Direction { first: 5, ..Direction::default() };
         let total = (1u64 << 33) + 7;
         assert_eq!(sent.payload(total + 1, 12), total);
+    }
+
+    #[test]
+    fn an_application_can_only_lower_the_limit_of_a_socket_that_was_let_go() {
+        let of = |wish| UnsentLimit { wish, ceiling: 15_000 }.in_force();
+        assert_eq!([0, 1, 15_000, 15_001, u32::MAX].map(of), [15_000, 1, 15_000, 15_000, 15_000]);
+    }
+
+    #[test]
+    fn the_daemon_is_told_from_an_application_by_more_than_the_length() {
+        let order = LetGo::new(700, 15_000);
+        assert!(order.is_from_the_daemon());
+        assert!(!LetGo { mark: 0, ..order }.is_from_the_daemon() && !LetGo::new(700, 0).is_from_the_daemon());
+        let bytes = order.to_bytes();
+        assert_eq!(bytes.len(), size_of::<LetGo>());
+        assert_eq!(bytes[..4], 700u32.to_ne_bytes());
+        assert_eq!(bytes[4..8], 15_000u32.to_ne_bytes());
     }
 
     #[test]

@@ -10,8 +10,8 @@ use aya_ebpf::helpers::generated::{
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
 use mtls_common::{
-    Counter, EventKind, LOOPBACK_IFINDEX, PortMode, Role, SYN_CAPACITY, SharedPort, SocketKind,
-    SocketState, WorkloadPort, workload_flags,
+    Counter, EventKind, LOOPBACK_IFINDEX, PortMode, Role, SYN_CAPACITY, SharedPort, SocketKind, SocketState,
+    WorkloadPort, workload_flags,
 };
 
 use crate::enclosure::Owner;
@@ -95,8 +95,7 @@ fn hold(ctx: SkBuffContext, state: &mut SocketState) -> i32 {
     let cookie = unsafe { bpf_get_socket_cookie(skb.cast()) };
     let whose = event::Whose { workload: state.workload, netns: state.netns };
     let kind = if direct { EventKind::DirectSyn } else { EventKind::Held };
-    let Some(mut entry) = event::reserve(kind, &whose, cookie, state.destination, &state.peer)
-    else {
+    let Some(mut entry) = event::reserve(kind, &whose, cookie, state.destination, &state.peer) else {
         return DROP; // unannounced: the kernel sends the SYN again in a second
     };
     let event = entry.as_mut_ptr();

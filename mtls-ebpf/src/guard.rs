@@ -5,9 +5,9 @@ use aya_ebpf::programs::SkBuffContext;
 use mtls_common::{Counter, Direction, EventKind, SocketKind, SocketState};
 
 use crate::egress::{DROP, PASS};
+use crate::event;
 use crate::maps::count;
 use crate::packet::{FLAG_FIN, Tcp, parse};
-use crate::event;
 
 /// RFC 8446, section 5.2: opaque_type, legacy_record_version, and the largest length.
 const APPLICATION_DATA: u8 = 23;

@@ -10,17 +10,17 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::programs::SockOpsContext;
 use mtls_common::{
-    DeliveryKey, DirectSocket, Direction, EventKind, Phase, PortMode, Role, SocketKind, SocketState, Workload,
-    WorkloadPort, workload_flags,
+    DeliveryKey, DirectSocket, Direction, EventKind, Phase, PortMode, Role, SocketKind, SocketState,
+    Workload, WorkloadPort, workload_flags,
 };
 
 use crate::address::is_always_excluded;
 use crate::maps::{DIRECT_SOCKETS, NAMESPACES, PORT_MODES, settings};
 use crate::sock_ops::{local, remote, socket};
-use crate::{event, expected, storage};
+use crate::{event, expected, limit, storage};
 
-const SOL_TCP: i32 = 6;
-const TCP_NOTSENT_LOWAT: i32 = 25;
+pub const SOL_TCP: i32 = 6;
+pub const TCP_NOTSENT_LOWAT: i32 = 25;
 
 /// The workload that has the socket's namespace to itself, if it may be direct.
 pub struct Owner {
@@ -35,7 +35,12 @@ pub fn owner(ctx: &SockOpsContext) -> Option<Owner> {
         return None;
     }
     // SAFETY: sock_ops programs may ask for the namespace cookie.
-    let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
+    owner_in(unsafe { bpf_get_netns_cookie(ctx.as_ptr()) })
+}
+
+/// The same, of a namespace by its cookie.
+#[inline(always)]
+pub fn owner_in(netns: u64) -> Option<Owner> {
     // SAFETY: copied at once.
     let workload = unsafe { NAMESPACES.get(&netns) }.map_or(0, |namespace| namespace.workload);
     if workload == 0 {
@@ -60,17 +65,26 @@ pub fn settle(ctx: SockOpsContext) {
     if let Some(state) = unsafe { storage::get(sk) }
         && SocketKind::is_direct(state.kind)
     {
-        hold(&ctx, state);
+        hold(&ctx, sk);
     } else if limit(&ctx) == 0 {
-        set_limit(&ctx, owner.settings.unheld);
+        // A socket that was to be direct and could not connect may have a wish.
+        // SAFETY: from the context, not null.
+        let wish = unsafe { limit::get(sk) }.map_or(0, |limit| limit.wish);
+        set_limit(&ctx, if wish == 0 { owner.settings.unheld } else { wish });
     }
 }
 
 #[inline(always)]
-fn hold(ctx: &SockOpsContext, state: &mut SocketState) {
+fn hold(ctx: &SockOpsContext, sk: *mut c_void) {
     let inherited = limit(ctx);
-    if inherited != 0 {
-        state.wish = inherited;
+    // SAFETY: from the context, not null.
+    let known = unsafe { if inherited == 0 { limit::get(sk) } else { limit::get_or_zeroed(sk) } };
+    if let Some(limit) = known {
+        // Otherwise it is what an earlier connection of the socket was let go with.
+        if inherited != 0 && limit.ceiling == 0 {
+            limit.wish = inherited;
+        }
+        limit.ceiling = 0;
     }
     set_limit(ctx, 0);
 }
@@ -81,7 +95,13 @@ fn limit(ctx: &SockOpsContext) -> u32 {
     let mut value = 0u32;
     // SAFETY: `value` is as long as the helper is told.
     let failed = unsafe {
-        bpf_getsockopt(ctx.as_ptr(), SOL_TCP, TCP_NOTSENT_LOWAT, (&raw mut value).cast(), size_of::<u32>() as i32)
+        bpf_getsockopt(
+            ctx.as_ptr(),
+            SOL_TCP,
+            TCP_NOTSENT_LOWAT,
+            (&raw mut value).cast(),
+            size_of::<u32>() as i32,
+        )
     };
     if failed == 0 { value } else { 0 }
 }
@@ -90,7 +110,13 @@ fn limit(ctx: &SockOpsContext) -> u32 {
 fn set_limit(ctx: &SockOpsContext, mut value: u32) {
     // SAFETY: `value` is as long as the helper is told.
     unsafe {
-        bpf_setsockopt(ctx.as_ptr(), SOL_TCP, TCP_NOTSENT_LOWAT, (&raw mut value).cast(), size_of::<u32>() as i32);
+        bpf_setsockopt(
+            ctx.as_ptr(),
+            SOL_TCP,
+            TCP_NOTSENT_LOWAT,
+            (&raw mut value).cast(),
+            size_of::<u32>() as i32,
+        );
     }
 }
 
@@ -121,11 +147,11 @@ pub fn arrived(ctx: SockOpsContext) -> bool {
         netns: owner.netns,
         ..SocketState::default()
     };
-    let Some(state) = keep(sk, &mut initial) else {
+    if keep(sk, &mut initial).is_none() {
         return true; // no memory: held as it was born, until the daemon's patience ends
-    };
+    }
     let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
-    hold(&ctx, state);
+    hold(&ctx, sk);
     // Last: the guard goes by this entry until the socket has its state.
     expected::forget(&key);
     true

@@ -20,6 +20,7 @@ mod getsockname;
 mod guard;
 mod hold;
 mod ingress;
+mod limit;
 mod listener;
 mod maps;
 mod packet;

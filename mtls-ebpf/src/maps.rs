@@ -2,12 +2,14 @@
 
 use aya_ebpf::{
     bindings::{BPF_F_CLONE, BPF_F_NO_PREALLOC, bpf_map_type::BPF_MAP_TYPE_SK_STORAGE},
+    btf_maps::SkStorage,
     macros::{btf_map, map},
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use mtls_common::{
-    AddressKey, Counter, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure, Endpoint,
-    Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, VerdictKey, Workload, WorkloadPort,
+    AddressKey, Counter, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure,
+    Endpoint, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, UnsentLimit, VerdictKey,
+    Workload, WorkloadPort,
 };
 
 /// aya-ebpf's `SkStorage` has fixed flags; ours adds `BPF_F_CLONE`, so that what a listener of the daemon
@@ -33,6 +35,10 @@ impl SocketStorage {
 
 #[btf_map]
 pub static SOCKETS: SocketStorage = SocketStorage::new();
+
+/// Of direct connections whose TCP_NOTSENT_LOWAT somebody has set.
+#[btf_map]
+pub static LIMITS: SkStorage<UnsentLimit> = SkStorage::new();
 
 /// Namespace cookie → namespace.
 #[map]

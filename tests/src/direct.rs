@@ -5,6 +5,7 @@ use std::net::SocketAddr;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::hold::App;
 use crate::lab::{Daemon, Lab, NODE, Output, Pod, Process, Record, eventually};
 use crate::{programs, slow};
 
@@ -120,6 +121,20 @@ direct: {{ listen: "{node}:15080" }}
         self.web().cmd("curl").args(["-sS", "--max-time", "60"]).arg(&url).run()
     }
 
+    /// An application in `web`, and one in `far` that listens there as `l`. A connection, `relayed`, has gone by relay and had a
+    /// session made.
+    #[track_caller]
+    pub fn applications(&self, at: SocketAddr) -> (App, App) {
+        let (web, far) = (App::new(self.web()), App::new(self.far()));
+        far.does("main", &format!("listen l {at}"), "ok");
+        web.does("main", &format!("connect relayed {at}"), "ok");
+        far.does("main", "accept relayed l", "ok");
+        web.does("main", "send relayed hello", "5");
+        far.does("main", "recv relayed", "5 hello");
+        self.wait_session(at);
+        (web, far)
+    }
+
     /// Waits until `web`'s daemon has a session for this destination, for which a connection must have asked.
     #[track_caller]
     pub fn wait_session(&self, to: SocketAddr) {
@@ -143,6 +158,27 @@ impl Default for World {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// How many entries one of a daemon's tables has, by its name there (`EXPECTED`, `DIRECT_SOCKETS`).
+///
+/// # Panics
+/// If it is not pinned, or bpftool cannot read it.
+#[track_caller]
+pub fn entries(lab: &Lab, daemon: &Daemon, table: &str) -> usize {
+    let pins = std::fs::read_dir(daemon.bpffs()).expect("the pins are there").flatten();
+    let maps = pins.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("/maps-"));
+    let path = maps.expect("a directory of maps").join(table);
+    let dump = lab.tool("bpftool").args(["-j", "map", "dump", "pinned"]).arg(path).run().ok().json();
+    dump.as_array().unwrap_or_else(|| panic!("{table}: {dump}")).len()
+}
+
+/// Waits until a table of a daemon is empty.
+#[track_caller]
+pub fn wait_empty(lab: &Lab, daemon: &Daemon, table: &str) {
+    eventually(slow::limit(20), &format!("{table} to be empty"), || {
+        (entries(lab, daemon, table) == 0).then_some(())
+    });
 }
 
 /// The records of one workload in a daemon's access log.

@@ -7,8 +7,10 @@ use std::sync::Mutex;
 use std::time::Duration;
 
 use aya::Ebpf;
-use aya::maps::{HashMap as KernelMap, MapData, MapError};
-use mtls_common::{DeliveryKey, DirectPair, DirectSocket, Expected, Phase, Role, SocketKind, SocketState};
+use aya::maps::{HashMap as KernelMap, MapData, MapError, SkStorage};
+use mtls_common::{
+    DeliveryKey, DirectPair, DirectSocket, Expected, Phase, Role, SocketKind, SocketState, UnsentLimit,
+};
 use nix::time::{ClockId, clock_gettime};
 
 use super::address::{endpoint, socket_address};
@@ -25,6 +27,7 @@ pub(super) struct Tables {
     expected: Mutex<KernelMap<MapData, DeliveryKey, Expected>>,
     pairs: Mutex<KernelMap<MapData, DirectPair, u32>>,
     sockets: Mutex<KernelMap<MapData, u64, DirectSocket>>,
+    limits: Mutex<SkStorage<MapData, UnsentLimit>>,
     tracing: Mutex<Option<Tracing>>,
 }
 
@@ -46,6 +49,7 @@ impl Tables {
             expected: Mutex::new(expected),
             pairs: Mutex::new(pairs),
             sockets: Mutex::new(take(object, "DIRECT_SOCKETS")?),
+            limits: Mutex::new(take(object, "LIMITS")?),
             tracing: Mutex::default(),
         })
     }
@@ -212,11 +216,14 @@ impl Capture {
         if state.kind != SocketKind::DirectHeld.raw() {
             return Err(GuardError::NotHeld(state.kind));
         }
-        // While it is held the programs write nothing into it that matters from here on but the wish, whose loss is one of
-        // memory, not of safety.
+        // While it is held the programs write nothing into it.
         let armed = SocketState { kind: SocketKind::DirectArmed.raw(), ..state };
         sockets.insert(&fd, armed, EXIST).map_err(CaptureError::map("SOCKETS"))?;
-        Ok((state.wish != 0).then_some(state.wish))
+        match lock(&self.direct.limits).get(&fd, 0) {
+            Ok(limit) => Ok((limit.wish != 0).then_some(limit.wish)),
+            Err(MapError::KeyNotFound) => Ok(None),
+            Err(source) => Err(CaptureError::map("LIMITS")(source).into()),
+        }
     }
 
     /// Tells a daemon that starts later that this connection was let go. To be called before TCP_NOTSENT_LOWAT is raised: a

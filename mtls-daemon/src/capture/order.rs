@@ -62,6 +62,7 @@ impl Neighbour {
         match attach_type(self.beside) {
             AttachType::Connect4 | AttachType::Connect6 => self.turn == Turn::After,
             AttachType::SkLookup => true,
+            AttachType::SetSockOpt => self.turn == Turn::After,
             _ => false,
         }
     }
@@ -80,6 +81,10 @@ impl Neighbour {
                 "mtlsd decides on the destination that it leaves"
             }
             (AttachType::SkLookup, _) => "it may take connections that mtlsd would take or refuse",
+            (AttachType::SetSockOpt, Turn::After) => {
+                "it may set TCP_NOTSENT_LOWAT on a direct connection before both ends have keys"
+            }
+            (AttachType::SetSockOpt, Turn::Before) => "mtlsd sees the socket options that it leaves",
             (AttachType::Egress | AttachType::Ingress, _) => {
                 "it may drop packets, and let none pass that mtlsd drops"
             }

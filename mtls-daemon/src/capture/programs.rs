@@ -2,13 +2,14 @@
 
 use std::fs::File;
 use std::io;
-use std::os::fd::AsFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use aya::maps::{MapError, MapInfo};
 use aya::programs::links::FdLink;
-use aya::programs::{CgroupAttachMode, CgroupSkbAttachType, Program, ProgramError, SkLookup};
+use aya::programs::{Program, ProgramError, SkLookup};
+use aya::sys::SyscallError;
 use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
 
 use super::cgroup;
@@ -21,8 +22,9 @@ use crate::sys::bpf::AttachType;
 pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
 
 /// Every table, in the object's spelling.
-pub const MAPS: [&str; 28] = [
+pub const MAPS: [&str; 29] = [
     "SOCKETS",
+    "LIMITS",
     "NAMESPACES",
     "CGROUPS",
     "CGROUP_LEVELS",
@@ -65,7 +67,7 @@ pub const CGROUP_PROGRAMS: [&str; 8] = [
 ];
 
 /// Programs that are attached to the cgroup root when the first workload may be direct: others shall not pay for them.
-pub const DIRECT_PROGRAMS: [&str; 1] = ["ingress"];
+pub const DIRECT_PROGRAMS: [&str; 2] = ["ingress", "unsent_limit"];
 
 /// Of [`CGROUP_PROGRAMS`], the one that the daemon's own cgroup has too.
 pub const SOCK_OPS_PROGRAM: &str = "tcp_events";
@@ -86,6 +88,7 @@ pub fn attach_type(program: &str) -> AttachType {
         SOCK_OPS_PROGRAM => AttachType::SockOps,
         NETNS_PROGRAM => AttachType::SkLookup,
         "ingress" => AttachType::Ingress,
+        "unsent_limit" => AttachType::SetSockOpt,
         _ => AttachType::Egress,
     }
 }
@@ -197,6 +200,7 @@ fn load_program(object: &mut Ebpf, name: &'static str) -> Result<(), CaptureErro
         Program::CgroupSockAddr(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSockopt(program) => program.load(),
         Program::SkLookup(program) => program.load(),
         _ => return Err(CaptureError::Missing(name)),
     };
@@ -252,7 +256,7 @@ fn attach_one(
         let path = pins.link(name, *id);
         if !adopt(&path, program, name)? {
             let link = attach_to_cgroup(program, name, cgroup).map_err(program_error(name))?;
-            link.pin(&path).map_err(|error| CaptureError::pin(&path, io::Error::other(error)))?;
+            sys::bpf::object_pin(link.as_fd(), &path).map_err(|source| CaptureError::pin(&path, source))?;
         }
     }
     pin_program(pins, program, name)
@@ -278,27 +282,10 @@ fn adopt(path: &Path, program: &Program, name: &'static str) -> Result<bool, Cap
     Ok(false)
 }
 
-fn attach_to_cgroup(program: &mut Program, name: &str, cgroup: &File) -> Result<FdLink, ProgramError> {
-    let not_a_link = |_| ProgramError::NotAttached;
-    match program {
-        Program::CgroupSockAddr(program) => {
-            let id = program.attach(cgroup, CgroupAttachMode::Single)?;
-            program.take_link(id)?.try_into().map_err(not_a_link)
-        }
-        Program::SockOps(program) => {
-            let id = program.attach(cgroup, CgroupAttachMode::Single)?;
-            program.take_link(id)?.try_into().map_err(not_a_link)
-        }
-        Program::CgroupSkb(program) => {
-            let direction = match attach_type(name) {
-                AttachType::Ingress => CgroupSkbAttachType::Ingress,
-                _ => CgroupSkbAttachType::Egress,
-            };
-            let id = program.attach(cgroup, direction, CgroupAttachMode::Single)?;
-            program.take_link(id)?.try_into().map_err(not_a_link)
-        }
-        _ => Err(ProgramError::UnexpectedProgramType),
-    }
+fn attach_to_cgroup(program: &Program, name: &str, cgroup: &File) -> Result<OwnedFd, ProgramError> {
+    // aya gives the link of a sockopt program to nobody.
+    sys::bpf::link_create(program.fd()?.as_fd(), cgroup.as_fd(), attach_type(name))
+        .map_err(|io_error| ProgramError::SyscallError(SyscallError { call: "bpf_link_create", io_error }))
 }
 
 /// Attaches an instance of the sk_lookup program to a network namespace, or takes a pinned one over. `ours`: whether a map

@@ -103,6 +103,8 @@ pub enum AttachType {
     Connect4 = 10,
     /// `BPF_CGROUP_INET6_CONNECT`
     Connect6 = 11,
+    /// `BPF_CGROUP_SETSOCKOPT`
+    SetSockOpt = 22,
     /// `BPF_CGROUP_INET4_GETPEERNAME`
     GetPeerName4 = 29,
     /// `BPF_CGROUP_INET6_GETPEERNAME`

@@ -5,6 +5,7 @@
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
+use mtls_common::LetGo;
 use nix::libc;
 
 /// The cookie of the network namespace that a socket lives in (`SO_NETNS_COOKIE`, Linux 5.14).
@@ -27,9 +28,38 @@ pub fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
     if result == 0 { Ok(cookie) } else { Err(io::Error::last_os_error()) }
 }
 
+/// Sets TCP_NOTSENT_LOWAT, and says to mtlsd's program at setsockopt(), where it is attached, that it is the daemon who does.
+///
+/// # Errors
+/// The kernel's.
+pub fn let_go(socket: &impl AsFd, order: LetGo) -> io::Result<()> {
+    let bytes = order.to_bytes();
+    let length = libc::socklen_t::try_from(bytes.len()).map_err(io::Error::other)?;
+    // SAFETY: the value is on our stack, and the length says how large it is.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::IPPROTO_TCP,
+            libc::TCP_NOTSENT_LOWAT,
+            bytes.as_ptr().cast(),
+            length,
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn without_the_program_the_first_word_is_the_value() {
+        let socket = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let_go(&socket, LetGo::new(700, 15_000)).unwrap();
+        assert_eq!(socket2::SockRef::from(&socket).tcp_notsent_lowat().unwrap(), 700);
+        let file = std::fs::File::open("/dev/null").unwrap();
+        assert_eq!(let_go(&file, LetGo::new(1, 1)).unwrap_err().raw_os_error(), Some(libc::ENOTSOCK));
+    }
 
     #[test]
     fn two_sockets_of_one_namespace_have_one_cookie() {

@@ -105,6 +105,19 @@ fn obey(sockets: &Sockets, command: &str) -> io::Result<String> {
             named(name)?.connect(&to)?;
             done()
         }
+        ["make", name, at] => {
+            keep(name, made(at)?.0);
+            done()
+        }
+        ["dial", name, to] => {
+            named(name)?.connect(&made(to)?.1)?;
+            done()
+        }
+        ["reset", name] => {
+            named(name)?.set_linger(Some(Duration::ZERO))?;
+            drop(sockets.lock().unwrap_or_else(PoisonError::into_inner).remove(name));
+            done()
+        }
         ["listen", name, at] => {
             let (socket, at) = made(at)?;
             socket.set_reuse_address(true)?;

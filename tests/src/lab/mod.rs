@@ -124,6 +124,12 @@ impl Lab {
         fs::create_dir(&pod.place.cgroup).expect("cgroup v2 is writable");
     }
 
+    /// Takes a pod's cable out of the bridge, or puts it back. Its addresses and routes stay.
+    pub fn cable(&self, pod: &str, plugged: bool) {
+        let (port, state) = (&self.pod(pod).port, if plugged { "up" } else { "down" });
+        net::ip_in(&self.wire(), &format!("link set {port} {state}\n"));
+    }
+
     /// A pod by its name.
     ///
     /// # Panics

@@ -3,9 +3,11 @@
 use std::io;
 use std::os::fd::AsFd;
 
+use mtls_common::LetGo;
 use mtls_direct::{LARGEST_RECORD, unsent_limit};
 use socket2::SockRef;
 
+use crate::sys::socket::let_go;
 use crate::sys::tcp_info::TcpInfo;
 
 /// `gso_max_size` of a device that says nothing else, bytes (`GSO_LEGACY_MAX_SIZE`).
@@ -48,17 +50,21 @@ fn limit(info: &TcpInfo, gso: u32, wish: Option<u32>) -> Option<u32> {
     // Read in tcp_current_mss and tcp_xmit_size_goal: the number of segments stays, and each may lose that much.
     let sacks = whole.checked_div(info.mss)?.checked_mul(SACKS)?;
     let limit = whole.checked_sub(sacks)?.checked_sub(LARGEST_RECORD).filter(|limit| *limit > 0)?;
-    Some(wish.filter(|wish| *wish > 0).map_or(limit, |wish| wish.min(limit)))
+    Some(lowered(limit, wish))
 }
 
-fn safe(socket: &impl AsFd, gso: u32, wish: Option<u32>) -> Result<u32, ReleaseError> {
+fn lowered(limit: u32, wish: Option<u32>) -> u32 {
+    wish.filter(|wish| *wish > 0).map_or(limit, |wish| wish.min(limit))
+}
+
+fn safe(socket: &impl AsFd, gso: u32) -> Result<u32, ReleaseError> {
     let buffer = SockRef::from(socket).send_buffer_size()?;
     if buffer < LEAST_BUFFER {
         return Err(ReleaseError::Buffer(buffer));
     }
     // The window of now is never larger than the largest that was shown, which the kernel counts by and does not tell.
     let info = TcpInfo::of(socket)?;
-    limit(&info, gso, wish).ok_or(ReleaseError::Window { window: info.window, mss: info.mss, gso })
+    limit(&info, gso, None).ok_or(ReleaseError::Window { window: info.window, mss: info.mss, gso })
 }
 
 /// Whether [`release`] would succeed; for the decision before anything is armed.
@@ -66,7 +72,7 @@ fn safe(socket: &impl AsFd, gso: u32, wish: Option<u32>) -> Result<u32, ReleaseE
 /// # Errors
 /// As [`release`].
 pub fn can_release(socket: &impl AsFd, gso: u32) -> Result<(), ReleaseError> {
-    safe(socket, gso, None).map(drop)
+    safe(socket, gso).map(drop)
 }
 
 /// Lets the writers go; gives the TCP_NOTSENT_LOWAT that was set, bytes. `gso`: of the device ([`USUAL_GSO`]).
@@ -75,8 +81,9 @@ pub fn can_release(socket: &impl AsFd, gso: u32) -> Result<(), ReleaseError> {
 /// # Errors
 /// When it cannot be let go safely: it stays held.
 pub fn release(socket: &impl AsFd, gso: u32, wish: Option<u32>) -> Result<u32, ReleaseError> {
-    let limit = safe(socket, gso, wish)?;
-    SockRef::from(socket).set_tcp_notsent_lowat(limit)?;
+    let ceiling = safe(socket, gso)?;
+    let limit = lowered(ceiling, wish);
+    let_go(socket, LetGo::new(limit, ceiling))?;
     Ok(limit)
 }
 
@@ -94,9 +101,10 @@ pub fn raise(
     if SockRef::from(socket).tcp_notsent_lowat()? != before {
         return Ok(None);
     }
-    match safe(socket, gso, wish) {
-        Ok(limit) if limit > before => {
-            SockRef::from(socket).set_tcp_notsent_lowat(limit)?;
+    match safe(socket, gso) {
+        Ok(ceiling) if lowered(ceiling, wish) > before => {
+            let limit = lowered(ceiling, wish);
+            let_go(socket, LetGo::new(limit, ceiling))?;
             Ok(Some(limit))
         }
         // A window that has shrunk does not make the segments smaller again.
