@@ -3,8 +3,8 @@
 //! Up to Linux 6.4 a record that is not the last of a splice is queued without a push (MSG_SENDPAGE_NOTLAST); where it
 //! alone is more than TCP_NOTSENT_LOWAT, nothing is on its way, so that nothing ever makes room.
 
-use mtls_tests::hold::World;
 use mtls_tests::hold::arm::RELEASED;
+use mtls_tests::hold::{World, kernel};
 use mtls_tests::{eventually, slow};
 
 use super::ends::ROOM_FOR_A_RECORD;
@@ -24,10 +24,7 @@ fn stalls(world: &World) -> bool {
     world.server.does("a", "close probe", "ok");
     world.client.does("a", "drain probe", &taken.to_string());
     world.client.does("a", "close probe", "ok");
-    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").expect("a release");
-    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
-    let kernel = (numbers.next().expect("a major number"), numbers.next().expect("a minor number"));
-    assert_eq!(waits, kernel < (6, 5), "{release}");
+    assert_eq!(waits, kernel() < (6, 5));
     waits
 }
 

@@ -16,13 +16,14 @@ use tokio::sync::mpsc;
 use self::hold::HoldError;
 use self::host::{DaemonLink, Held, Host};
 use super::daemon::{Daemon, lock};
-use crate::capture::{CaptureEvent, DirectEvent, cgroup};
+use crate::capture::{CaptureEvent, DirectEvent, NoDirect, cgroup};
 use crate::config::{Config, DirectChoice};
 use crate::datapath::direct::drive::{Driver, LinkId, Told};
 use crate::datapath::direct::session::accept::{Accepted, Bounds, Reception, serve};
 use crate::datapath::direct::session::pool::{Connecting, Event, Pair, Pool, Terms};
 use crate::datapath::direct::session::{Call, Incoming, Link, Workloads, connect};
 use crate::datapath::direct::unfit;
+use crate::datapath::ktls::Defect;
 use crate::datapath::relay::Place;
 use crate::handshake::ExpectedServer;
 use crate::observe::{Reason, Refusal};
@@ -51,11 +52,15 @@ pub(super) async fn start(daemon: &Arc<Daemon>) {
     if !is_wanted(&config) {
         return;
     }
-    if let Err(error) = daemon.relay.ktls.load().as_ref() {
-        tracing::warn!(why = %error, "no direct connections without kernel TLS: relays carry all");
-        return;
-    }
-    if let Err(error) = daemon.relay.capture.switch_on_direct() {
+    let sound = match daemon.relay.ktls.load().as_ref() {
+        Ok(abilities) if abilities.has(Defect::SendfileStalls) => Err(NoDirect::SendfileStalls),
+        Ok(_) => Ok(()),
+        Err(error) => {
+            tracing::warn!(why = %error, "no direct connections without kernel TLS: relays carry all");
+            return;
+        }
+    };
+    if let Err(error) = sound.and_then(|()| daemon.relay.capture.switch_on_direct()) {
         tracing::warn!(why = %error, "no direct connections on this machine: relays carry all");
         return;
     }
