@@ -3,7 +3,7 @@
 //! Needs kernel TLS and tracing programs: a virtual machine (`cargo xtask test --only integration --kernel 6.12=direct`).
 
 use mtls_tests::direct::{HTTP, World, direct_records, records};
-use mtls_tests::hold::ktls_is_listed;
+use mtls_tests::hold::{ktls_is_listed, why_not_direct};
 use mtls_tests::lab::Output;
 use mtls_tests::{could_not_run, eventually, programs, slow};
 
@@ -13,11 +13,8 @@ fn get(world: &World) -> Output {
 
 #[test]
 fn curl_and_nginx_talk_by_their_own_sockets_and_only_tls_is_on_the_wire() {
-    if !ktls_is_listed() {
-        return could_not_run(
-            curl_and_nginx_talk_by_their_own_sockets_and_only_tls_is_on_the_wire,
-            "this kernel has no TLS",
-        );
+    if let Some(why) = why_not_direct() {
+        return could_not_run(curl_and_nginx_talk_by_their_own_sockets_and_only_tls_is_on_the_wire, why);
     }
     let world = World::with_session();
     let capture = world.lab.capture();
@@ -50,8 +47,8 @@ fn downloads(world: &World, name: &str, megabytes: u64) {
 
 #[test]
 fn a_large_download_arrives_whole() {
-    if !ktls_is_listed() {
-        return could_not_run(a_large_download_arrives_whole, "this kernel has no TLS");
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_large_download_arrives_whole, why);
     }
     let world = World::with_session();
     downloads(&world, "large", 32);
@@ -63,8 +60,8 @@ fn a_large_download_arrives_whole() {
 
 #[test]
 fn an_armed_connection_outlives_both_daemons() {
-    if !ktls_is_listed() {
-        return could_not_run(an_armed_connection_outlives_both_daemons, "this kernel has no TLS");
+    if let Some(why) = why_not_direct() {
+        return could_not_run(an_armed_connection_outlives_both_daemons, why);
     }
     let mut world = World::with_session();
     let far = world.lab.pod("far");
@@ -89,8 +86,8 @@ fn an_armed_connection_outlives_both_daemons() {
 
 #[test]
 fn whom_the_servers_policy_denies_is_refused_at_connect() {
-    if !ktls_is_listed() {
-        return could_not_run(whom_the_servers_policy_denies_is_refused_at_connect, "this kernel has no TLS");
+    if let Some(why) = why_not_direct() {
+        return could_not_run(whom_the_servers_policy_denies_is_refused_at_connect, why);
     }
     let world = World::with_session();
     let config = std::fs::read_to_string(world.there.config()).expect("a configuration");
@@ -106,4 +103,32 @@ fn whom_the_servers_policy_denies_is_refused_at_connect() {
         records(&world.here, "web").into_iter().find(|record| record.reason() == "policy_denied")
     });
     assert!(here.refused(), "{here:?}");
+}
+
+#[test]
+fn a_kernel_whose_sendfile_stalls_is_refused_with_the_reason_and_relays_carry_all() {
+    let test = a_kernel_whose_sendfile_stalls_is_refused_with_the_reason_and_relays_carry_all;
+    if !ktls_is_listed() {
+        return could_not_run(test, "this kernel has no TLS");
+    }
+    let world = World::new();
+    let stalls = why_not_direct().is_some();
+    for daemon in [&world.here, &world.there] {
+        let printed = daemon.printed();
+        assert_eq!(printed.contains("sendfile() stalls on a TLS socket"), stalls, "{printed}");
+        assert_eq!(printed.contains("direct connections can be had from now on"), !stalls, "{printed}");
+    }
+    if stalls {
+        assert_eq!(get(&world).ok().text(), "hello from far");
+        downloads(&world, "relayed", 32);
+        for (daemon, workload) in [(&world.here, "web"), (&world.there, "far")] {
+            let all = eventually(slow::limit(20), "two records", || {
+                Some(records(daemon, workload)).filter(|records| records.len() >= 2)
+            });
+            assert!(
+                all.iter().all(|record| record.datapath() != "direct" && record.reason() == ""),
+                "{all:?}"
+            );
+        }
+    }
 }

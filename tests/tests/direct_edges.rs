@@ -10,7 +10,7 @@ mod limit;
 mod syn;
 
 use mtls_tests::direct::{HTTP, World, direct_records};
-use mtls_tests::hold::ktls_is_listed;
+use mtls_tests::hold::why_not_direct;
 use mtls_tests::{could_not_run, programs};
 
 /// Where the applications listen.
@@ -18,8 +18,8 @@ const PORT: u16 = 7000;
 
 #[test]
 fn curl_and_nginx_talk_over_ipv6_by_their_own_sockets() {
-    if !ktls_is_listed() {
-        return could_not_run(curl_and_nginx_talk_over_ipv6_by_their_own_sockets, "this kernel has no TLS");
+    if let Some(why) = why_not_direct() {
+        return could_not_run(curl_and_nginx_talk_over_ipv6_by_their_own_sockets, why);
     }
     let world = World::new();
     let to = world.far().at6(HTTP);

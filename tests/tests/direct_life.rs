@@ -7,11 +7,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use mtls_tests::direct::{HTTP, World, direct_records, records};
-use mtls_tests::hold::ktls_is_listed;
+use mtls_tests::hold::why_not_direct;
 use mtls_tests::lab::{Daemon, Process};
 use mtls_tests::{could_not_run, eventually, programs, slow};
 
-const NO_KTLS: &str = "this kernel has no TLS";
 const WEB: &str = "spiffe://example.org/web";
 
 /// A download that takes its time.
@@ -68,11 +67,8 @@ fn both_start(world: &mut World) {
 
 #[test]
 fn a_daemon_that_starts_again_finds_armed_connections_and_its_lease_reaches_them() {
-    if !ktls_is_listed() {
-        return could_not_run(
-            a_daemon_that_starts_again_finds_armed_connections_and_its_lease_reaches_them,
-            NO_KTLS,
-        );
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_daemon_that_starts_again_finds_armed_connections_and_its_lease_reaches_them, why);
     }
     let mut world = World::with_session();
     let download = Download::begin(&world, 16, "200k");
@@ -92,11 +88,8 @@ fn a_daemon_that_starts_again_finds_armed_connections_and_its_lease_reaches_them
 
 #[test]
 fn a_connection_that_outlives_a_stopped_daemon_is_recorded_once_by_the_next() {
-    if !ktls_is_listed() {
-        return could_not_run(
-            a_connection_that_outlives_a_stopped_daemon_is_recorded_once_by_the_next,
-            NO_KTLS,
-        );
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_connection_that_outlives_a_stopped_daemon_is_recorded_once_by_the_next, why);
     }
     let mut world = World::with_session();
     let download = Download::begin(&world, 8, "400k");
@@ -122,8 +115,8 @@ fn a_connection_that_outlives_a_stopped_daemon_is_recorded_once_by_the_next() {
 
 #[test]
 fn what_is_revoked_loses_its_direct_connections_and_their_session() {
-    if !ktls_is_listed() {
-        return could_not_run(what_is_revoked_loses_its_direct_connections_and_their_session, NO_KTLS);
+    if let Some(why) = why_not_direct() {
+        return could_not_run(what_is_revoked_loses_its_direct_connections_and_their_session, why);
     }
     let world = World::with_session();
     let download = Download::begin(&world, 16, "200k");
@@ -152,11 +145,8 @@ fn requires(world: &mut World) -> SocketAddr {
 
 #[test]
 fn where_direct_is_required_the_first_connection_is_direct_and_none_is_relayed() {
-    if !ktls_is_listed() {
-        return could_not_run(
-            where_direct_is_required_the_first_connection_is_direct_and_none_is_relayed,
-            NO_KTLS,
-        );
+    if let Some(why) = why_not_direct() {
+        return could_not_run(where_direct_is_required_the_first_connection_is_direct_and_none_is_relayed, why);
     }
     let mut world = World::new();
     let to = requires(&mut world);
@@ -180,8 +170,8 @@ fn where_direct_is_required_the_first_connection_is_direct_and_none_is_relayed()
 
 #[test]
 fn a_port_that_requires_direct_refuses_everything_else() {
-    if !ktls_is_listed() {
-        return could_not_run(a_port_that_requires_direct_refuses_everything_else, NO_KTLS);
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_port_that_requires_direct_refuses_everything_else, why);
     }
     let mut world = World::new();
     let config = std::fs::read_to_string(world.there.config()).expect("a configuration");

@@ -7,6 +7,8 @@ mod arming;
 mod early;
 #[path = "hold/ends.rs"]
 mod ends;
+#[path = "hold/files.rs"]
+mod files;
 #[path = "hold/held.rs"]
 mod held;
 #[path = "hold/kicks.rs"]

@@ -118,6 +118,12 @@ pub enum NoDirect {
     /// Nobody has said how system calls are named there.
     #[error("direct is not known on {0}, but on x86_64 and aarch64; connections go by relay")]
     Architecture(&'static str),
+    /// [`Defect::SendfileStalls`](crate::datapath::ktls::Defect::SendfileStalls).
+    #[error(
+        "in this kernel sendfile() stalls on a TLS socket with a small TCP_NOTSENT_LOWAT, so that downloads of a web server would \
+         hang; use Linux 6.5 or newer, until then connections go by relay"
+    )]
+    SendfileStalls,
     /// Something that the other programs need as well.
     #[error(transparent)]
     Capture(#[from] CaptureError),

@@ -16,13 +16,14 @@ use std::time::{Duration, Instant};
 
 use nix::errno::Errno;
 use nix::sys::select::{FdSet, select};
+use nix::sys::sendfile::sendfile;
 use nix::sys::time::{TimeVal, TimeValLike};
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, Timespec, epoll, poll};
 use rustix::thread::{NanosleepRelativeResult, futex, nanosleep};
 use socket2::{Domain, SockAddr, Socket, Type};
 
-use super::bulk::Waiting;
+use super::bulk::{Waiting, stream_file};
 use crate::bytes::Random;
 use crate::flow::bad;
 
@@ -180,6 +181,19 @@ fn obey(sockets: &Sockets, command: &str) -> io::Result<String> {
             let waiting = Waiting::named(waiting, &socket)?;
             waiting.write(&socket, number(seed)?, count(total)?, count(piece)?).and_then(|()| done())
         }
+        ["sendfile", name, waiting, seed, total] => {
+            let socket = named(name)?;
+            let waiting = Waiting::named(waiting, &socket)?;
+            waiting.send_file(&socket, number(seed)?, count(total)?).and_then(|()| done())
+        }
+        // One call, as a non-blocking program makes it.
+        ["sendfile-once", name, total] => {
+            let socket = named(name)?;
+            socket.set_nonblocking(true)?;
+            let file = stream_file(1, count(total)?)?;
+            Ok(sendfile(&*socket, &file, Some(&mut 0), count(total)?)?.to_string())
+        }
+        ["nodelay", name] => named(name)?.set_tcp_nodelay(true).and_then(|()| done()),
         ["check", name, waiting, seed, total, end] => {
             let socket = named(name)?;
             let waiting = Waiting::named(waiting, &socket)?;

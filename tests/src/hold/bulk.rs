@@ -1,6 +1,10 @@
-//! Many bytes over a socket, by a blocking program, one that polls, and one that waits for edges.
+//! Many bytes over a socket, by a blocking program, one that polls, and ones that wait in epoll for levels or edges.
 
+use std::fs::File;
 use std::io::{self, Read, Write};
+
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::sendfile::sendfile;
 
 use rustix::buffer::spare_capacity;
 use rustix::event::{PollFd, PollFlags, epoll, poll};
@@ -16,22 +20,24 @@ pub enum Waiting {
     Block,
     /// In poll().
     Poll,
+    /// In epoll_wait(), for levels.
+    Level(std::os::fd::OwnedFd),
     /// In epoll_wait(), for edges.
     Edge(std::os::fd::OwnedFd),
 }
 
 impl Waiting {
-    /// `block`, `poll` or `edge`; sets O_NONBLOCK where it is needed.
+    /// `block`, `poll`, `level` or `edge`; sets O_NONBLOCK where it is needed.
     pub fn named(name: &str, socket: &Socket) -> io::Result<Self> {
         socket.set_nonblocking(name != "block")?;
         match name {
             "block" => Ok(Self::Block),
             "poll" => Ok(Self::Poll),
-            "edge" => {
+            "level" | "edge" => {
                 let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
                 let flags = epoll::EventFlags::IN | epoll::EventFlags::OUT | epoll::EventFlags::ET;
                 epoll::add(&epoll, socket, epoll::EventData::new_u64(0), flags)?;
-                Ok(Self::Edge(epoll))
+                Ok(if name == "edge" { Self::Edge(epoll) } else { Self::Level(epoll) })
             }
             _ => Err(bad(format!("no way to wait: {name}"))),
         }
@@ -54,6 +60,11 @@ impl Waiting {
                 Self::Poll => {
                     poll(&mut [PollFd::new(socket, flags)], None)?;
                 }
+                Self::Level(epoll) => {
+                    let flags = epoll::EventFlags::from_bits_retain(u32::from(flags.bits()));
+                    epoll::modify(epoll, socket, epoll::EventData::new_u64(0), flags)?;
+                    epoll::wait(epoll, spare_capacity(&mut Vec::with_capacity(4)), None)?;
+                }
                 Self::Edge(epoll) => {
                     epoll::wait(epoll, spare_capacity(&mut Vec::with_capacity(4)), None)?;
                 }
@@ -74,6 +85,21 @@ impl Waiting {
                 let sent = self.until(socket, PollFlags::OUT, || (&mut &*socket).write(rest))?;
                 rest = &rest[sent..];
             }
+        }
+        Ok(())
+    }
+
+    /// Sends the first `total` bytes of a stream out of a file, as a web server does: sendfile() of all that is left.
+    pub fn send_file(&self, socket: &Socket, seed: u64, total: usize) -> io::Result<()> {
+        let file = stream_file(seed, total)?;
+        let (mut at, mut left) = (0, total);
+        while left > 0 {
+            let sent =
+                self.until(socket, PollFlags::OUT, || Ok(sendfile(socket, &file, Some(&mut at), left)?))?;
+            if sent == 0 {
+                return Err(bad(format!("sendfile() ended with {left} of {total} bytes left")));
+            }
+            left -= sent;
         }
         Ok(())
     }
@@ -124,4 +150,13 @@ impl Waiting {
             }
         }
     }
+}
+
+/// The first bytes of a stream as a file in memory.
+pub fn stream_file(seed: u64, total: usize) -> io::Result<File> {
+    let mut file = File::from(memfd_create(c"stream", MFdFlags::MFD_CLOEXEC)?);
+    let mut bytes = vec![0; total];
+    Bytes::new(seed).fill(&mut bytes);
+    file.write_all(&bytes)?;
+    Ok(file)
 }

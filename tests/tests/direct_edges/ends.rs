@@ -2,7 +2,7 @@
 
 use mtls_tests::could_not_run;
 use mtls_tests::direct::{World, wait_empty};
-use mtls_tests::hold::ktls_is_listed;
+use mtls_tests::hold::why_not_direct;
 
 use super::PORT;
 
@@ -40,24 +40,24 @@ fn ends_early(how: &str) {
 
 #[test]
 fn a_close_before_it_is_armed_leaves_nothing() {
-    if !ktls_is_listed() {
-        return could_not_run(a_close_before_it_is_armed_leaves_nothing, "this kernel has no TLS");
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_close_before_it_is_armed_leaves_nothing, why);
     }
     ends_early("close");
 }
 
 #[test]
 fn a_half_close_before_it_is_armed_leaves_nothing() {
-    if !ktls_is_listed() {
-        return could_not_run(a_half_close_before_it_is_armed_leaves_nothing, "this kernel has no TLS");
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_half_close_before_it_is_armed_leaves_nothing, why);
     }
     ends_early("fin");
 }
 
 #[test]
 fn a_reset_before_it_is_armed_leaves_nothing() {
-    if !ktls_is_listed() {
-        return could_not_run(a_reset_before_it_is_armed_leaves_nothing, "this kernel has no TLS");
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_reset_before_it_is_armed_leaves_nothing, why);
     }
     ends_early("reset");
 }

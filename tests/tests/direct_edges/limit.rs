@@ -26,11 +26,8 @@ fn waits_for(app: &App, name: &str, limit: &str) {
 
 #[test]
 fn a_limit_set_before_the_connection_waits_for_its_release() {
-    if !ktls_is_listed() {
-        return could_not_run(
-            a_limit_set_before_the_connection_waits_for_its_release,
-            "this kernel has no TLS",
-        );
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_limit_set_before_the_connection_waits_for_its_release, why);
     }
     let world = World::bare(&[PORT], "", "");
     let to = world.far().at(PORT);
@@ -74,8 +71,8 @@ fn a_limit_set_before_the_connection_waits_for_its_release() {
 
 #[test]
 fn a_limit_set_while_it_is_held_does_not_end_the_hold() {
-    if !ktls_is_listed() {
-        return could_not_run(a_limit_set_while_it_is_held_does_not_end_the_hold, "this kernel has no TLS");
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_limit_set_while_it_is_held_does_not_end_the_hold, why);
     }
     let mut world = World::bare(&[PORT], "", "");
     let to = world.far().at(PORT);
@@ -108,11 +105,8 @@ fn a_limit_set_while_it_is_held_does_not_end_the_hold() {
 
 #[test]
 fn a_relayed_connection_of_the_same_workload_has_its_limit_at_once_and_is_never_held() {
-    if !ktls_is_listed() {
-        return could_not_run(
-            a_relayed_connection_of_the_same_workload_has_its_limit_at_once_and_is_never_held,
-            "this kernel has no TLS",
-        );
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_relayed_connection_of_the_same_workload_has_its_limit_at_once_and_is_never_held, why);
     }
     let world = World::bare(&[PORT], "", "");
     let (web, far) = world.applications(world.far().at(PORT));

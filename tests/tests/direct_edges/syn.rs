@@ -8,8 +8,8 @@ use super::PORT;
 
 #[test]
 fn a_server_that_does_not_listen_refuses_at_once() {
-    if !ktls_is_listed() {
-        return could_not_run(a_server_that_does_not_listen_refuses_at_once, "this kernel has no TLS");
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_server_that_does_not_listen_refuses_at_once, why);
     }
     let mut world = World::with_session();
     let to = world.far().at(HTTP);
@@ -34,11 +34,8 @@ fn a_server_that_does_not_listen_refuses_at_once() {
 
 #[test]
 fn a_syn_that_never_comes_leaves_nothing_and_the_next_connection_goes_by_relay() {
-    if !ktls_is_listed() {
-        return could_not_run(
-            a_syn_that_never_comes_leaves_nothing_and_the_next_connection_goes_by_relay,
-            "this kernel has no TLS",
-        );
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_syn_that_never_comes_leaves_nothing_and_the_next_connection_goes_by_relay, why);
     }
     let world = World::bare(&[PORT], "", "");
     let to = world.far().at(PORT);
@@ -70,11 +67,8 @@ fn a_syn_that_never_comes_leaves_nothing_and_the_next_connection_goes_by_relay()
 
 #[test]
 fn what_a_killed_daemon_expected_is_gone_with_the_next_start() {
-    if !ktls_is_listed() {
-        return could_not_run(
-            what_a_killed_daemon_expected_is_gone_with_the_next_start,
-            "this kernel has no TLS",
-        );
+    if let Some(why) = why_not_direct() {
+        return could_not_run(what_a_killed_daemon_expected_is_gone_with_the_next_start, why);
     }
     let mut world = World::bare(&[PORT], "", "");
     let to = world.far().at(PORT);

@@ -66,7 +66,7 @@ fn with_keys_and_a_release_to_one_byte_nothing_is_lost() {
 
 /// size_goal less the largest record: half of the first window of 64 KiB in whole segments of 1448 bytes is 31,856, and a
 /// record with its header, type and tag is 16,406 bytes. The segment that waits then has room for a whole record.
-const ROOM_FOR_A_RECORD: u32 = 31_856 - 16_406;
+pub const ROOM_FOR_A_RECORD: u32 = 31_856 - 16_406;
 
 #[test]
 fn with_keys_and_a_release_that_leaves_room_for_a_record_nothing_is_lost() {

@@ -28,11 +28,12 @@ use self::journal::Journal;
 pub(super) use self::namespaces::{let_all_go, let_go};
 use self::sessions::{call, inbound, outbound, workloads};
 use super::daemon::Daemon;
-use crate::capture::cgroup;
+use crate::capture::{NoDirect, cgroup};
 use crate::config::{Config, DirectChoice};
 use crate::datapath::direct::drive::Driver;
 use crate::datapath::direct::session::accept::{Bounds, Reception, serve};
 use crate::datapath::direct::session::pool::{Connecting, Pair, Pool, Terms};
+use crate::datapath::ktls::Defect;
 use crate::datapath::relay::Admission;
 
 /// What the daemon keeps of it.
@@ -88,7 +89,11 @@ pub(super) async fn start(daemon: &Arc<Daemon>) {
 /// Everything that may say no. The mount of cgroup v2, and where sessions are noted.
 fn prepare(daemon: &Daemon) -> Result<(PathBuf, Journal), String> {
     let relay = &daemon.relay;
-    relay.ktls.load().as_ref().as_ref().map_err(|why| format!("kernel TLS is needed: {why}"))?;
+    let ktls = relay.ktls.load();
+    let abilities = ktls.as_ref().as_ref().map_err(|why| format!("kernel TLS is needed: {why}"))?;
+    if abilities.has(Defect::SendfileStalls) {
+        return Err(NoDirect::SendfileStalls.to_string());
+    }
     relay.capture.switch_on_direct().map_err(|why| why.to_string())?;
     let runtime = &relay.snapshot.load().config.paths.runtime;
     let journal = Journal::open(runtime).map_err(|why| why.to_string())?;

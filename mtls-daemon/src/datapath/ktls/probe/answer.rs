@@ -31,6 +31,12 @@ impl Abilities {
         self.rekey
     }
 
+    /// Is this wrong with it?
+    #[must_use]
+    pub fn has(&self, defect: Defect) -> bool {
+        self.defects.contains(&defect)
+    }
+
     /// Does this suite work?
     #[must_use]
     pub fn can(&self, suite: Suite) -> bool {
@@ -72,6 +78,10 @@ pub enum Defect {
     /// Linux 6.12: a record that does not wholly fit into a pipe with bytes in it is cut, and its rest lost
     /// (`tls_sw_splice_read` of net/tls/tls_sw.c).
     SpliceIntoFilledPipe,
+    /// Up to Linux 6.4: a record that is not the last of a splice or sendfile() is queued and not pushed (MSG_SENDPAGE_NOTLAST in
+    /// `do_tcp_sendpages` of net/ipv4/tcp.c). With a TCP_NOTSENT_LOWAT below it nothing more is taken, and nothing is on its way
+    /// whose acknowledgement would make room: the sender waits for ever.
+    SendfileStalls,
 }
 
 impl Defect {
@@ -80,6 +90,7 @@ impl Defect {
     pub fn sentence(self) -> &'static str {
         match self {
             Self::SpliceIntoFilledPipe => "splice into a pipe that is not empty loses bytes",
+            Self::SendfileStalls => "sendfile() with a small TCP_NOTSENT_LOWAT stalls",
         }
     }
 
@@ -88,6 +99,7 @@ impl Defect {
     pub fn remedy(self) -> &'static str {
         match self {
             Self::SpliceIntoFilledPipe => "mtlsd fills a pipe only when it is empty",
+            Self::SendfileStalls => "no connection is direct",
         }
     }
 }

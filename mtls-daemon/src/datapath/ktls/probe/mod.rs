@@ -44,6 +44,9 @@ pub fn probe() -> Result<Abilities, Unavailable> {
     if steps::splice_into_filled_pipe(first, random).is_err() {
         defects.push(Defect::SpliceIntoFilledPipe);
     }
+    if steps::sendfile_under_a_limit(first, random).is_err() {
+        defects.push(Defect::SendfileStalls);
+    }
     let why_no_rekey = rekey.as_ref().err().map(Failure::to_string);
     Ok(Abilities { suites, missing, rekey: rekey.is_ok(), why_no_rekey, defects })
 }

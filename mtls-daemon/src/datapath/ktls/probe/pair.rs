@@ -14,6 +14,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nix::sys::socket::{MsgFlags, send};
 use nix::unistd::{pipe2, read};
 use rustls::crypto::SecureRandom;
+use socket2::SockRef;
 
 use super::answer::Failure;
 use crate::datapath::ktls::keys::{RecordKeys, Suite};
@@ -75,13 +76,21 @@ impl Patience {
 impl Pair {
     /// A fresh connection.
     pub fn connect() -> Result<Self, Arc<io::Error>> {
-        let v6 = || Self::connect_on(Ipv6Addr::LOCALHOST.into());
-        Self::connect_on(Ipv4Addr::LOCALHOST.into()).or_else(|error| v6().map_err(|_| Arc::new(error)))
+        Self::connect_by(None)
     }
 
-    fn connect_on(address: IpAddr) -> io::Result<Self> {
+    /// One whose segments are at most `mss` bytes.
+    fn connect_by(mss: Option<u32>) -> Result<Self, Arc<io::Error>> {
+        let v6 = || Self::connect_on(Ipv6Addr::LOCALHOST.into(), mss);
+        Self::connect_on(Ipv4Addr::LOCALHOST.into(), mss).or_else(|error| v6().map_err(|_| Arc::new(error)))
+    }
+
+    fn connect_on(address: IpAddr, mss: Option<u32>) -> io::Result<Self> {
         let patience = Patience::new();
         let listener = TcpListener::bind(SocketAddr::new(address, 0))?;
+        if let Some(mss) = mss {
+            SockRef::from(&listener).set_tcp_mss(mss)?;
+        }
         let near = TcpStream::connect_timeout(&listener.local_addr()?, PATIENCE)?;
         let own = near.local_addr()?;
         listener.set_nonblocking(true)?;
@@ -103,7 +112,16 @@ impl Pair {
 
     /// With the kernel's TLS on both ends, and a key for each direction.
     pub fn with_keys(suite: Suite, random: &dyn SecureRandom) -> Result<Self, Failure> {
-        let pair = Self::connect()
+        Self::with_keys_and_segments(suite, random, None)
+    }
+
+    /// The same, whose segments are at most `mss` bytes.
+    pub fn with_keys_and_segments(
+        suite: Suite,
+        random: &dyn SecureRandom,
+        mss: Option<u32>,
+    ) -> Result<Self, Failure> {
+        let pair = Self::connect_by(mss)
             .map_err(|error| Failure::Wrong(format!("there is no loopback connection: {error}")))?;
         pair.enable().map_err(Failure::call("setsockopt(TCP_ULP)"))?;
         for (from, to) in [(&pair.near, &pair.far), (&pair.far, &pair.near)] {

@@ -1,15 +1,21 @@
 //! What is tried, one function each, on a pair of its own: nothing left of one step can spoil the next.
 
+use std::fs::File;
+use std::io::Write;
 use std::net::{Shutdown, TcpStream};
 
 use nix::errno::Errno;
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::sys::sendfile::sendfile;
 use rustls::crypto::SecureRandom;
+use socket2::SockRef;
 
 use super::answer::Failure;
 use super::pair::{Pair, Pipe, RECORD, Spliced, fresh};
 use crate::datapath::ktls::keys::Suite;
 use crate::datapath::ktls::socket::TlsSocket;
 use crate::datapath::tls::ContentType;
+use crate::sys::tcp_info::TcpInfo;
 
 /// An alert that asks for nothing (user_canceled; RFC 8446, section 6.1).
 const HARMLESS_ALERT: &[u8] = &[1, 90];
@@ -131,6 +137,26 @@ pub fn splice_into_filled_pipe(suite: Suite, random: &dyn SecureRandom) -> Step 
     pipe.empty(&mut received)?;
     let expected: Vec<u8> = filling.into_iter().take(filled).chain(sent).collect();
     compare(&expected, &received)
+}
+
+/// The defect of Linux up to 6.4: sendfile() of four records where one may wait. What was taken must be on its way, at least in
+/// part, or nothing would ever make room. A verdict without waiting: loopback sends within the call.
+pub fn sendfile_under_a_limit(suite: Suite, random: &dyn SecureRandom) -> Step {
+    // Less than a record, which loopback's own is not: a part of a segment may well be kept back for a moment.
+    const MSS: u32 = 1448;
+    let pair = Pair::with_keys_and_segments(suite, random, Some(MSS))?;
+    SockRef::from(&pair.near).set_tcp_notsent_lowat(1).map_err(Failure::io("TCP_NOTSENT_LOWAT"))?;
+    let sent = bytes(random, 4 * RECORD)?;
+    let mut file = File::from(
+        memfd_create(c"mtlsd-probe", MFdFlags::MFD_CLOEXEC).map_err(Failure::call("memfd_create()"))?,
+    );
+    file.write_all(&sent).map_err(Failure::io("write()"))?;
+    let taken = sendfile(&pair.near, &file, Some(&mut 0), sent.len()).map_err(Failure::call("sendfile()"))?;
+    let info = TcpInfo::of(&pair.near).map_err(Failure::io("getsockopt(TCP_INFO)"))?;
+    if info.carried().sent == 0 {
+        return Err(Failure::Wrong(format!("sendfile() took {taken} bytes and sent none")));
+    }
+    Ok(())
 }
 
 /// Splices out of TLS until so much is there or something else than data comes; the pipe is emptied each time.

@@ -60,6 +60,12 @@ fn the_splice_defect_of_linux_6_12_is_found_there_and_not_on_6_1_nor_7_2() {
 }
 
 #[test]
+fn the_sendfile_defect_is_found_up_to_linux_6_4() {
+    let Some(abilities) = found(the_sendfile_defect_is_found_up_to_linux_6_4) else { return };
+    assert_eq!(abilities.has(Defect::SendfileStalls), kernel() < (6, 5), "{abilities:?}");
+}
+
+#[test]
 fn only_net_admin_has_the_kernel_load_a_module() {
     assert!(has_net_admin("Name:\tx\nCapEff:\t000001fffeffffff\n"));
     assert!(has_net_admin("CapEff:\t0000000000001000\n"));
