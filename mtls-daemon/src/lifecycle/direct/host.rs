@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use mtls_direct::{
-    About, ConnectionId, Counts, Decision, FourTuple, Key, Message, Nonce, Outcome, Reason as Why, Role,
-    Socket,
+    About, ConnectionId, Counts, Decision, FourTuple, Key, Limits, Message, Nonce, Outcome, Reason as Why,
+    Role, Socket,
 };
 
 use super::client::Syns;
@@ -29,11 +29,6 @@ use crate::lifecycle::daemon::{Daemon, lock};
 use crate::observe::connection::Datapath;
 use crate::observe::{Reason, Refusal};
 use crate::snapshot::{Snapshot, WorkloadState};
-
-/// How long the moving of threads may take.
-const EMPTYING: Duration = Duration::from_millis(500);
-/// How long a SYN may take to come; longer than the client's handshake timer.
-pub(super) const SYN_COMES: Duration = Duration::from_secs(6);
 
 /// A session of ours, for the driver.
 pub(super) struct DaemonLink(pub Link);
@@ -66,6 +61,7 @@ pub(super) struct Host {
     pub syns: Syns,
     pub waiting: Waiting,
     mount: PathBuf,
+    limits: Limits,
     leased: Leased<Key>,
     opened: Mutex<HashMap<Name, Opened>>,
     /// Both are set once, right after they are made.
@@ -74,7 +70,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub fn new(daemon: Arc<Daemon>, mount: PathBuf) -> Self {
+    pub fn new(daemon: Arc<Daemon>, mount: PathBuf, limits: Limits) -> Self {
         let unfit = Memory::new(daemon.relay.snapshot.load().config.direct.unfit);
         Self {
             daemon,
@@ -83,6 +79,7 @@ impl Host {
             syns: Syns::default(),
             waiting: Waiting::default(),
             mount,
+            limits,
             leased: Leased::default(),
             opened: Mutex::default(),
             teller: OnceLock::new(),
@@ -109,7 +106,9 @@ impl Host {
         let connections = lock(&self.opened).values().filter(|opened| opened.established).count();
         let unfit = lock(&self.unfit).list(Instant::now()).len();
         let sessions = self.links.count();
-        format!("{connections} connections, {sessions} sessions with other nodes' daemons, {unfit} pairs left to a relay for a time")
+        format!(
+            "{connections} connections, {sessions} sessions with other nodes' daemons, {unfit} pairs left to a relay for a time"
+        )
     }
 
     /// The guard has cut it; the kernel's socket is ended too.
@@ -229,7 +228,9 @@ impl Node for Host {
             return false;
         };
         let inbound = Inbound { netns, client: tuple.client, server: tuple.server };
-        let expected = self.relay().capture.expect(inbound, workload, SYN_COMES);
+        // Longer than the client waits for the handshake.
+        let syn_comes = self.limits.handshake + Duration::from_secs(1);
+        let expected = self.relay().capture.expect(inbound, workload, syn_comes);
         expected.inspect_err(|error| tracing::warn!(%error, "a direct connection cannot be expected")).is_ok()
     }
 
@@ -257,7 +258,8 @@ impl Node for Host {
     }
 
     fn empty(&self, about: &About<LinkId>, taken: &Taken) -> bool {
-        self.well(about, hands::kick::empty_blocking(taken, EMPTYING).map(drop))
+        // A part of what arming may take as a whole.
+        self.well(about, hands::kick::empty_blocking(taken, self.limits.arming / 4).map(drop))
     }
 
     fn open_guard(&self, about: &About<LinkId>, taken: &Taken) -> bool {

@@ -15,6 +15,7 @@ mod waiting;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mtls_direct::Limits;
 use tokio::net::TcpListener;
@@ -76,6 +77,19 @@ fn prepare(daemon: &Daemon) -> Result<PathBuf, String> {
     cgroup::mount_point().map_err(|why| why.to_string())
 }
 
+/// Where a handshake may take longer than by default (10 s), so may each step of what stands in its place: a slow machine.
+fn waits(handshake: Duration) -> Limits {
+    let usual = Limits::default();
+    let arming = usual.arming.max(handshake / 5);
+    Limits {
+        answer: usual.answer.max(handshake / 5),
+        handshake: usual.handshake.max(handshake / 2),
+        arming,
+        peer_ready: usual.peer_ready.max(usual.accept + arming + Duration::from_secs(3)),
+        ..usual
+    }
+}
+
 async fn begin(daemon: &Arc<Daemon>, config: &Config, mount: PathBuf) {
     let listener = match config.direct.listen {
         Some(address) => match TcpListener::bind(address.get()).await {
@@ -87,8 +101,9 @@ async fn begin(daemon: &Arc<Daemon>, config: &Config, mount: PathBuf) {
         },
         None => None,
     };
-    let host = Arc::new(Host::new(Arc::clone(daemon), mount));
-    let (driver, teller) = Driver::new(Arc::clone(&host), Limits::default());
+    let limits = waits(config.timeouts.handshake);
+    let host = Arc::new(Host::new(Arc::clone(daemon), mount, limits));
+    let (driver, teller) = Driver::new(Arc::clone(&host), limits);
     let _ = host.teller.set(teller);
     tokio::spawn(driver.run());
     let (events, opened) = mpsc::channel(64);
@@ -111,5 +126,22 @@ async fn begin(daemon: &Arc<Daemon>, config: &Config, mount: PathBuf) {
     let _ = host.pool.set(pool);
     if daemon.direct.set(Ok(Direct(host))).is_ok() {
         tracing::info!("direct connections can be had from now on");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_the_usual_ones_and_longer_where_a_handshake_may_take_longer() {
+        let usual = Limits::default();
+        for handshake in [Duration::from_millis(1), Duration::from_secs(10)] {
+            assert_eq!(waits(handshake), usual, "{handshake:?}");
+        }
+        let slow = waits(Duration::from_secs(80));
+        assert_eq!((slow.answer, slow.arming), (8 * usual.answer, 8 * usual.arming));
+        assert!(slow.peer_ready > slow.accept + slow.arming);
+        assert!(waits(Duration::from_secs(3600)).peer_ready > Duration::from_secs(720));
     }
 }
