@@ -68,7 +68,10 @@ fn both_start(world: &mut World) {
 #[test]
 fn a_daemon_that_starts_again_finds_armed_connections_and_its_lease_reaches_them() {
     if let Some(why) = why_not_direct() {
-        return could_not_run(a_daemon_that_starts_again_finds_armed_connections_and_its_lease_reaches_them, why);
+        return could_not_run(
+            a_daemon_that_starts_again_finds_armed_connections_and_its_lease_reaches_them,
+            why,
+        );
     }
     let mut world = World::with_session();
     let download = Download::begin(&world, 16, "200k");
@@ -146,7 +149,10 @@ fn requires(world: &mut World) -> SocketAddr {
 #[test]
 fn where_direct_is_required_the_first_connection_is_direct_and_none_is_relayed() {
     if let Some(why) = why_not_direct() {
-        return could_not_run(where_direct_is_required_the_first_connection_is_direct_and_none_is_relayed, why);
+        return could_not_run(
+            where_direct_is_required_the_first_connection_is_direct_and_none_is_relayed,
+            why,
+        );
     }
     let mut world = World::new();
     let to = requires(&mut world);

@@ -34,8 +34,9 @@ impl Default for Limits {
             answer: Duration::from_secs(2),
             handshake: Duration::from_secs(5),
             accept: Duration::from_secs(30),
-            arming: Duration::from_secs(2),
-            peer_ready: Duration::from_secs(35),
+            // An application that gets no processor is no reason to reset its connection.
+            arming: Duration::from_secs(5),
+            peer_ready: Duration::from_secs(38),
             early_release: Some(Duration::from_millis(20)),
             peer_counts: Duration::from_secs(5),
             opening_per_session: 1024,

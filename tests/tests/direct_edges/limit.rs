@@ -1,7 +1,7 @@
 //! TCP_NOTSENT_LOWAT of the application's own, while the connection is held by that very option.
 
 use mtls_tests::direct::{World, direct_records};
-use mtls_tests::hold::{App, ktls_is_listed};
+use mtls_tests::hold::{App, why_not_direct};
 use mtls_tests::{could_not_run, eventually, slow};
 use nix::libc::SYS_sendto;
 use nix::sys::signal::Signal;
@@ -106,7 +106,10 @@ fn a_limit_set_while_it_is_held_does_not_end_the_hold() {
 #[test]
 fn a_relayed_connection_of_the_same_workload_has_its_limit_at_once_and_is_never_held() {
     if let Some(why) = why_not_direct() {
-        return could_not_run(a_relayed_connection_of_the_same_workload_has_its_limit_at_once_and_is_never_held, why);
+        return could_not_run(
+            a_relayed_connection_of_the_same_workload_has_its_limit_at_once_and_is_never_held,
+            why,
+        );
     }
     let world = World::bare(&[PORT], "", "");
     let (web, far) = world.applications(world.far().at(PORT));

@@ -1,7 +1,7 @@
 //! SYNs of direct connections that are refused, or never come.
 
 use mtls_tests::direct::{HTTP, World, entries, records, wait_empty};
-use mtls_tests::hold::{App, ktls_is_listed};
+use mtls_tests::hold::{App, why_not_direct};
 use mtls_tests::{could_not_run, eventually, slow};
 
 use super::PORT;
@@ -35,7 +35,10 @@ fn a_server_that_does_not_listen_refuses_at_once() {
 #[test]
 fn a_syn_that_never_comes_leaves_nothing_and_the_next_connection_goes_by_relay() {
     if let Some(why) = why_not_direct() {
-        return could_not_run(a_syn_that_never_comes_leaves_nothing_and_the_next_connection_goes_by_relay, why);
+        return could_not_run(
+            a_syn_that_never_comes_leaves_nothing_and_the_next_connection_goes_by_relay,
+            why,
+        );
     }
     let world = World::bare(&[PORT], "", "");
     let to = world.far().at(PORT);

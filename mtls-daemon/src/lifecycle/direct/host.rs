@@ -7,8 +7,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use mtls_direct::{
-    About, ConnectionId, Counts, Decision, FourTuple, Key, Message, Nonce, Outcome, Reason as Why, Role,
-    Socket,
+    About, By, ConnectionId, Counts, Decision, FourTuple, Key, Limits, Message, Nonce, Outcome,
+    Reason as Why, Role, Socket,
 };
 
 use super::client::Syns;
@@ -16,7 +16,7 @@ use super::destroy::destroy;
 use super::journal::Journal;
 use super::leased::Leased;
 use super::links::Links;
-use super::opened::{Opened, ending, errno_of, is_of_identity};
+use super::opened::{Opened, ending, errno_of, is_of_identity, violation};
 use super::recovery::Left;
 use super::waiting::Waiting;
 use crate::capture::{Inbound, Phase, ReleaseNoteError};
@@ -31,11 +31,6 @@ use crate::lifecycle::daemon::{Daemon, lock};
 use crate::observe::connection::{Datapath, Ending};
 use crate::observe::{Reason, Refusal};
 use crate::snapshot::{Snapshot, WorkloadState};
-
-/// How long the moving of threads may take.
-const EMPTYING: Duration = Duration::from_millis(500);
-/// How long a SYN may take to come; longer than the client's handshake timer.
-pub(super) const SYN_COMES: Duration = Duration::from_secs(6);
 
 /// A session of ours, for the driver.
 pub(super) struct DaemonLink(pub Link);
@@ -70,6 +65,7 @@ pub(super) struct Host {
     pub left: Left,
     pub journal: Journal,
     mount: PathBuf,
+    pub limits: Limits,
     leased: Leased<Key>,
     opened: Mutex<HashMap<Name, Opened>>,
     /// Both are set once, right after they are made.
@@ -78,7 +74,7 @@ pub(super) struct Host {
 }
 
 impl Host {
-    pub fn new(daemon: Arc<Daemon>, mount: PathBuf, journal: Journal) -> Self {
+    pub fn new(daemon: Arc<Daemon>, mount: PathBuf, journal: Journal, limits: Limits) -> Self {
         let unfit = Memory::new(daemon.relay.snapshot.load().config.direct.unfit);
         Self {
             daemon,
@@ -89,6 +85,7 @@ impl Host {
             left: Left::default(),
             journal,
             mount,
+            limits,
             leased: Leased::default(),
             opened: Mutex::default(),
             teller: OnceLock::new(),
@@ -122,6 +119,10 @@ impl Host {
 
     /// The guard has cut it; the kernel's socket is ended too.
     pub fn violated(&self, socket: Socket, tuple: FourTuple) {
+        // Before the event of its end, which comes by the same ring.
+        for (_, opened) in lock(&self.opened).iter_mut().filter(|((_, id), _)| id.tuple == tuple) {
+            opened.violated = true;
+        }
         self.destroy(socket.netns, Some(socket.cookie), tuple, Why::Protocol);
     }
 
@@ -270,7 +271,9 @@ impl Node for Host {
             return false;
         };
         let inbound = Inbound { netns, client: tuple.client, server: tuple.server };
-        let expected = self.relay().capture.expect(inbound, workload, SYN_COMES);
+        // Longer than the client waits for the handshake.
+        let syn_comes = self.limits.handshake + Duration::from_secs(1);
+        let expected = self.relay().capture.expect(inbound, workload, syn_comes);
         expected.inspect_err(|error| tracing::warn!(%error, "a direct connection cannot be expected")).is_ok()
     }
 
@@ -298,7 +301,8 @@ impl Node for Host {
     }
 
     fn empty(&self, about: &About<LinkId>, taken: &Taken) -> bool {
-        self.well(about, hands::kick::empty_blocking(taken, EMPTYING).map(drop))
+        // Most of what arming may take as a whole.
+        self.well(about, hands::kick::empty_blocking(taken, self.limits.arming / 5 * 4).map(drop))
     }
 
     fn open_guard(&self, about: &About<LinkId>, taken: &Taken) -> bool {
@@ -366,6 +370,8 @@ impl Node for Host {
             tracing::debug!(why = %refusal, "the session of such a connection ends too");
             self.links.end(about.link, LinkEnd::LeaseEnded);
         }
+        let outcome = if opened.violated { Outcome::Failed(By::Us, Why::Protocol) } else { outcome };
+        let refusal = if opened.violated { Some(violation()) } else { refusal };
         opened.observed.end(ending(outcome, opened.established, refusal));
     }
 }

@@ -17,6 +17,7 @@ mod waiting;
 
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 use mtls_direct::Limits;
 use tokio::net::TcpListener;
@@ -78,7 +79,10 @@ pub(super) async fn start(daemon: &Arc<Daemon>) {
         return;
     }
     match prepare(daemon) {
-        Ok((mount, journal)) => begin(daemon, &config, Host::new(Arc::clone(daemon), mount, journal)).await,
+        Ok((mount, journal)) => {
+            let limits = waits(config.timeouts.handshake);
+            begin(daemon, &config, Host::new(Arc::clone(daemon), mount, journal, limits)).await;
+        }
         Err(why) => {
             tracing::warn!(%why, "no direct connections on this machine: relays carry what is not `direct: require`");
             let _ = daemon.direct.set(Err(why));
@@ -100,6 +104,19 @@ fn prepare(daemon: &Daemon) -> Result<(PathBuf, Journal), String> {
     Ok((cgroup::mount_point().map_err(|why| why.to_string())?, journal))
 }
 
+/// Where a handshake may take longer than by default (10 s), so may each step of what stands in its place: a slow machine.
+fn waits(handshake: Duration) -> Limits {
+    let usual = Limits::default();
+    let arming = usual.arming.max(handshake / 2);
+    Limits {
+        answer: usual.answer.max(handshake / 5),
+        handshake: usual.handshake.max(handshake / 2),
+        arming,
+        peer_ready: usual.peer_ready.max(usual.accept + arming + Duration::from_secs(3)),
+        ..usual
+    }
+}
+
 async fn begin(daemon: &Arc<Daemon>, config: &Config, host: Host) {
     let listener = match config.direct.listen {
         Some(address) => match TcpListener::bind(address.get()).await {
@@ -113,7 +130,7 @@ async fn begin(daemon: &Arc<Daemon>, config: &Config, host: Host) {
     };
     let host = Arc::new(host);
     host.find_left();
-    let (driver, teller) = Driver::new(Arc::clone(&host), Limits::default());
+    let (driver, teller) = Driver::new(Arc::clone(&host), host.limits);
     let _ = host.teller.set(teller);
     tokio::spawn(driver.run());
     let (events, opened) = mpsc::channel(64);
@@ -136,5 +153,22 @@ async fn begin(daemon: &Arc<Daemon>, config: &Config, host: Host) {
     let _ = host.pool.set(pool);
     if daemon.direct.set(Ok(Direct(host))).is_ok() {
         tracing::info!("direct connections can be had from now on");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn waits_are_the_usual_ones_and_longer_where_a_handshake_may_take_longer() {
+        let usual = Limits::default();
+        for handshake in [Duration::from_millis(1), Duration::from_secs(10)] {
+            assert_eq!(waits(handshake), usual, "{handshake:?}");
+        }
+        let slow = waits(Duration::from_secs(80));
+        assert_eq!((slow.answer, slow.arming), (8 * usual.answer, 8 * usual.arming));
+        assert!(slow.peer_ready > slow.accept + slow.arming);
+        assert!(waits(Duration::from_secs(3600)).peer_ready > Duration::from_secs(720));
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Opened {
     pub wish: Option<u32>,
     /// Bytes may flow.
     pub established: bool,
+    /// The guard saw something else than TLS.
+    pub violated: bool,
     /// What ended it, where that is more than the machine knows.
     pub refusal: Option<Refusal>,
     _permit: ConnectionPermit,
@@ -42,6 +44,7 @@ impl Opened {
             started: Instant::now(),
             wish: None,
             established: false,
+            violated: false,
             refusal: None,
             _permit: permit,
         }
@@ -103,6 +106,12 @@ fn reason_of(why: Why) -> Reason {
         Why::SocketEnded | Why::ApplicationGone => Reason::Reset,
         _ => Reason::DirectFailed,
     }
+}
+
+/// Something else than a TLS record came, or was about to leave, where one had to be.
+pub(super) fn violation() -> Refusal {
+    let detail = "what came first was no TLS record: somebody is on the path, or one end is at fault; nothing of it was let through";
+    Refusal::new(Reason::DirectFailed, detail)
 }
 
 /// What connect() of a held SYN says.

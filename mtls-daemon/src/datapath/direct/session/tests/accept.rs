@@ -95,10 +95,9 @@ async fn strangers_have_a_bounded_number_of_places_and_give_them_back() {
 
 #[tokio::test]
 async fn sessions_have_a_bounded_number_of_places_and_give_them_back() {
-    for bounds in [
-        Bounds { sessions: 1, ..Bounds::default() },
-        Bounds { sessions_of_a_node: 1, ..Bounds::default() },
-    ] {
+    for bounds in
+        [Bounds { sessions: 1, ..Bounds::default() }, Bounds { sessions_of_a_node: 1, ..Bounds::default() }]
+    {
         has_one_place(bounds).await;
     }
 }
