@@ -60,7 +60,7 @@ impl Drop for Syscalls {
 /// Thread to its count.
 fn parse(text: &str) -> Result<BTreeMap<u32, u64>> {
     let mut counted = BTreeMap::new();
-    for line in text.lines() {
+    for line in text.lines().filter(|line| !line.starts_with('#')) {
         if let Some(dropped) = line.trim().strip_prefix("Dropped:")
             && dropped.trim() != "0"
         {
@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     fn a_histogram_is_read_thread_by_thread() {
-        let text = "# event histogram\n#\n\n{ common_pid:         12 } hitcount:          3\n{ common_pid: 1300 } hitcount: 40000\n\n\
+        let text = "# event histogram\n#\n# trigger info: hist:keys=common_pid:vals=hitcount:size=8192 [active]\n#\n\n{ common_pid:         12 } hitcount:          3\n{ common_pid: 1300 } hitcount: 40000\n\n\
                     Totals:\n    Hits: 40003\n    Entries: 2\n    Dropped: 0\n";
         assert_eq!(parse(text).unwrap(), BTreeMap::from([(12, 3), (1300, 40_000)]));
     }

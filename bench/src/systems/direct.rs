@@ -1,5 +1,6 @@
 //! What `direct` needs besides two daemons: addresses for their sessions, a session, and proof that nothing was relayed.
 
+use std::collections::BTreeSet;
 use std::fmt;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -93,6 +94,28 @@ impl Opened {
             bail!("{direct} of {all} connections were direct: it is not `direct` that was measured");
         }
         Ok(())
+    }
+}
+
+/// Why the latest connections of these daemons that failed did, each reason once.
+#[must_use]
+pub fn failures(daemons: &[Daemon]) -> String {
+    let records = daemons.iter().flat_map(|daemon| {
+        daemon.ask(&["connections", "--limit", "1000"]).as_array().cloned().unwrap_or_default()
+    });
+    let said = |record: &serde_json::Value, at: &str| {
+        record.pointer(at).and_then(|text| Some(text.as_str()?.to_owned()))
+    };
+    let whys: BTreeSet<String> = records
+        .filter_map(|record| {
+            let (workload, code) = (said(&record, "/workload")?, said(&record, "/reason/code")?);
+            Some(format!("{workload}: {code}: {}", said(&record, "/reason/detail").unwrap_or_default()))
+        })
+        .collect();
+    if whys.is_empty() {
+        "no connection failed".into()
+    } else {
+        whys.into_iter().collect::<Vec<_>>().join("; ")
     }
 }
 

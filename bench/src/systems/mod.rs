@@ -242,7 +242,8 @@ impl Running {
         }
         let before = Opened::by(&self.between.daemons);
         let result = measured()?;
-        Opened::by(&self.between.daemons).check_since(before).map(|()| result)
+        let checked = Opened::by(&self.between.daemons).check_since(before);
+        checked.with_context(|| direct::failures(&self.between.daemons)).map(|()| result)
     }
 
     /// Resident memory of what is between, bytes.
