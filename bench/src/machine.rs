@@ -46,6 +46,32 @@ pub fn resident(pid: u32) -> Result<f64> {
     field(&format!("/proc/{pid}/status"), "VmRSS:")
 }
 
+/// The threads that a process has now.
+///
+/// # Errors
+/// When it is gone.
+pub fn threads(pid: u32) -> Result<Vec<u32>> {
+    let path = format!("/proc/{pid}/task");
+    let entries = fs::read_dir(&path).with_context(|| path.clone())?;
+    let number = |entry: std::io::Result<fs::DirEntry>| entry.ok()?.file_name().to_str()?.parse().ok();
+    Ok(entries.filter_map(number).collect())
+}
+
+/// Context switches of the threads that a process has now, wanted and unwanted.
+///
+/// # Errors
+/// When it is gone.
+pub fn switches(pid: u32) -> Result<u64> {
+    let mut sum = 0;
+    for thread in threads(pid)? {
+        // One that has ended meanwhile has none.
+        let status = fs::read_to_string(format!("/proc/{pid}/task/{thread}/status")).unwrap_or_default();
+        let counts = status.lines().filter_map(|line| line.split_once("ctxt_switches:"));
+        sum += counts.filter_map(|(_, count)| count.trim().parse::<u64>().ok()).sum::<u64>();
+    }
+    Ok(sum)
+}
+
 /// A field in KiB of such a file.
 fn field(path: &str, name: &str) -> Result<f64> {
     let text = fs::read_to_string(path).with_context(|| path.to_owned())?;
@@ -64,5 +90,8 @@ mod tests {
         assert!(used().unwrap() > 0.0 && used().unwrap() <= total().unwrap());
         assert!(resident(std::process::id()).unwrap() > 100_000.0);
         assert!(resident(u32::MAX).is_err());
+        assert!(!threads(std::process::id()).unwrap().is_empty());
+        assert!(switches(std::process::id()).unwrap() > 0);
+        assert!(switches(u32::MAX).is_err());
     }
 }

@@ -7,6 +7,7 @@ mod machine;
 mod report;
 mod result;
 mod run;
+mod syscalls;
 mod systems;
 
 use std::path::PathBuf;

@@ -20,6 +20,9 @@ pub struct Run {
     pub systems: Vec<System>,
     /// One for each system and workload that was tried.
     pub rows: Vec<Row>,
+    /// What the processes in between do for a request.
+    #[serde(default)]
+    pub work: Vec<Work>,
     /// How cost grows.
     pub curves: Vec<Curve>,
     /// The same figure by other people's tools.
@@ -70,7 +73,7 @@ pub enum Clock {
 #[derive(Debug, Clone, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct System {
-    /// As `--systems` has it: `plain`, `relay-userspace`, `relay-ktls`, `auto`, `envoy`, `stunnel`, `haproxy`, `ztunnel`.
+    /// As `--systems` has it: `plain`, `relay-userspace`, `relay-ktls`, `auto`, `direct`, `envoy`, `stunnel`, `haproxy`, `ztunnel`.
     pub name: String,
     /// For people: "Envoy 1.40 sidecars".
     pub title: String,
@@ -210,6 +213,40 @@ pub struct Memory {
     pub machine: f64,
     /// Resident memory of the system's processes before there was a connection, in bytes, all together.
     pub resting: f64,
+}
+
+/// What a system's processes did, all together, while requests went through on one connection.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Work {
+    /// [`System::name`].
+    pub system: String,
+    /// One after the other.
+    pub requests: u32,
+    /// System calls; none where the kernel does not count them.
+    pub syscalls: Option<u64>,
+    /// Context switches, wanted and unwanted.
+    pub switches: u64,
+    /// As `syscalls`, in the same time without a request.
+    pub resting_syscalls: Option<u64>,
+    /// As `switches`, in the same time without a request.
+    pub resting_switches: u64,
+}
+
+impl fmt::Display for Work {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let calls =
+            |count: Option<u64>| count.map_or_else(|| "uncounted".to_owned(), |count| count.to_string());
+        write!(
+            f,
+            "{} requests: {} system calls, {} context switches; {} and {} in the same time without",
+            self.requests,
+            calls(self.syscalls),
+            self.switches,
+            calls(self.resting_syscalls),
+            self.resting_switches
+        )
+    }
 }
 
 /// How a system's cost grows with something.

@@ -88,6 +88,15 @@ pub enum Load {
         #[arg(long)]
         parallel: u32,
     },
+    /// Opens a connection, asks once, prints `open`, waits for a line, asks so many times, prints `done`, keeps it until standard
+    /// input ends.
+    Counted {
+        #[command(flatten)]
+        target: Target,
+        /// Requests.
+        #[arg(long)]
+        requests: u32,
+    },
     /// Opens connections, asks once on each, prints `open`, keeps them until standard input ends.
     Idle {
         #[command(flatten)]
@@ -126,6 +135,7 @@ pub fn run(load: Load) -> Result<()> {
         Load::Stream { target, streams } => stream::run(&target, streams),
         Load::Download { target, bytes } => download::run(&target, bytes),
         Load::Connect { target, parallel } => on_one_thread(connect(target, parallel)),
+        Load::Counted { target, requests } => on_one_thread(counted(target, requests)),
         Load::Idle { target, connections } => on_one_thread(idle(target, connections)),
     }?;
     println!("{}", serde_json::to_string(&told)?);
@@ -270,6 +280,33 @@ async fn idle(target: Target, connections: u32) -> Result<Told> {
     Ok(Told {
         count: u64::try_from(clients.len())?,
         seconds: before.elapsed().as_secs_f64(),
+        errors: 0,
+        first_error: None,
+        latency: None,
+        cpu_seconds: 0.0,
+    })
+}
+
+async fn counted(target: Target, requests: u32) -> Result<Told> {
+    let mut clients = open(&target, 1).await?;
+    let say = |word: &str| {
+        let mut out = std::io::stdout();
+        writeln!(out, "{word}").and_then(|()| out.flush())
+    };
+    say("open")?;
+    std::io::stdin().read_line(&mut String::new())?;
+    let before = Instant::now();
+    for client in &mut clients {
+        for _ in 0..requests {
+            client.ask().await?;
+        }
+    }
+    let took = before.elapsed();
+    say("done")?;
+    std::io::copy(&mut std::io::stdin(), &mut std::io::sink())?;
+    Ok(Told {
+        count: requests.into(),
+        seconds: took.as_secs_f64(),
         errors: 0,
         first_error: None,
         latency: None,

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::result::{
     Axis, Clock, CrossCheck, Curve, Environment, FORMAT, Latency, Memory, Point, Round, Row, Run, System,
-    Workload,
+    Work, Workload,
 };
 
 /// Every system, with how slow it is.
@@ -41,6 +41,7 @@ pub fn empty() -> Run {
         },
         systems: vec![],
         rows: vec![],
+        work: vec![],
         curves: vec![],
         cross_checks: vec![],
     }
@@ -56,6 +57,14 @@ pub fn full() -> Run {
             [Axis::Workloads, Axis::Rules, Axis::Connections].map(|axis| curve(name, axis, slowness)),
         );
     }
+    run.work = vec![Work {
+        system: "direct".to_owned(),
+        requests: 2_000,
+        syscalls: Some(0),
+        switches: 0,
+        resting_syscalls: None,
+        resting_switches: 3,
+    }];
     run.cross_checks = vec![CrossCheck {
         system: "plain".to_owned(),
         what: "requests, 1 conn".to_owned(),

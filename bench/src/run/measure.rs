@@ -16,7 +16,7 @@ use crate::systems::{Running, server};
 const PATIENCE: u64 = 120;
 const GIB: f64 = 1_073_741_824.0;
 /// For what closed connections bound to be given back before the next ones are counted.
-const SETTLE: Duration = Duration::from_secs(1);
+pub const SETTLE: Duration = Duration::from_secs(1);
 /// For systems that give something back when nobody speaks.
 const REST: Duration = Duration::from_secs(5);
 /// Connections that are opened and closed before idle ones are counted.
@@ -25,8 +25,12 @@ const FIRST: u32 = 32;
 /// Measures.
 ///
 /// # Errors
-/// When the load generator could not do its work at all.
+/// When the load generator could not do its work at all, or connections went another way than this system's.
 pub fn measure(system: &Running, workload: Workload, plan: &Plan, rate: Option<f64>) -> Result<Round> {
+    system.checked(|| unchecked(system, workload, plan, rate))
+}
+
+fn unchecked(system: &Running, workload: Workload, plan: &Plan, rate: Option<f64>) -> Result<Round> {
     let target = |verb: &str, path: String| {
         let command = generator(system)?.args([verb, &system.address().to_string(), &path]);
         let seconds = plan.seconds();
@@ -68,7 +72,10 @@ pub fn measure(system: &Running, workload: Workload, plan: &Plan, rate: Option<f
 }
 
 /// Our own program, in the client's pod.
-fn generator(system: &Running) -> Result<Cmd> {
+///
+/// # Errors
+/// When it is not there.
+pub fn generator(system: &Running) -> Result<Cmd> {
     let own = std::env::current_exe().context("the benchmark's own program")?;
     Ok(system.world.web().cmd(own).arg("load"))
 }
@@ -147,7 +154,9 @@ impl Held {
     }
 }
 
-fn patience() -> Duration {
+/// What is waited for, at most.
+#[must_use]
+pub fn patience() -> Duration {
     slow::limit(PATIENCE)
 }
 

@@ -5,6 +5,7 @@ mod curves;
 mod environment;
 mod measure;
 mod plan;
+mod work;
 
 use std::path::PathBuf;
 
@@ -79,9 +80,10 @@ pub fn run(options: &Options) -> Result<()> {
     }
     let rows = rows(&plan, &running)?;
     let cross_checks = if plan.checks() { checks::run(&plan, &running) } else { Vec::new() };
+    let work = if plan.work() { work::run(&running) } else { Vec::new() };
     let curves = curves::run(&plan, &running);
     let environment = environment::describe(options, &plan, &systems)?;
-    let run = Run { format: FORMAT, environment, systems, rows, curves, cross_checks };
+    let run = Run { format: FORMAT, environment, systems, rows, work, curves, cross_checks };
     if let Some(path) = &options.json {
         let text = serde_json::to_string_pretty(&run)?;
         std::fs::write(path, text)

@@ -33,6 +33,8 @@ pub enum Part {
     Connect,
     /// [`Workload::Idle`].
     Idle,
+    /// [`crate::result::Work`].
+    Work,
 }
 
 impl Part {
@@ -55,6 +57,7 @@ pub struct Plan {
     workloads: Vec<Workload>,
     curves: bool,
     checks: bool,
+    work: bool,
     rounds: u32,
     seconds: f64,
     warm_up: f64,
@@ -98,6 +101,7 @@ impl Plan {
             workloads,
             curves: !options.quick && !lab && options.only.is_empty(),
             checks: options.checks || (!lab && options.only.is_empty()),
+            work: only(&Part::Work),
             rounds,
             seconds,
             warm_up: if lab { WARM_UP_LAB } else { WARM_UP },
@@ -119,6 +123,12 @@ impl Plan {
     #[must_use]
     pub fn checks(&self) -> bool {
         self.checks
+    }
+
+    /// Whether system calls and context switches are counted.
+    #[must_use]
+    pub fn work(&self) -> bool {
+        self.work
     }
 
     /// Before each measurement, seconds.
@@ -230,6 +240,7 @@ mod tests {
         assert!(plan.curve(Axis::Rules).is_empty() && !plan.checks());
         assert!(only(&[Part::Paced]).unwrap_err().to_string().contains("needs `requests`"));
         only(&[Part::Paced, Part::Requests]).unwrap();
+        assert!(!plan.work() && only(&[Part::Work]).unwrap().work() && only(&[]).unwrap().work());
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The ways for bytes that are compared. Each has two nodes of its own, each with one pod: the application's client
 //! in `web`, nginx in `db`; they stand all the time, and those that are not measured have nothing to do.
 
+mod direct;
 mod envoy;
 mod forwarders;
 mod mtlsd;
@@ -17,6 +18,7 @@ use anyhow::{Context, Result, anyhow, bail};
 use mtls_tests::certs::{Authority, Files, Leaf};
 use mtls_tests::{Daemon, Lab, Pod, Process};
 
+use self::direct::{NodeAddress, Opened};
 use crate::machine;
 
 /// The port of nginx.
@@ -35,6 +37,8 @@ pub enum Kind {
     RelayKtls,
     /// mtlsd as it comes: begins in user space, moves into the kernel what carries much.
     Auto,
+    /// mtlsd: no relay, the application's own sockets carry the records.
+    Direct,
     /// A pair of Envoy sidecars.
     Envoy,
     /// A pair of stunnels.
@@ -47,12 +51,13 @@ pub enum Kind {
 
 impl Kind {
     /// In the order of the report.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::Plain,
         Self::RelayUserspace,
         Self::Base,
         Self::RelayKtls,
         Self::Auto,
+        Self::Direct,
         Self::Envoy,
         Self::Stunnel,
         Self::Haproxy,
@@ -74,6 +79,7 @@ impl Kind {
             Self::Base => "relay-userspace (base)",
             Self::RelayKtls => "relay-ktls",
             Self::Auto => "auto",
+            Self::Direct => "direct",
             Self::Envoy => "envoy",
             Self::Stunnel => "stunnel",
             Self::Haproxy => "haproxy",
@@ -144,6 +150,7 @@ impl World {
 #[derive(Default)]
 struct Between {
     daemons: Vec<Daemon>,
+    _addresses: Vec<NodeAddress>,
     processes: Vec<Process>,
     /// Where the client connects to, if not to nginx.
     address: Option<SocketAddr>,
@@ -186,7 +193,7 @@ impl Running {
                     setting: "nothing between".into(),
                     ..Between::default()
                 }),
-                Kind::RelayUserspace | Kind::Base | Kind::RelayKtls | Kind::Auto => {
+                Kind::RelayUserspace | Kind::Base | Kind::RelayKtls | Kind::Auto | Kind::Direct => {
                     mtlsd::start(&world, kind, size)
                 }
                 Kind::Envoy => envoy::start(&world),
@@ -225,18 +232,40 @@ impl Running {
         self.between.address.unwrap_or_else(|| self.world.db().at(HTTP))
     }
 
+    /// Measures something, and checks that all its connections went by this system.
+    ///
+    /// # Errors
+    /// Those of `measured`, and if one went another way.
+    pub fn checked<T>(&self, measured: impl FnOnce() -> Result<T>) -> Result<T> {
+        if self.kind != Kind::Direct {
+            return measured();
+        }
+        let before = Opened::by(&self.between.daemons);
+        let result = measured()?;
+        let checked = Opened::by(&self.between.daemons).check_since(before);
+        checked.with_context(|| direct::failures(&self.between.daemons)).map(|()| result)
+    }
+
     /// Resident memory of what is between, bytes.
     ///
     /// # Errors
     /// When it ended.
     pub fn resident(&self) -> Result<f64> {
+        self.processes()?.into_iter().map(machine::resident).sum()
+    }
+
+    /// The processes in between.
+    ///
+    /// # Errors
+    /// When one ended.
+    pub fn processes(&self) -> Result<Vec<u32>> {
         let daemons = self.between.daemons.iter().map(|daemon| daemon.ask(&["status"]).get("pid")?.as_u64());
         let daemons: Option<Vec<u64>> = daemons.collect();
         let mut pids: Vec<u32> = self.between.processes.iter().map(Process::pid).collect();
         for pid in daemons.context("`mtlsd status` names no pid")? {
             pids.push(u32::try_from(pid)?);
         }
-        pids.into_iter().map(machine::resident).sum()
+        Ok(pids)
     }
 
     /// Whether nginx's bytes are on the wire. A wrong system would be measured without anybody noticing: they must be

@@ -23,10 +23,10 @@ pub struct Args {
     /// Few workloads, each once for a second: some minutes
     #[arg(long)]
     quick: bool,
-    /// Only these, by commas: relay-userspace, relay-ktls, auto, envoy, stunnel, haproxy, ztunnel; plain is always there
+    /// Only these, by commas: relay-userspace, relay-ktls, auto, direct, envoy, stunnel, haproxy, ztunnel; plain is always there
     #[arg(long, value_name = "SYSTEM,…")]
     systems: Option<String>,
-    /// Only these workloads, by commas: requests, paced, stream, download, connect, idle
+    /// Only these workloads, by commas: requests, paced, stream, download, connect, idle, work
     #[arg(long, value_name = "WORKLOAD,…")]
     only: Option<String>,
     /// Let wrk and iperf3 measure too although not everything is measured

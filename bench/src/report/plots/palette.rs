@@ -42,6 +42,8 @@ pub fn look(system: &str) -> Look {
         "relay-userspace" => (RGBColor(0x00, 0x72, 0xB2), Marker::Circle),
         "relay-ktls" => (RGBColor(0x56, 0xB4, 0xE9), Marker::Square),
         "auto" => (RGBColor(0x00, 0x9E, 0x73), Marker::Diamond),
+        // Tol's indigo.
+        "direct" => (RGBColor(0x33, 0x22, 0x88), Marker::Up),
         "envoy" => (RGBColor(0xD5, 0x5E, 0x00), Marker::Up),
         "stunnel" => (RGBColor(0xE6, 0x9F, 0x00), Marker::Down),
         "haproxy" => (RGBColor(0xCC, 0x79, 0xA7), Marker::Square),
@@ -62,6 +64,7 @@ mod tests {
             "relay-userspace",
             "relay-ktls",
             "auto",
+            "direct",
             "envoy",
             "stunnel",
             "haproxy",

@@ -7,6 +7,7 @@ mod losses;
 mod pictures;
 mod ratios;
 mod systems;
+mod work;
 mod workloads;
 
 use anyhow::Result;
@@ -22,6 +23,7 @@ pub fn document(run: &Run) -> Result<Document> {
     blocks.extend(workloads::blocks(run));
     blocks.extend(ratios::blocks(run));
     blocks.extend(losses::blocks(run));
+    blocks.extend(work::blocks(run));
     blocks.extend(curves::blocks(run));
     blocks.extend(pictures::blocks(run)?);
     blocks.extend(checks::blocks(run));

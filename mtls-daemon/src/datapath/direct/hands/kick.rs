@@ -10,6 +10,7 @@ use std::os::fd::{AsFd, RawFd};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
+use self::turn::Turn;
 use super::holders::{Link, is_over, others, threads};
 use super::inside::Doing;
 use super::taken::Taken;
@@ -198,6 +199,9 @@ impl Kick {
     }
 
     fn stop(&mut self, pid: u32, tid: i32) -> Result<(), KickError> {
+        // Of one process many connections are armed at a time; without turns their kicks refuse each other.
+        let late = KickError::Late { pid, patience: self.patience };
+        let _turn = Turn::of(tid, self.deadline).ok_or(late)?;
         let stopped = Stopped::stop(tid, self.deadline).and_then(|mut thread| thread.mend());
         match stopped {
             Ok(mended) => {
@@ -223,6 +227,8 @@ fn sixty_four(pid: u32) -> io::Result<bool> {
         Err(error) => Err(error),
     }
 }
+
+mod turn;
 
 #[cfg(test)]
 mod tests;

@@ -61,6 +61,20 @@ async fn a_thread_that_receives_is_stopped_once_and_notices_nothing() {
 }
 
 #[test]
+fn kicks_of_one_thread_at_the_same_time_wait_for_each_other() {
+    let (mut near, child, cookie) = application(READ);
+    waits_in(child.id(), "0 0x0 ");
+    let taken = take(&child, cookie);
+    std::thread::scope(|scope| {
+        let kick = || empty_blocking(&taken, PATIENCE).unwrap();
+        let kicks: Vec<_> = (0..8).map(|_| scope.spawn(kick)).collect();
+        kicks.into_iter().for_each(|kick| assert_eq!(kick.join().unwrap().threads, 1));
+    });
+    near.write_all(b"hello").unwrap();
+    assert_eq!(said(child), "5 hello\n");
+}
+
+#[test]
 fn a_child_with_the_same_descriptor_is_moved_too() {
     let (mut near, child, cookie) = application(&format!("if (fork == 0) {{ {READ} }} else {{ wait }}"));
     eventually(|| children(child.id()).len() == 1);
