@@ -10,7 +10,10 @@ use mtls_tests::direct::{HTTP, World, direct_records, records};
 use mtls_tests::hold::why_not_direct;
 use mtls_tests::lab::{Daemon, Process};
 use mtls_tests::{could_not_run, eventually, programs, slow};
+use nix::sys::signal::Signal;
 
+/// More than what socket buffers hold.
+const MEGABYTES: u64 = 24;
 const WEB: &str = "spiffe://example.org/web";
 
 /// A download that takes its time.
@@ -21,17 +24,25 @@ struct Download {
 }
 
 impl Download {
-    fn begin(world: &World, megabytes: u64, rate: &str) -> Self {
+    /// It rests until [`Self::go_on`]: how long a daemon takes to start must not matter.
+    fn begin(world: &World) -> Self {
+        let (megabytes, rate) = (MEGABYTES, "2M");
         let far = world.far();
         let source = programs::nginx_files(far).join("slow");
         programs::random_file(far, &source, megabytes);
         let got = world.lab.dir().join("slow.got");
         let url = format!("http://{}/files/slow", far.at(HTTP));
-        let curl = world.web().cmd("curl").args(["-sS", "--limit-rate", rate, "--max-time", "200", "-o"]);
+        let curl = world.web().cmd("curl").args(["-sS", "--limit-rate", rate, "--max-time", "600", "-o"]);
         let curl = curl.arg(&got).arg(&url).spawn();
-        let download = Self { curl, source, got };
+        let mut download = Self { curl, source, got };
         eventually(slow::limit(20), "the download to begin", || (download.length() > 0).then_some(()));
+        download.curl.signal(Signal::SIGSTOP);
+        assert!(download.length() < MEGABYTES << 20, "it was over already");
         download
+    }
+
+    fn go_on(&mut self) {
+        self.curl.signal(Signal::SIGCONT);
     }
 
     fn length(&self) -> u64 {
@@ -39,6 +50,7 @@ impl Download {
     }
 
     fn arrives_whole(mut self) {
+        self.go_on();
         let status = self.curl.ends_within(slow::limit(120)).expect("it ends");
         assert!(status.success(), "{}", self.curl.printed());
         let read = |path| std::fs::read(path).expect("a file");
@@ -46,6 +58,7 @@ impl Download {
     }
 
     fn is_cut(mut self) {
+        self.go_on();
         let status = self.curl.ends_within(slow::limit(30)).expect("the connection is cut");
         assert!(!status.success(), "{}", self.curl.printed());
     }
@@ -74,7 +87,7 @@ fn a_daemon_that_starts_again_finds_armed_connections_and_its_lease_reaches_them
         );
     }
     let mut world = World::with_session();
-    let download = Download::begin(&world, 16, "200k");
+    let download = Download::begin(&world);
     world.here.kill9();
     world.there.kill9();
     both_start(&mut world);
@@ -95,7 +108,7 @@ fn a_connection_that_outlives_a_stopped_daemon_is_recorded_once_by_the_next() {
         return could_not_run(a_connection_that_outlives_a_stopped_daemon_is_recorded_once_by_the_next, why);
     }
     let mut world = World::with_session();
-    let download = Download::begin(&world, 8, "400k");
+    let download = Download::begin(&world);
     world.here.stop();
     world.there.stop();
     both_start(&mut world);
@@ -105,7 +118,7 @@ fn a_connection_that_outlives_a_stopped_daemon_is_recorded_once_by_the_next() {
         let records = direct_records(daemon, workload, 1);
         assert_eq!(records.len(), 1, "{records:?}");
         assert_eq!(records[0].reason(), "", "{records:?}");
-        assert!(records[0].bytes() > 8 << 20, "{records:?}");
+        assert!(records[0].bytes() > MEGABYTES << 20, "{records:?}");
     }
     // The next ones are direct as before.
     let to = world.far().at(HTTP);
@@ -122,7 +135,7 @@ fn what_is_revoked_loses_its_direct_connections_and_their_session() {
         return could_not_run(what_is_revoked_loses_its_direct_connections_and_their_session, why);
     }
     let world = World::with_session();
-    let download = Download::begin(&world, 16, "200k");
+    let download = Download::begin(&world);
     shows_direct(&world.there);
     world.there.ask(&["revoke", "--spiffe-id", WEB, "--reason", "stolen"]);
     download.is_cut();
