@@ -35,6 +35,8 @@ pub enum EventKind {
     DirectEnded = 12,
     /// A direct connection is blocked: what came first was no TLS record.
     DirectViolation = 13,
+    /// A key of a direct connection has protected as much as it may.
+    DirectKeyLimit = 14,
 }
 
 impl EventKind {
@@ -55,6 +57,7 @@ impl EventKind {
             11 => Some(Self::DirectAccepted),
             12 => Some(Self::DirectEnded),
             13 => Some(Self::DirectViolation),
+            14 => Some(Self::DirectKeyLimit),
             _ => None,
         }
     }

@@ -80,7 +80,7 @@ mod pod {
         #[test]
         fn the_layouts_have_no_implicit_padding() {
             assert_eq!(size_of::<Endpoint>(), 20);
-            assert_eq!(size_of::<SocketState>(), 4 * 4 + 8 + 2 * 20 + 2 * 12 + 2 * 4);
+            assert_eq!(size_of::<SocketState>(), 4 * 4 + 8 + 2 * 20 + 2 * 24 + 2 * 4 + 8);
             assert_eq!(size_of::<UnsentLimit>(), 8);
             assert_eq!(size_of::<Expected>(), 16);
             assert_eq!(size_of::<DirectSocket>(), 2 * 8 + 4 * 4 + 2 * 20);

@@ -95,6 +95,10 @@ pub struct Direction {
     pub fin: u32,
     /// [`Direction::RECORD`] and [`Direction::FIN`].
     pub seen: u32,
+    /// Always zero.
+    pub reserved: u32,
+    /// Bytes of packets since records flow in both directions: never fewer than those of the records.
+    pub bytes: u64,
 }
 
 impl Direction {
@@ -143,6 +147,8 @@ pub struct SocketState {
     pub pid: u32,
     /// [`SocketKind::DirectSyn`]: the descriptor that it called it with.
     pub descriptor: i32,
+    /// Of a direct connection: how many bytes one key may protect. 0: any number.
+    pub key_limit: u64,
 }
 
 /// TCP_NOTSENT_LOWAT of a direct connection, bytes (a `BPF_MAP_TYPE_SK_STORAGE` value, which the programs alone write).
@@ -289,7 +295,7 @@ mod tests {
 
     #[test]
     fn payload_leaves_out_a_syn_that_the_kernel_counted_and_a_fin_that_it_reached() {
-        let mut sent = Direction { first: u32::MAX - 9, fin: 0, seen: 0 };
+        let mut sent = Direction { first: u32::MAX - 9, ..Direction::default() };
         assert_eq!(sent.payload(101, 90), 100, "the SYN is no payload");
         assert_eq!(sent.payload(100, 90), 100);
         sent.seen = Direction::FIN;

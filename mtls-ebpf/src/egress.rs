@@ -50,6 +50,9 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
         // SAFETY: the feature says that this kernel allows the helper here.
         return unseen(SkBuffContext::new(skb), sk, unsafe { bpf_get_netns_cookie(ctx.as_ptr()) });
     };
+    if state.kind == SocketKind::DirectFlowing.raw() {
+        return guard::flows(&ctx, state, true);
+    }
     if state.kind == SocketKind::Unclassified.raw() {
         let netns = state.netns;
         return unseen(SkBuffContext::new(skb), sk, netns);

@@ -15,17 +15,14 @@ const LEGACY_VERSION: u16 = 0x0303;
 const LARGEST_RECORD: u16 = (1 << 14) + 256;
 /// IPv4's header of 20 bytes; FIN is looked for before anything else is.
 const FLAGS_IN_TCP: u32 = 13;
+const FLAGS_V4: usize = 20 + 13;
+const FLAGS_V6: usize = 40 + 13;
+const V4_WITHOUT_OPTIONS: u8 = 0x45;
 
 /// A segment that leaves a direct connection.
 #[inline(never)]
 pub fn sends(ctx: SkBuffContext, state: &mut SocketState) -> i32 {
     let ctx = &ctx;
-    if state.kind == SocketKind::DirectFlowing.raw() {
-        if has_fin(ctx) {
-            note_fin(ctx, &mut state.sent);
-        }
-        return PASS;
-    }
     let Some(tcp) = parse(ctx) else {
         return drop();
     };
@@ -52,12 +49,6 @@ pub fn sends(ctx: SkBuffContext, state: &mut SocketState) -> i32 {
 #[inline(never)]
 pub fn receives(ctx: SkBuffContext, state: &mut SocketState) -> i32 {
     let ctx = &ctx;
-    if state.kind == SocketKind::DirectFlowing.raw() {
-        if has_fin(ctx) {
-            note_fin(ctx, &mut state.received);
-        }
-        return PASS;
-    }
     let Some(tcp) = parse(ctx) else {
         return drop();
     };
@@ -129,24 +120,69 @@ fn first_record(ctx: &SkBuffContext, tcp: &Tcp, direction: &Direction) -> First 
     }
 }
 
-/// The connection is blocked for good; its end is the daemon's to make.
 #[inline(always)]
 fn violation(ctx: &SkBuffContext, state: &mut SocketState, tcp: &Tcp, sent: bool) -> i32 {
-    state.kind = SocketKind::Blocked.raw();
     count(Counter::DirectViolation);
+    block(ctx, state, tcp, sent, EventKind::DirectViolation)
+}
+
+/// The connection is blocked for good; its end is the daemon's to make.
+#[inline(always)]
+fn block(ctx: &SkBuffContext, state: &mut SocketState, tcp: &Tcp, sent: bool, why: EventKind) -> i32 {
+    state.kind = SocketKind::Blocked.raw();
     // SAFETY: cgroup_skb programs may ask for the socket cookie.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.skb.skb.cast()) };
     let whose = event::Whose { workload: state.workload, netns: state.netns };
     let (local, remote) =
         if sent { (&tcp.source, &tcp.destination) } else { (&tcp.destination, &tcp.source) };
     let of = event::Direct { role: 0, local, remote };
-    event::send_direct(EventKind::DirectViolation, &whose, cookie, state.destination, &of);
+    event::send_direct(why, &whose, cookie, state.destination, &of);
     DROP
 }
 
-/// Only the two bytes that tell are read: this is looked at in every segment.
+/// A segment of a connection on which records flow. Everything that is done here is done for each one.
+#[inline(always)]
+pub fn flows(ctx: &SkBuffContext, state: &mut SocketState, sent: bool) -> i32 {
+    let limit = state.key_limit;
+    let direction = if sent { &mut state.sent } else { &mut state.received };
+    direction.bytes = direction.bytes.wrapping_add(u64::from(ctx.len()));
+    if limit != 0 && direction.bytes > limit {
+        return key_is_used_up(SkBuffContext::new(ctx.skb.skb), state, sent);
+    }
+    if has_fin(ctx) {
+        ended(SkBuffContext::new(ctx.skb.skb), state, sent);
+    }
+    PASS
+}
+
+#[inline(never)]
+fn ended(ctx: SkBuffContext, state: &mut SocketState, sent: bool) {
+    let direction = if sent { &mut state.sent } else { &mut state.received };
+    note_fin(&ctx, direction);
+}
+
+#[inline(never)]
+fn key_is_used_up(ctx: SkBuffContext, state: &mut SocketState, sent: bool) -> i32 {
+    let Some(tcp) = parse(&ctx) else {
+        return drop();
+    };
+    block(&ctx, state, &tcp, sent, EventKind::DirectKeyLimit)
+}
+
+/// Only the two bytes that tell are read, without a helper: TCP's header lies in the packet's linear part.
 #[inline(always)]
 fn has_fin(ctx: &SkBuffContext) -> bool {
+    let skb = ctx.skb.skb;
+    // SAFETY: context fields; the verifier sees that nothing behind the end is read.
+    unsafe {
+        let (start, end) = ((*skb).data as usize, (*skb).data_end as usize);
+        if start + FLAGS_V6 < end && *(start as *const u8) >> 4 == 6 {
+            return *((start + FLAGS_V6) as *const u8) & FLAG_FIN != 0;
+        }
+        if start + FLAGS_V4 < end && *(start as *const u8) == V4_WITHOUT_OPTIONS {
+            return *((start + FLAGS_V4) as *const u8) & FLAG_FIN != 0;
+        }
+    }
     let Ok(first) = ctx.load::<u8>(0) else {
         return false;
     };

@@ -50,6 +50,9 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
 
 #[inline(always)]
 fn known(ctx: &SkBuffContext, state: &mut SocketState) -> i32 {
+    if state.kind == SocketKind::DirectFlowing.raw() {
+        return guard::flows(ctx, state, false);
+    }
     if SocketKind::is_direct(state.kind) {
         return guard::receives(SkBuffContext::new(ctx.skb.skb), state);
     }

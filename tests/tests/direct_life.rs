@@ -208,3 +208,22 @@ fn a_port_that_requires_direct_refuses_everything_else() {
     world.wait_session(to);
     assert_eq!(world.get(to).ok().text(), "hello from far", "{}", world.printed());
 }
+
+#[test]
+fn a_key_that_has_protected_what_it_may_ends_its_connection_with_the_reason() {
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_key_that_has_protected_what_it_may_ends_its_connection_with_the_reason, why);
+    }
+    let mut world = World::new();
+    // 1,024 full records: 16 MiB.
+    let config = std::fs::read_to_string(world.there.config()).expect("a configuration");
+    std::fs::write(world.there.config(), format!("{config}\ntls: {{ records_per_key: 1024 }}\n"))
+        .expect("writable");
+    world.there.restart();
+    world.get(world.far().at(HTTP)).ok();
+    world.wait_session(world.far().at(HTTP));
+    Download::begin(&world).is_cut();
+    let record = direct_records(&world.there, "far", 1).pop().expect("a record");
+    assert_eq!((record.refused(), record.reason()), (false, "key_limit"), "{record:?}");
+    assert!((15 << 20..17 << 20).contains(&record.sent()), "{record:?}");
+}

@@ -206,10 +206,15 @@ impl Capture {
 
     /// Lets TLS records pass from the next byte on, in both directions, and nothing else. `socket`: a duplicate of the
     /// application's descriptor. Gives the TCP_NOTSENT_LOWAT in bytes that the application wishes, if it does.
+    /// `key_limit`: how many bytes one key may protect.
     ///
     /// # Errors
     /// When the socket is not held as a direct one.
-    pub fn open_guard(&self, socket: BorrowedFd<'_>) -> Result<Option<u32>, GuardError> {
+    pub fn open_guard(
+        &self,
+        socket: BorrowedFd<'_>,
+        key_limit: Option<u64>,
+    ) -> Result<Option<u32>, GuardError> {
         let mut sockets = lock(&self.sockets);
         let fd = socket.as_raw_fd();
         let state = sockets.get(&fd, 0).map_err(|_| GuardError::Unknown)?;
@@ -217,7 +222,8 @@ impl Capture {
             return Err(GuardError::NotHeld(state.kind));
         }
         // While it is held the programs write nothing into it.
-        let armed = SocketState { kind: SocketKind::DirectArmed.raw(), ..state };
+        let kind = SocketKind::DirectArmed.raw();
+        let armed = SocketState { kind, key_limit: key_limit.unwrap_or(0), ..state };
         sockets.insert(&fd, armed, EXIST).map_err(CaptureError::map("SOCKETS"))?;
         match lock(&self.direct.limits).get(&fd, 0) {
             Ok(limit) => Ok((limit.wish != 0).then_some(limit.wish)),

@@ -116,6 +116,11 @@ pub enum DirectEvent {
         /// The client's end.
         client: SocketAddr,
     },
+    /// A key has protected as many bytes as it may: the guard has closed for good.
+    KeyLimit {
+        /// The client's end.
+        client: SocketAddr,
+    },
 }
 
 /// The ring, read as it fills.
@@ -207,6 +212,7 @@ fn direct(kind: EventKind, event: &Event) -> Option<DirectEvent> {
             received: event.received,
         }),
         EventKind::DirectViolation => Some(DirectEvent::Violation { client }),
+        EventKind::DirectKeyLimit => Some(DirectEvent::KeyLimit { client }),
         _ => None,
     }
 }
@@ -347,6 +353,7 @@ mod tests {
             (EventKind::DirectAccepted, DirectEvent::Accepted { client, caller }),
             (EventKind::DirectEnded, DirectEvent::Ended { role, client, sent: 1 << 40, received: 5 }),
             (EventKind::DirectViolation, DirectEvent::Violation { client }),
+            (EventKind::DirectKeyLimit, DirectEvent::KeyLimit { client }),
         ] {
             let event = CaptureEvent::read(&direct_record(kind, role as u32)).unwrap();
             assert_eq!(event.what, What::Direct(wanted));

@@ -4,6 +4,7 @@ use mtls_direct::{Counts, FourTuple, Owner, Socket};
 
 use super::Direct;
 use super::client::Held;
+use super::opened::{key_is_used_up, violation};
 use crate::capture::{Caller, CaptureEvent, DirectEvent};
 use crate::datapath::direct::drive::Told;
 use crate::lifecycle::daemon::{Daemon, lock};
@@ -38,9 +39,10 @@ pub(in crate::lifecycle) fn event(daemon: &Daemon, event: &CaptureEvent, what: D
                 host.tell(Told::Ended { socket, counts });
             }
         }
+        DirectEvent::KeyLimit { client } => host.cut(socket, tuple(client), key_is_used_up()),
         DirectEvent::Violation { client } => {
             tracing::error!(%client, %server, "what came first on a direct connection was no TLS record: it is cut");
-            host.violated(socket, tuple(client));
+            host.cut(socket, tuple(client), violation());
         }
     }
 }

@@ -16,7 +16,7 @@ use super::destroy::destroy;
 use super::journal::Journal;
 use super::leased::Leased;
 use super::links::Links;
-use super::opened::{Opened, ending, errno_of, is_of_identity, violation};
+use super::opened::{Opened, ending, errno_of, is_of_identity};
 use super::recovery::Left;
 use super::waiting::Waiting;
 use crate::capture::{Inbound, Phase, ReleaseNoteError};
@@ -51,6 +51,9 @@ impl Session for DaemonLink {
             .ok()
     }
 }
+
+/// Bytes of a full record (RFC 8446, section 5.1).
+const RECORD: u64 = 1 << 14;
 
 /// How this node calls a connection.
 pub(super) type Name = (LinkId, ConnectionId);
@@ -117,11 +120,14 @@ impl Host {
         )
     }
 
-    /// The guard has cut it; the kernel's socket is ended too.
-    pub fn violated(&self, socket: Socket, tuple: FourTuple) {
+    /// The guard has closed for good; the kernel's socket is ended too.
+    pub fn cut(&self, socket: Socket, tuple: FourTuple, why: Refusal) {
+        let swapped = FourTuple { client: tuple.server, server: tuple.client };
         // Before the event of its end, which comes by the same ring.
-        for (_, opened) in lock(&self.opened).iter_mut().filter(|((_, id), _)| id.tuple == tuple) {
-            opened.violated = true;
+        for (_, opened) in
+            lock(&self.opened).iter_mut().filter(|((_, id), _)| id.tuple == tuple || id.tuple == swapped)
+        {
+            opened.guard = Some(why.clone());
         }
         self.destroy(socket.netns, Some(socket.cookie), tuple, Why::Protocol);
     }
@@ -296,6 +302,9 @@ impl Node for Host {
     }
 
     fn install(&self, about: &About<LinkId>, taken: &Taken, keys: SocketKeys) -> bool {
+        let records = self.relay().snapshot.load().config.tls.records_per_key(keys.suite);
+        // Full records: the limit is one of blocks, and smaller records have fewer.
+        self.with(about, |opened| opened.key_limit = records.map(|records| records.saturating_mul(RECORD)));
         let armed = hands::arm::enable(taken).and_then(|()| hands::arm::install(taken, &keys.rx, &keys.tx));
         self.well(about, armed)
     }
@@ -306,7 +315,8 @@ impl Node for Host {
     }
 
     fn open_guard(&self, about: &About<LinkId>, taken: &Taken) -> bool {
-        let opened = self.relay().capture.open_guard(taken.as_fd());
+        let key_limit = self.with(about, |opened| opened.key_limit).flatten();
+        let opened = self.relay().capture.open_guard(taken.as_fd(), key_limit);
         let wish = *opened.as_ref().unwrap_or(&None);
         self.with(about, |opened| opened.wish = wish);
         self.well(about, opened.map(drop))
@@ -370,8 +380,10 @@ impl Node for Host {
             tracing::debug!(why = %refusal, "the session of such a connection ends too");
             self.links.end(about.link, LinkEnd::LeaseEnded);
         }
-        let outcome = if opened.violated { Outcome::Failed(By::Us, Why::Protocol) } else { outcome };
-        let refusal = if opened.violated { Some(violation()) } else { refusal };
+        let (outcome, refusal) = match opened.guard {
+            Some(why) => (Outcome::Failed(By::Us, Why::Protocol), Some(why)),
+            None => (outcome, refusal),
+        };
         opened.observed.end(ending(outcome, opened.established, refusal));
     }
 }

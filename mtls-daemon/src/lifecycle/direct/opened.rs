@@ -26,10 +26,12 @@ pub(super) struct Opened {
     pub started: Instant,
     /// The application's TCP_NOTSENT_LOWAT.
     pub wish: Option<u32>,
+    /// How many bytes one of its keys may protect.
+    pub key_limit: Option<u64>,
     /// Bytes may flow.
     pub established: bool,
-    /// The guard saw something else than TLS.
-    pub violated: bool,
+    /// Why the guard has closed.
+    pub guard: Option<Refusal>,
     /// What ended it, where that is more than the machine knows.
     pub refusal: Option<Refusal>,
     _permit: ConnectionPermit,
@@ -43,8 +45,9 @@ impl Opened {
             lease,
             started: Instant::now(),
             wish: None,
+            key_limit: None,
             established: false,
-            violated: false,
+            guard: None,
             refusal: None,
             _permit: permit,
         }
@@ -106,6 +109,12 @@ fn reason_of(why: Why) -> Reason {
         Why::SocketEnded | Why::ApplicationGone => Reason::Reset,
         _ => Reason::DirectFailed,
     }
+}
+
+/// Nothing changes the key of a direct connection.
+pub(super) fn key_is_used_up() -> Refusal {
+    let detail = "and nothing changes the key of a direct connection; for larger ones choose TLS_CHACHA20_POLY1305_SHA256, or `direct: never`";
+    Refusal::new(Reason::KeyLimit, detail)
 }
 
 /// Something else than a TLS record came, or was about to leave, where one had to be.
