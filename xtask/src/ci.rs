@@ -35,9 +35,9 @@ const TESTS: &[&str] = &[
     "--kernel",
     "6.1=datapath,offload,records",
     "--kernel",
-    "6.12=datapath,offload,key_updates,revocation,hold",
+    "6.12=datapath,offload,key_updates,revocation,hold,direct,direct_edges,direct_exact,direct_kill,direct_life,direct_programs",
     "--kernel",
-    "7.2=datapath,offload,key_updates",
+    "7.2=datapath,offload,key_updates,direct",
 ];
 
 /// What is right or wrong about the sources.

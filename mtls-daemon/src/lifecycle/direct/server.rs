@@ -3,7 +3,6 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Instant;
 
 use mtls_direct::{About, Nonce, Reason as Why};
 
@@ -12,7 +11,6 @@ use super::opened::{Admitted, Opened, is_of_identity, note_session};
 use crate::config::{DirectChoice, Mode};
 use crate::datapath::direct::drive::LinkId;
 use crate::datapath::direct::session::{LinkEnd, fresh_nonce};
-use crate::datapath::direct::unfit::{Pair, Side};
 use crate::datapath::relay::{Gate, Other};
 use crate::flows::Channel;
 use crate::identity::PeerIdentity;
@@ -45,9 +43,9 @@ impl Host {
         let settings = &workload.settings;
         let port = tuple.server.port();
         let choice = settings.direct_ports.get(&port).copied().unwrap_or(settings.direct);
-        let pair = Pair { workload: settings.name.as_str().into(), side: Side::Inbound(port) };
-        let unfit = lock(&self.unfit).why_not(choice, &pair, Instant::now());
-        if choice == DirectChoice::Never || settings.mode_of_port(port) == Mode::Disabled || unfit.is_some() {
+        // What failed here before is for the client's daemon to remember, which heard of it: refused now, the application
+        // would see a failure and not a relay.
+        if choice == DirectChoice::Never || settings.mode_of_port(port) == Mode::Disabled {
             return Err(Why::NotCapable);
         }
         let observed = self.relay().observer.begin(
