@@ -33,7 +33,7 @@ const TESTS: &[&str] = &[
     "--kernel",
     "host",
     "--kernel",
-    "6.1=datapath,offload,records",
+    "6.1=datapath,offload,records,direct",
     "--kernel",
     "6.12=datapath,offload,key_updates,revocation,hold,direct,direct_edges,direct_exact,direct_kill,direct_life,direct_programs",
     "--kernel",
