@@ -57,7 +57,7 @@ impl Download {
         assert!(read(&self.source) == read(&self.got), "{} bytes arrived", self.length());
     }
 
-    fn is_cut(mut self) {
+    fn expect_cut(mut self) {
         self.go_on();
         let status = self.curl.ends_within(slow::limit(30)).expect("the connection is cut");
         assert!(!status.success(), "{}", self.curl.printed());
@@ -94,7 +94,7 @@ fn a_daemon_that_starts_again_finds_armed_connections_and_its_lease_reaches_them
     shows_direct(&world.here);
     shows_direct(&world.there);
     world.there.ask(&["revoke", "--spiffe-id", WEB, "--reason", "stolen"]);
-    download.is_cut();
+    download.expect_cut();
     let cut = direct_records(&world.there, "far", 1);
     let record = cut.last().expect("a record");
     assert_eq!((record.refused(), record.reason()), (false, "revoked"), "{record:?}");
@@ -138,7 +138,7 @@ fn what_is_revoked_loses_its_direct_connections_and_their_session() {
     let download = Download::begin(&world);
     shows_direct(&world.there);
     world.there.ask(&["revoke", "--spiffe-id", WEB, "--reason", "stolen"]);
-    download.is_cut();
+    download.expect_cut();
     let record = direct_records(&world.there, "far", 1).pop().expect("a record");
     assert_eq!((record.refused(), record.reason()), (false, "revoked"), "{record:?}");
     // Nor does the next one come in, by whatever datapath.
@@ -222,7 +222,7 @@ fn a_key_that_has_protected_what_it_may_ends_its_connection_with_the_reason() {
     world.there.restart();
     world.get(world.far().at(HTTP)).ok();
     world.wait_session(world.far().at(HTTP));
-    Download::begin(&world).is_cut();
+    Download::begin(&world).expect_cut();
     let record = direct_records(&world.there, "far", 1).pop().expect("a record");
     assert_eq!((record.refused(), record.reason()), (false, "key_limit"), "{record:?}");
     assert!((15 << 20..17 << 20).contains(&record.sent()), "{record:?}");

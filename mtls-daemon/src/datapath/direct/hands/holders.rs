@@ -40,13 +40,37 @@ pub(super) fn cgroup_of(pid: u32, mount: &Path) -> Option<PathBuf> {
 /// # Errors
 /// When its processes cannot be listed. A cgroup that is gone has none.
 pub(super) fn others(link: &Link, pid: u32, number: RawFd, cgroup: &Path) -> io::Result<Vec<u32>> {
+    let number = u64::try_from(number).unwrap_or(u64::MAX);
+    let mut others = processes(cgroup)?;
+    others.retain(|other| *other != pid && link.is_in(*other, number) == Some(true));
+    Ok(others)
+}
+
+/// The processes of a cgroup. One that is gone has none.
+///
+/// # Errors
+/// When they cannot be listed.
+pub(super) fn processes(cgroup: &Path) -> io::Result<Vec<u32>> {
     let listed = match fs::read_to_string(cgroup.join("cgroup.procs")) {
         Err(error) if is_over(&error) => String::new(),
         other => other?,
     };
-    let number = u64::try_from(number).unwrap_or(u64::MAX);
-    let others = listed.lines().filter_map(|line| line.parse().ok());
-    Ok(others.filter(|other| *other != pid && link.is_in(*other, number) == Some(true)).collect())
+    Ok(listed.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// The numbers of a process's sockets, the highest first: what was opened last has one of those. Of a process that is over, or
+/// that may not be looked into, none.
+pub(super) fn sockets(pid: u32) -> Vec<RawFd> {
+    let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
+    let number = |entry: io::Result<fs::DirEntry>| {
+        let entry = entry.ok()?;
+        let link = fs::read_link(entry.path()).ok()?;
+        link.to_str()?.starts_with("socket:").then_some(())?;
+        entry.file_name().to_str()?.parse().ok()
+    };
+    let mut numbers: Vec<RawFd> = entries.filter_map(number).collect();
+    numbers.sort_unstable_by(|a, b| b.cmp(a));
+    numbers
 }
 
 /// The threads of a process. One that is over has none.

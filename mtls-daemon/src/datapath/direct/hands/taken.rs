@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use super::holders;
 use crate::sys::pidfd::{TakeError, take};
 
+/// So many sockets are looked at where the number is not the one that accept() gave.
+const MOST_SOCKETS: usize = 4_096;
+
 /// A duplicate of an application's socket, with where it was found. The application's own end of it sends its FIN only
 /// when this is dropped, too.
 #[derive(Debug)]
@@ -17,16 +20,32 @@ pub struct Taken {
 }
 
 impl Taken {
-    /// Duplicates the descriptor `number` of the process `pid`, which must be the socket with this `SO_COOKIE`.
-    /// `mount`: of cgroup v2.
+    /// Duplicates the descriptor `number` of the process `pid`, which must be the socket with this `SO_COOKIE`; or where that
+    /// is closed already, the same socket under another number there, or in another process of its cgroup. `mount`: of
+    /// cgroup v2.
     ///
     /// # Errors
     /// As [`take`].
     pub fn take(pid: u32, number: RawFd, cookie: u64, mount: &Path) -> Result<Self, TakeError> {
-        let duplicate = take(pid, number, cookie)?;
-        // Now, since the process may be gone when its children are looked for.
+        // First, since the process may be gone when its children are looked for.
         let cgroup = holders::cgroup_of(pid, mount);
-        Ok(Self { duplicate, pid, number, cgroup })
+        match take(pid, number, cookie) {
+            Ok(duplicate) => Ok(Self { duplicate, pid, number, cgroup }),
+            Err(why @ (TakeError::NoDescriptor { .. } | TakeError::Other { .. })) => {
+                Self::search(pid, cookie, cgroup).ok_or(why)
+            }
+            Err(why) => Err(why),
+        }
+    }
+
+    fn search(pid: u32, cookie: u64, cgroup: Option<PathBuf>) -> Option<Self> {
+        let others = cgroup.as_deref().and_then(|cgroup| holders::processes(cgroup).ok()).unwrap_or_default();
+        let processes = std::iter::once(pid).chain(others.into_iter().filter(|other| *other != pid));
+        let (pid, number, duplicate) = processes
+            .flat_map(|pid| holders::sockets(pid).into_iter().map(move |number| (pid, number)))
+            .take(MOST_SOCKETS)
+            .find_map(|(pid, number)| Some((pid, number, take(pid, number, cookie).ok()?)))?;
+        Some(Self { duplicate, pid, number, cgroup })
     }
 
     /// The process it was taken from.
@@ -51,5 +70,30 @@ impl Taken {
 impl AsFd for Taken {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.duplicate.as_fd()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::{TcpListener, TcpStream};
+    use std::os::fd::AsRawFd as _;
+
+    use socket2::SockRef;
+
+    use super::*;
+
+    #[test]
+    fn a_socket_whose_number_was_closed_is_found_under_another_one_and_one_that_is_closed_is_not() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let socket = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+        let cookie = SockRef::from(&socket).cookie().unwrap();
+        let (pid, closed, mount) = (std::process::id(), 1 << 20, Path::new("/"));
+        let taken = Taken::take(pid, closed, cookie, mount).unwrap();
+        assert_eq!((taken.pid(), taken.number()), (pid, socket.as_raw_fd()));
+        drop((taken, socket));
+        assert_eq!(
+            Taken::take(pid, closed, cookie, mount).unwrap_err(),
+            TakeError::NoDescriptor { pid, number: closed }
+        );
     }
 }
