@@ -20,7 +20,7 @@ use super::opened::{Opened, ending, errno_of, is_of_identity};
 use super::recovery::Left;
 use super::waiting::Waiting;
 use crate::capture::{Inbound, Phase, ReleaseNoteError};
-use crate::datapath::direct::drive::{LinkId, Node, Session, Teller, Told};
+use crate::datapath::direct::drive::{LinkId, Node, NotTaken, Session, Teller, Told};
 use crate::datapath::direct::hands::{self, Taken};
 use crate::datapath::direct::session::pool::{Pair as SessionPair, Pool};
 use crate::datapath::direct::session::{Link, LinkEnd, SocketKeys};
@@ -31,6 +31,7 @@ use crate::lifecycle::daemon::{Daemon, lock};
 use crate::observe::connection::{Datapath, Ending};
 use crate::observe::{Reason, Refusal};
 use crate::snapshot::{Snapshot, WorkloadState};
+use crate::sys::pidfd::TakeError;
 
 /// A session of ours, for the driver.
 pub(super) struct DaemonLink(pub Link);
@@ -257,11 +258,15 @@ impl Node for Host {
     type Session = DaemonLink;
     type Taken = Taken;
 
-    fn duplicate(&self, about: &About<LinkId>) -> Option<Taken> {
-        let (owner, cookie) = about.owner.zip(about.cookie)?;
-        Taken::take(owner.pid, owner.fd, cookie, &self.mount)
-            .inspect_err(|error| self.note(about, Reason::DirectFailed, error.to_string()))
-            .ok()
+    fn duplicate(&self, about: &About<LinkId>) -> Result<Taken, NotTaken> {
+        let (owner, cookie) = about.owner.zip(about.cookie).ok_or(NotTaken::Failed)?;
+        Taken::take(owner.pid, owner.fd, cookie, &self.mount).map_err(|error| {
+            self.note(about, Reason::DirectFailed, error.to_string());
+            match error {
+                TakeError::Gone { .. } => NotTaken::ApplicationGone,
+                _ => NotTaken::Failed,
+            }
+        })
     }
 
     async fn decide(&self, about: About<LinkId>) -> Decision {

@@ -17,7 +17,7 @@ use mtls_direct::{About, Action, Command, Input, Limits, Message, Table, Timer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-pub use node::{Node, Session};
+pub use node::{Node, NotTaken, Session};
 pub use told::{LinkId, Told};
 
 /// A duplicate of an application's descriptor, as the machines know it.
@@ -165,13 +165,14 @@ impl<N: Node> Driver<N> {
         match action {
             Action::Duplicate => {
                 let input = match self.node.duplicate(about) {
-                    Some(taken) => {
+                    Ok(taken) => {
                         self.last += 1;
                         let duplicate = Duplicate(self.last);
                         self.duplicates.insert(duplicate, Arc::new(taken));
                         Input::Duplicated(duplicate)
                     }
-                    None => Input::DuplicateFailed,
+                    Err(NotTaken::ApplicationGone) => Input::ApplicationGone,
+                    Err(NotTaken::Failed) => Input::DuplicateFailed,
                 };
                 return self.table.input(now, key, input);
             }

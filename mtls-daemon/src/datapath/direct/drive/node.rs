@@ -20,6 +20,15 @@ pub trait Session: Send + Sync + 'static {
     fn keys(&self, id: &ConnectionId, server: Nonce) -> Option<Self::Keys>;
 }
 
+/// Why there is no duplicate of an application's socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotTaken {
+    /// The application is over, which says nothing of the next connection.
+    ApplicationGone,
+    /// It cannot be had.
+    Failed,
+}
+
 /// The kernel and the policy. What fails says why in the log; the driver only needs to know that it did.
 ///
 /// All but [`Node::decide`] and [`Node::empty`] are quick enough for the driver's own task: a few system calls.
@@ -30,7 +39,10 @@ pub trait Node: Send + Sync + 'static {
     type Taken: Send + Sync + 'static;
 
     /// A duplicate of the application's descriptor, seen to be the expected socket.
-    fn duplicate(&self, about: &About<LinkId>) -> Option<Self::Taken>;
+    ///
+    /// # Errors
+    /// See [`NotTaken`].
+    fn duplicate(&self, about: &About<LinkId>) -> Result<Self::Taken, NotTaken>;
 
     /// Whether the connection that another daemon opens may be direct.
     fn decide(&self, about: About<LinkId>) -> impl Future<Output = Decision> + Send;

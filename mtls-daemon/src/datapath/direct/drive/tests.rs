@@ -10,7 +10,7 @@ use mtls_direct::{
 };
 use tokio::sync::mpsc;
 
-use super::{Driver, LinkId, Node, Session, Teller, Told};
+use super::{Driver, LinkId, Node, NotTaken, Session, Teller, Told};
 
 const LINK: LinkId = LinkId(1);
 const OWNER: Owner = Owner { pid: 1, fd: 3 };
@@ -73,8 +73,9 @@ impl Node for Fake {
     type Session = Pipe;
     type Taken = File;
 
-    fn duplicate(&self, _: &About<LinkId>) -> Option<File> {
-        self.note("duplicate", Some(Fails::Duplicate)).then(|| File::open("/dev/null").unwrap())
+    fn duplicate(&self, _: &About<LinkId>) -> Result<File, NotTaken> {
+        let well = self.note("duplicate", Some(Fails::Duplicate));
+        well.then(|| File::open("/dev/null").unwrap()).ok_or(NotTaken::Failed)
     }
 
     async fn decide(&self, _: About<LinkId>) -> Decision {

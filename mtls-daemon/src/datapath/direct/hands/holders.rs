@@ -58,6 +58,14 @@ pub(super) fn processes(cgroup: &Path) -> io::Result<Vec<u32>> {
     Ok(listed.lines().filter_map(|line| line.parse().ok()).collect())
 }
 
+/// Whether a process is over, also where nobody has waited for it yet (`Z` and `X` of proc_pid_stat(5)): its descriptors are closed.
+pub(super) fn is_gone(pid: u32) -> bool {
+    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
+    // The name before it may have any character.
+    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
+    matches!(state, Some('Z' | 'X'))
+}
+
 /// The numbers of a process's sockets, the highest first: what was opened last has one of those. Of a process that is over, or
 /// that may not be looked into, none.
 pub(super) fn sockets(pid: u32) -> Vec<RawFd> {

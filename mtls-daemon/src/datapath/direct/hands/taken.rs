@@ -32,7 +32,8 @@ impl Taken {
         match take(pid, number, cookie) {
             Ok(duplicate) => Ok(Self { duplicate, pid, number, cgroup }),
             Err(why @ (TakeError::NoDescriptor { .. } | TakeError::Other { .. })) => {
-                Self::search(pid, cookie, cgroup).ok_or(why)
+                let gone = || if holders::is_gone(pid) { TakeError::Gone { pid } } else { why };
+                Self::search(pid, cookie, cgroup).ok_or_else(gone)
             }
             Err(why) => Err(why),
         }
@@ -95,5 +96,25 @@ mod tests {
             Taken::take(pid, closed, cookie, mount).unwrap_err(),
             TakeError::NoDescriptor { pid, number: closed }
         );
+    }
+
+    #[test]
+    fn of_a_process_that_was_killed_it_is_said_that_it_is_gone() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        let (pid, mount) = (child.id(), Path::new("/"));
+        assert_eq!(
+            Taken::take(pid, 1 << 20, 1, mount).unwrap_err(),
+            TakeError::NoDescriptor { pid, number: 1 << 20 }
+        );
+        child.kill().unwrap();
+        let mut left = 500;
+        // A zombie, until it is waited for.
+        while !holders::is_gone(pid) && left > 0 {
+            std::thread::sleep(std::time::Duration::from_millis(10));
+            left -= 1;
+        }
+        assert_eq!(Taken::take(pid, 1 << 20, 1, mount).unwrap_err(), TakeError::Gone { pid });
+        child.wait().unwrap();
+        assert!(holders::is_gone(pid));
     }
 }
