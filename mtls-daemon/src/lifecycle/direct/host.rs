@@ -225,6 +225,8 @@ impl Host {
 
     /// The daemon stops. What flows goes on; what does not yet never will.
     pub fn stop(&self) {
+        // First: with its last member a group is over, which must end no connection now.
+        self.leased.forget_all();
         self.leave_left();
         for (name, opened) in std::mem::take(&mut *lock(&self.opened)) {
             if opened.established {

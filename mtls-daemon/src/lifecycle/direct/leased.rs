@@ -38,6 +38,11 @@ impl<M: Copy + Eq + Hash + Send + 'static> Leased<M> {
         });
     }
 
+    /// Nobody hears of anything any more: the daemon stops, and what flows goes on.
+    pub fn forget_all(&self) {
+        lock(&self.members).clear();
+    }
+
     /// A member whose connection has ended.
     pub fn forget(&self, lease: &Lease, member: M) {
         let mut members = lock(&self.members);
@@ -77,6 +82,19 @@ mod tests {
         leases.end(Mark::Workload("db"), |_| Some(Refusal::from(Reason::Revoked)));
         assert_eq!(heard.recv().await, Some(4), "and nobody else in between");
         assert!(lock(&leased.members).is_empty());
+    }
+
+    #[tokio::test]
+    async fn who_was_forgotten_with_all_hears_of_no_end() {
+        let leases = Arc::new(Leases::default());
+        let (said, mut heard) = mpsc::unbounded_channel();
+        let leased = Leased::default();
+        let lease = leases.join(Parties::of_peer("web", None));
+        leased.watch(&lease, 1, move |member| said.send(member).unwrap());
+        leased.forget_all();
+        // The last member: its group is over with it.
+        drop(lease);
+        assert_eq!(heard.recv().await, None);
     }
 
     #[tokio::test]

@@ -202,6 +202,7 @@ impl Host {
 
     /// The daemon stops: what flows goes on, and is the next one's to record.
     pub(super) fn leave_left(&self) {
+        self.left.leased.forget_all();
         for kept in std::mem::take(&mut *lock(&self.left.kept)).into_values() {
             kept.observed.left_open();
         }
