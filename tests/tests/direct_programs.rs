@@ -7,7 +7,6 @@ use std::fs;
 use mtls_tests::direct::World;
 use mtls_tests::direct_watch::Watch;
 use mtls_tests::hold::ktls_is_listed;
-use mtls_tests::lab::Cmd;
 use mtls_tests::programs::{self, Echo};
 use mtls_tests::{could_not_run, slow};
 
