@@ -525,6 +525,13 @@ impl Workload {
         self.direct_ports.get(&port).copied().unwrap_or(self.direct)
     }
 
+    /// Whether any connection of it may be direct.
+    #[must_use]
+    pub fn may_be_direct(&self) -> bool {
+        let mut choices = std::iter::once(&self.direct).chain(self.direct_ports.values());
+        choices.any(|choice| *choice != DirectChoice::Never)
+    }
+
     /// Whether an inbound connection to this port may be that no rule matches.
     #[must_use]
     pub fn allows_by_default(&self, port: u16) -> bool {

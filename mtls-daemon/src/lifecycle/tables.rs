@@ -106,9 +106,7 @@ fn add_workload(tables: &mut Tables, workload: &WorkloadState, everyone: &Exclus
     if settings.unknown_destinations == UnknownDestinations::Deny {
         flags |= workload_flags::DENY_UNKNOWN;
     }
-    let direct = settings.direct != DirectChoice::Never
-        || settings.direct_ports.values().any(|choice| *choice != DirectChoice::Never);
-    if direct && found.direct {
+    if settings.may_be_direct() && found.direct {
         flags |= workload_flags::DIRECT;
         if settings.direct == DirectChoice::Require {
             flags |= workload_flags::DIRECT_REQUIRED;

@@ -12,13 +12,12 @@ use super::links::{PairKey, Peer};
 use super::opened::{Admitted, Opened, note_session};
 use crate::capture::HeldSyn;
 use crate::datapath::direct::drive::{LinkId, Told};
-use crate::datapath::direct::session::fresh_nonce;
 use crate::datapath::relay::external::{Outbound, ask_outbound};
-use crate::datapath::relay::{Other, Place, authorise};
+use crate::datapath::relay::{Place, authorise};
 use crate::identity::PeerIdentity;
 use crate::lifecycle::daemon::lock;
 use crate::observe::connection::{Direction, Ending};
-use crate::observe::observer::{Captured, Observed};
+use crate::observe::observer::Observed;
 use crate::observe::{Reason, Refusal};
 use crate::snapshot::{Snapshot, WorkloadState};
 
@@ -143,24 +142,25 @@ impl Host {
         peer: &Peer,
     ) {
         let Held { socket, to, syn, owner, .. } = held;
-        let observed = self.begin(workload, &syn, to);
+        let tuple = FourTuple { client: syn.source, server: to };
+        let observed = self.observe(workload, Direction::Outbound, tuple);
         note_session(&observed, workload, peer);
         let destination = snapshot.directory.lookup(to.ip(), to.port());
         let name = destination.map_or("", |destination| &destination.name);
         observed.connection().learn(|learned| learned.destination_name = Some(name.into()));
-        let admitted = self.admit_outbound(snapshot, workload, &observed, &peer.identity, to);
-        let nonce = fresh_nonce(rustls::crypto::aws_lc_rs::default_provider().secure_random)
-            .map_err(|_| Refusal::new(Reason::Internal, "the system gives no random bytes"));
-        let (admitted, nonce) = match admitted.and_then(|admitted| Ok((admitted, nonce?))) {
-            Ok(admitted) => admitted,
-            Err(refusal) => {
-                answer(place, &syn, refusal.reason);
-                observed.end(Ending::Refused(refusal));
-                return;
-            }
-        };
+        let admitted = self.admit_outbound(snapshot, workload, &observed, &peer.identity, tuple);
+        let no_random = || Refusal::new(Reason::Internal, "the system gives no random bytes");
+        let (admitted, nonce) =
+            match admitted.and_then(|admitted| Ok((admitted, self.nonce().ok_or_else(no_random)?))) {
+                Ok(admitted) => admitted,
+                Err(refusal) => {
+                    answer(place, &syn, refusal.reason);
+                    observed.end(Ending::Refused(refusal));
+                    return;
+                }
+            };
         let opened = Opened::new(observed, workload, admitted);
-        let id = ConnectionId { tuple: FourTuple { client: syn.source, server: to }, nonce };
+        let id = ConnectionId { tuple, nonce };
         let connection = opened.observed.shared();
         let from = syn.source.ip();
         self.syns.hold(socket, place, syn);
@@ -188,22 +188,12 @@ impl Host {
         workload: &WorkloadState,
         observed: &Observed,
         peer: &Arc<PeerIdentity>,
-        to: SocketAddr,
+        tuple: FourTuple,
     ) -> Result<Admitted, Refusal> {
         let permit = self.permit(snapshot, workload)?;
-        let connection = observed.connection();
-        authorise::outbound(snapshot, workload, connection, &self.relay().flows, peer, to)?;
-        let other = Other {
-            direction: Direction::Outbound,
-            port: to.port(),
-            address: to.ip(),
-            peer: Some(Arc::clone(peer)),
-        };
-        let lease = self.relay().lease(workload, other);
-        match lease.refusal() {
-            Some(refusal) => Err(Refusal::clone(&refusal)),
-            None => Ok((permit, lease)),
-        }
+        let (connection, flows) = (observed.connection(), &self.relay().flows);
+        authorise::outbound(snapshot, workload, connection, flows, peer, tuple.server)?;
+        Ok((permit, self.lease(workload, Direction::Outbound, tuple, Arc::clone(peer))?))
     }
 
     /// Before the driver has heard of it.
@@ -219,20 +209,9 @@ impl Host {
     pub fn refuse_held(&self, place: &Place, held: &Held, refusal: Refusal) {
         answer(place, &held.syn, refusal.reason);
         if let Some(workload) = self.relay().snapshot.load().workloads.get(&held.workload) {
-            self.begin(workload, &held.syn, held.to).end(Ending::Refused(refusal));
+            let tuple = FourTuple { client: held.syn.source, server: held.to };
+            self.observe(workload, Direction::Outbound, tuple).end(Ending::Refused(refusal));
         }
-    }
-
-    fn begin(&self, workload: &Arc<WorkloadState>, syn: &HeldSyn, to: SocketAddr) -> Observed {
-        self.relay().observer.begin(
-            &workload.metrics,
-            Captured {
-                direction: Direction::Outbound,
-                local_identity: Some(Arc::clone(&workload.spiffe_id)),
-                source: syn.source,
-                destination: to,
-            },
-        )
     }
 }
 

@@ -2,7 +2,6 @@
 
 use mtls_direct::{Counts, FourTuple, Owner, Socket};
 
-use super::Direct;
 use super::client::Held;
 use super::opened::{key_is_used_up, violation};
 use crate::capture::{Caller, CaptureEvent, DirectEvent};
@@ -11,7 +10,7 @@ use crate::lifecycle::daemon::{Daemon, lock};
 
 /// What the programs report.
 pub(in crate::lifecycle) fn event(daemon: &Daemon, event: &CaptureEvent, what: DirectEvent) {
-    let Some(Ok(Direct(host))) = daemon.direct.get() else { return };
+    let Some(host) = daemon.direct_host() else { return };
     let socket = Socket { netns: event.netns, cookie: event.cookie };
     let server = event.destination;
     let tuple = |client| FourTuple { client, server };

@@ -10,6 +10,7 @@ use mtls_direct::{
     About, By, ConnectionId, Counts, Decision, FourTuple, Key, Limits, Message, Nonce, Outcome,
     Reason as Why, Role, Socket,
 };
+use rustls::crypto::{SecureRandom, aws_lc_rs};
 
 use super::client::Syns;
 use super::destroy::destroy;
@@ -23,12 +24,15 @@ use crate::capture::{Inbound, Phase, ReleaseNoteError};
 use crate::datapath::direct::drive::{LinkId, Node, NotTaken, Session, Teller, Told};
 use crate::datapath::direct::hands::{self, Taken};
 use crate::datapath::direct::session::pool::{Pair as SessionPair, Pool};
-use crate::datapath::direct::session::{Link, LinkEnd, SocketKeys};
+use crate::datapath::direct::session::{Link, LinkEnd, SocketKeys, fresh_nonce};
 use crate::datapath::direct::unfit::{Memory, Pair, Side};
 use crate::datapath::relay::admission::ConnectionPermit;
-use crate::datapath::relay::{Place, Relay};
+use crate::datapath::relay::{Other, Place, Relay};
+use crate::identity::PeerIdentity;
+use crate::lease::Lease;
 use crate::lifecycle::daemon::{Daemon, lock};
-use crate::observe::connection::{Datapath, Ending};
+use crate::observe::connection::{Datapath, Direction, Ending};
+use crate::observe::observer::{Captured, Observed};
 use crate::observe::{Reason, Refusal};
 use crate::snapshot::{Snapshot, WorkloadState};
 use crate::sys::pidfd::TakeError;
@@ -68,6 +72,7 @@ pub(super) struct Host {
     pub waiting: Waiting,
     pub left: Left,
     pub journal: Journal,
+    random: &'static dyn SecureRandom,
     mount: PathBuf,
     pub limits: Limits,
     leased: Leased<Key>,
@@ -88,6 +93,7 @@ impl Host {
             waiting: Waiting::default(),
             left: Left::default(),
             journal,
+            random: aws_lc_rs::default_provider().secure_random,
             mount,
             limits,
             leased: Leased::default(),
@@ -135,6 +141,45 @@ impl Host {
 
     pub fn with<T>(&self, about: &About<LinkId>, f: impl FnOnce(&mut Opened) -> T) -> Option<T> {
         lock(&self.opened).get_mut(&(about.link, about.id)).map(f)
+    }
+
+    /// Begins to observe a connection; `tuple` as its client sees it.
+    pub fn observe(&self, workload: &Arc<WorkloadState>, direction: Direction, tuple: FourTuple) -> Observed {
+        let captured = Captured {
+            direction,
+            local_identity: Some(Arc::clone(&workload.spiffe_id)),
+            source: tuple.client,
+            destination: tuple.server,
+        };
+        self.relay().observer.begin(&workload.metrics, captured)
+    }
+
+    /// What keeps it alive.
+    ///
+    /// # Errors
+    /// Why it may not be.
+    pub fn lease(
+        &self,
+        workload: &WorkloadState,
+        direction: Direction,
+        tuple: FourTuple,
+        peer: Arc<PeerIdentity>,
+    ) -> Result<Lease, Refusal> {
+        let address = match direction {
+            Direction::Outbound => tuple.server.ip(),
+            Direction::Inbound => tuple.client.ip(),
+        };
+        let other = Other { direction, port: tuple.server.port(), address, peer: Some(peer) };
+        let lease = self.relay().lease(workload, other);
+        match lease.refusal() {
+            Some(refusal) => Err(Refusal::clone(&refusal)),
+            None => Ok(lease),
+        }
+    }
+
+    /// This end's part of a connection's keys.
+    pub fn nonce(&self) -> Option<Nonce> {
+        fresh_nonce(self.random).ok()
     }
 
     /// Leave for one more connection.

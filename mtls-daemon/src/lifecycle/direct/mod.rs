@@ -30,7 +30,7 @@ pub(super) use self::namespaces::{let_all_go, let_go};
 use self::sessions::{call, inbound, outbound, workloads};
 use super::daemon::Daemon;
 use crate::capture::{NoDirect, cgroup};
-use crate::config::{Config, DirectChoice};
+use crate::config::{Config, Workload};
 use crate::datapath::direct::drive::Driver;
 use crate::datapath::direct::session::accept::{Bounds, Reception, serve};
 use crate::datapath::direct::session::pool::{Connecting, Pair, Pool, Terms};
@@ -41,16 +41,29 @@ use crate::datapath::relay::Admission;
 pub struct Direct(Arc<Host>);
 
 impl Daemon {
+    /// This node for the driver, where direct connections can be had.
+    fn direct_host(&self) -> Option<&Arc<Host>> {
+        match self.direct.get() {
+            Some(Ok(Direct(host))) => Some(host),
+            Some(Err(_)) | None => None,
+        }
+    }
+
+    /// Whether direct connections can be had.
+    pub(super) fn is_direct(&self) -> bool {
+        self.direct_host().is_some()
+    }
+
     /// The direct connections that an earlier daemon left in the namespaces that are there by now.
     pub(super) fn take_over_direct(&self) {
-        if let Some(Ok(Direct(host))) = self.direct.get() {
+        if let Some(host) = self.direct_host() {
             host.take_over();
         }
     }
 
     /// The daemon stops.
     pub(super) fn stop_direct(&self) {
-        if let Some(Ok(Direct(host))) = self.direct.get() {
+        if let Some(host) = self.direct_host() {
             host.stop();
         }
     }
@@ -67,9 +80,7 @@ impl Daemon {
 
 /// Whether anything is configured to be direct.
 pub(super) fn is_wanted(config: &Config) -> bool {
-    let wants = |choice: &DirectChoice| *choice != DirectChoice::Never;
-    config.direct.listen.is_some()
-        || config.workloads.iter().any(|w| wants(&w.direct) || w.direct_ports.values().any(wants))
+    config.direct.listen.is_some() || config.workloads.iter().any(Workload::may_be_direct)
 }
 
 /// Starts it, where it is wanted and can be had.

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use super::hold::{self, HoldError};
 use crate::capture::cgroup;
-use crate::config::{Config, DirectChoice};
+use crate::config::Config;
 use crate::datapath::relay::Place;
 use crate::lifecycle::daemon::{Daemon, lock};
 use crate::workload::find;
@@ -32,11 +32,6 @@ pub(in crate::lifecycle) fn let_all_go(config: &Config) {
 }
 
 impl Daemon {
-    /// Whether direct connections can be had.
-    pub(in crate::lifecycle) fn is_direct(&self) -> bool {
-        matches!(self.direct.get(), Some(Ok(_)))
-    }
-
     /// Holds the namespaces of workloads that may be direct, where that is possible by now.
     pub(in crate::lifecycle) fn hold_for_direct(&self) {
         if !self.is_direct() {
@@ -46,10 +41,7 @@ impl Daemon {
         let places: Vec<_> = lock(&self.node).places().map(Arc::clone).collect();
         for place in places {
             let owner = place.owners.load().whole.and_then(|number| snapshot.workloads.get(&number));
-            let wanted = owner.is_some_and(|workload| {
-                workload.settings.direct != DirectChoice::Never
-                    || workload.settings.direct_ports.values().any(|choice| *choice != DirectChoice::Never)
-            });
+            let wanted = owner.is_some_and(|workload| workload.settings.may_be_direct());
             if !wanted || place.held_for_direct.load(Ordering::Acquire) {
                 continue;
             }

@@ -11,14 +11,14 @@ use super::leased::Leased;
 use super::opened::note_peer;
 use crate::capture::{Live, Phase};
 use crate::datapath::direct::drive::Node as _;
+use crate::datapath::relay::Place;
 use crate::datapath::relay::admission::ConnectionPermit;
-use crate::datapath::relay::{Other, Place};
 use crate::handshake::PeerRole;
 use crate::identity::PeerIdentity;
 use crate::lease::Lease;
 use crate::lifecycle::daemon::lock;
 use crate::observe::connection::{Datapath, Direction, Ending};
-use crate::observe::observer::{Captured, Observed};
+use crate::observe::observer::Observed;
 use crate::observe::{Reason, Refusal};
 use crate::snapshot::WorkloadState;
 use crate::sys::sock_diag::{StateFlags, each_tcp};
@@ -108,7 +108,8 @@ impl Host {
             Direction::Outbound => PeerRole::Server,
             Direction::Inbound => PeerRole::Client,
         };
-        let observed = self.observe(workload, &live);
+        let observed = self.observe(workload, direction(&live), tuple(&live));
+        observed.established(Datapath::Direct, None);
         let peer = self
             .journal
             .read(live.session)
@@ -123,21 +124,6 @@ impl Host {
         None
     }
 
-    fn observe(&self, workload: &Arc<WorkloadState>, live: &Live) -> Observed {
-        let FourTuple { client, server } = tuple(live);
-        let observed = self.relay().observer.begin(
-            &workload.metrics,
-            Captured {
-                direction: direction(live),
-                local_identity: Some(Arc::clone(&workload.spiffe_id)),
-                source: client,
-                destination: server,
-            },
-        );
-        observed.established(Datapath::Direct, None);
-        observed
-    }
-
     fn keep_left(
         self: &Arc<Self>,
         live: Live,
@@ -146,13 +132,10 @@ impl Host {
         peer: Arc<PeerIdentity>,
     ) {
         note_peer(&observed, workload, &peer);
-        let (direction, FourTuple { client, server }) = (direction(&live), tuple(&live));
-        let address = if direction == Direction::Outbound { server.ip() } else { client.ip() };
-        let lease =
-            self.relay().lease(workload, Other { direction, port: server.port(), address, peer: Some(peer) });
-        if let Some(refusal) = lease.refusal() {
-            return self.cut_left(&live, observed, Refusal::clone(&refusal));
-        }
+        let lease = match self.lease(workload, direction(&live), tuple(&live), peer) {
+            Ok(lease) => lease,
+            Err(refusal) => return self.cut_left(&live, observed, refusal),
+        };
         let standing = lease.standing();
         observed.connection().learn(|learned| learned.standing = standing);
         let permit = self.permit(&self.relay().snapshot.load(), workload).ok();

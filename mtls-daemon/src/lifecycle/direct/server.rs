@@ -4,20 +4,19 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use mtls_direct::{About, Nonce, Reason as Why};
+use mtls_direct::{About, FourTuple, Nonce, Reason as Why};
 
 use super::host::Host;
 use super::opened::{Admitted, Opened, is_of_identity, note_session};
 use crate::config::{DirectChoice, Mode};
 use crate::datapath::direct::drive::LinkId;
-use crate::datapath::direct::session::{LinkEnd, fresh_nonce};
-use crate::datapath::relay::{Gate, Other};
+use crate::datapath::direct::session::LinkEnd;
+use crate::datapath::relay::Gate;
 use crate::flows::Channel;
 use crate::identity::PeerIdentity;
 use crate::lifecycle::daemon::lock;
 use crate::observe::Refusal;
 use crate::observe::connection::{Direction, Ending};
-use crate::observe::observer::Captured;
 use crate::snapshot::{Snapshot, WorkloadState, number_of};
 
 impl Host {
@@ -42,21 +41,14 @@ impl Host {
         let (workload, netns) = self.server(&snapshot, tuple.server).ok_or(Why::NotCapable)?;
         let settings = &workload.settings;
         let port = tuple.server.port();
-        let choice = settings.direct_ports.get(&port).copied().unwrap_or(settings.direct);
         // What failed here before is for the client's daemon to remember, which heard of it: refused now, the application
         // would see a failure and not a relay.
-        if choice == DirectChoice::Never || settings.mode_of_port(port) == Mode::Disabled {
+        if settings.direct_of_port(port) == DirectChoice::Never
+            || settings.mode_of_port(port) == Mode::Disabled
+        {
             return Err(Why::NotCapable);
         }
-        let observed = self.relay().observer.begin(
-            &workload.metrics,
-            Captured {
-                direction: Direction::Inbound,
-                local_identity: Some(Arc::clone(&workload.spiffe_id)),
-                source: tuple.client,
-                destination: tuple.server,
-            },
-        );
+        let observed = self.observe(&workload, Direction::Inbound, tuple);
         note_session(&observed, &workload, &peer);
         let gate = Gate {
             mode: settings.mode_of_port(port),
@@ -69,7 +61,7 @@ impl Host {
             connection: observed.shared(),
             flows: Arc::clone(&self.relay().flows),
         };
-        let admitted = match self.admit_inbound(&gate, &peer.identity).await {
+        let admitted = match self.admit_inbound(&gate, tuple, &peer.identity).await {
             Ok(admitted) => admitted,
             Err(refusal) => {
                 if is_of_identity(refusal.reason) {
@@ -79,26 +71,20 @@ impl Host {
                 return Err(Why::Denied);
             }
         };
-        let nonce = fresh_nonce(rustls::crypto::aws_lc_rs::default_provider().secure_random)
-            .map_err(|_| Why::Busy)?;
+        let nonce = self.nonce().ok_or(Why::Busy)?;
         self.enter((about.link, about.id), Opened::new(observed, &workload, admitted));
         Ok((netns, nonce))
     }
 
-    async fn admit_inbound(&self, gate: &Gate, peer: &Arc<PeerIdentity>) -> Result<Admitted, Refusal> {
+    async fn admit_inbound(
+        &self,
+        gate: &Gate,
+        tuple: FourTuple,
+        peer: &Arc<PeerIdentity>,
+    ) -> Result<Admitted, Refusal> {
         let permit = self.permit(&gate.snapshot, &gate.workload)?;
         gate.admit(Some(peer), Channel::MutualTls)?;
         gate.ask(Some(peer)).await?;
-        let other = Other {
-            direction: Direction::Inbound,
-            port: gate.port,
-            address: gate.from,
-            peer: Some(Arc::clone(peer)),
-        };
-        let lease = self.relay().lease(&gate.workload, other);
-        match lease.refusal() {
-            Some(refusal) => Err(Refusal::clone(&refusal)),
-            None => Ok((permit, lease)),
-        }
+        Ok((permit, self.lease(&gate.workload, Direction::Inbound, tuple, Arc::clone(peer))?))
     }
 }

@@ -8,7 +8,6 @@ use std::time::{Duration, Instant, SystemTime};
 use tokio::net::TcpStream;
 use tokio::sync::mpsc;
 
-use super::Direct;
 use super::host::{DaemonLink, Host};
 use super::links::Lost;
 use crate::config::DirectChoice;
@@ -186,7 +185,7 @@ async fn hear(host: Arc<Host>, link: LinkId, mut incoming: Incoming, mut lease: 
 impl Daemon {
     /// A connection went by relay: the next ones of its pair may be direct, if there is a session by then.
     pub(in crate::lifecycle) fn want_direct(&self, workload: u32, to: SocketAddr) {
-        let Some(Ok(Direct(host))) = self.direct.get() else { return };
+        let Some(host) = self.direct_host() else { return };
         let snapshot = self.relay.snapshot.load();
         let Some(workload) = snapshot.workloads.get(&workload) else { return };
         let node = snapshot.directory.lookup(to.ip(), to.port()).and_then(|destination| destination.node);
@@ -201,7 +200,7 @@ impl Daemon {
 
     /// Another snapshot is in force: sessions follow identities, the memory of failures its settings.
     pub(in crate::lifecycle) fn follow_for_direct(&self, old: &Snapshot, new: &Snapshot) {
-        let Some(Ok(Direct(host))) = self.direct.get() else { return };
+        let Some(host) = self.direct_host() else { return };
         let Some(pool) = host.pool.get() else { return };
         lock(&host.unfit).configure(new.config.direct.unfit);
         for name in renewed(old, new) {
