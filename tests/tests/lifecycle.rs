@@ -361,7 +361,8 @@ fn with_bad_files(spoil: impl FnOnce(&Path, &Path)) -> String {
         let (_, text) = daemon.cli(&["workloads"]);
         let answer: Value = serde_json::from_str(&text).ok()?;
         let list = answer.as_array().or_else(|| answer["workloads"].as_array())?;
-        let web = list.iter().find(|w| w["name"] == "web")?;
+        // The error is there first: what connects before the enrolment is not captured.
+        let web = list.iter().find(|w| w["name"] == "web" && w["state"] == "enrolled")?;
         web["identity_error"].as_str().map(str::to_owned)
     });
     assert!(!daemon.ready(), "a workload without an identity is not ready");
