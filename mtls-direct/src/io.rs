@@ -6,7 +6,7 @@ use crate::{Counts, FourTuple, Message, Nonce, Reason};
 pub enum Input<D> {
     /// [`Action::Duplicate`] gave this.
     Duplicated(D),
-    /// [`Action::Duplicate`] gave nothing.
+    /// [`Action::Duplicate`] gave nothing, or what was accepted is under no number of any process.
     DuplicateFailed,
     /// The kernel ended the TCP handshake on this node.
     Established,

@@ -163,6 +163,8 @@ impl<D: Copy> Server<D> {
                 Step::of(Vec::new())
             }
             Input::Timer(Timer::Accept) => self.fail(false, By::Us, Reason::NotAccepted),
+            // Accepted, and no process has it under a number.
+            Input::DuplicateFailed => self.fail(false, By::Us, Reason::NoDescriptor),
             other => self.before_duplicate(false, other),
         }
     }

@@ -72,6 +72,7 @@ fn every_failure_withdraws_expected_first_and_then_destroys() {
     let own = [
         (expecting(), Input::Timer(Timer::Handshake), Reason::NoHandshake),
         (waiting(), Input::Timer(Timer::Accept), Reason::NotAccepted),
+        (waiting(), Input::DuplicateFailed, Reason::NoDescriptor),
         (duplicating(), Input::Timer(Timer::Arming), Reason::ArmingTimeout),
         (duplicating(), Input::DuplicateFailed, Reason::NoDescriptor),
     ];

@@ -1,5 +1,6 @@
 //! What the programs report, for the driver.
 
+use mtls_common::Role;
 use mtls_direct::{Counts, FourTuple, Owner, Socket};
 
 use super::client::Held;
@@ -26,13 +27,18 @@ pub(in crate::lifecycle) fn event(daemon: &Daemon, event: &CaptureEvent, what: D
                 Held { workload: event.workload, socket, to: server, syn, owner: owner(caller) },
             );
         }
-        DirectEvent::Established { client, .. } => {
+        DirectEvent::Established { client, role } => {
+            if role == Role::Server {
+                host.unheard.expect(socket, tuple(client));
+            }
             host.tell(Told::Established { socket, tuple: tuple(client) })
         }
         DirectEvent::Accepted { client, caller } => {
+            host.unheard.forget(socket);
             host.tell(Told::Accepted { socket, tuple: tuple(client), owner: owner(caller) });
         }
         DirectEvent::Ended { sent, received, .. } => {
+            host.unheard.forget(socket);
             let counts = Counts { sent, received };
             if !host.left_ended(socket.cookie, counts) {
                 host.tell(Told::Ended { socket, counts });

@@ -19,6 +19,7 @@ use super::leased::Leased;
 use super::links::Links;
 use super::opened::{Opened, ending, errno_of, is_of_identity};
 use super::recovery::Left;
+use super::unheard::Unheard;
 use super::waiting::Waiting;
 use crate::capture::{Inbound, Phase, ReleaseNoteError};
 use crate::datapath::direct::drive::{LinkId, Node, NotTaken, Session, Teller, Told};
@@ -71,6 +72,7 @@ pub(super) struct Host {
     pub syns: Syns,
     pub waiting: Waiting,
     pub left: Left,
+    pub unheard: Unheard,
     pub journal: Journal,
     random: &'static dyn SecureRandom,
     mount: PathBuf,
@@ -92,6 +94,7 @@ impl Host {
             syns: Syns::default(),
             waiting: Waiting::default(),
             left: Left::default(),
+            unheard: Unheard::default(),
             journal,
             random: aws_lc_rs::default_provider().secure_random,
             mount,

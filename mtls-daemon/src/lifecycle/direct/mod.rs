@@ -13,6 +13,7 @@ mod opened;
 mod recovery;
 mod server;
 mod sessions;
+mod unheard;
 mod waiting;
 
 use std::path::PathBuf;
@@ -144,6 +145,7 @@ async fn begin(daemon: &Arc<Daemon>, config: &Config, host: Host) {
     let (driver, teller) = Driver::new(Arc::clone(&host), host.limits);
     let _ = host.teller.set(teller);
     tokio::spawn(driver.run());
+    tokio::spawn(unheard::watch(Arc::clone(&host)));
     let (events, opened) = mpsc::channel(64);
     let relay = Arc::clone(&daemon.relay);
     let connector = move |pair: Pair| -> Connecting { Box::pin(call(relay.snapshot.load_full(), pair)) };

@@ -109,13 +109,32 @@ fn open() -> io::Result<Socket> {
 /// # Errors
 /// `EOPNOTSUPP` on a kernel without CONFIG_INET_DIAG_DESTROY, `EPERM` without CAP_NET_ADMIN.
 pub fn destroy(local: SocketAddr, remote: SocketAddr, cookie: u64) -> io::Result<bool> {
+    let ended = ask_of_one(&request::destroy(local, remote, cookie), |_| ())?;
+    Ok(ended.is_some())
+}
+
+/// The inode of a socket of the calling thread's namespace: 0 while it waits for accept(). `None`: there is no such socket
+/// any more.
+///
+/// # Errors
+/// `InvalidData` for an answer that cannot be read, or what the kernel says.
+pub fn inode(local: SocketAddr, remote: SocketAddr, cookie: u64) -> io::Result<Option<u32>> {
+    let inode = ask_of_one(&request::one(local, remote, cookie), |reply| match reply {
+        Reply::Socket(socket) => Some(socket.inode),
+        Reply::Done | Reply::Other => None,
+    })?;
+    Ok(inode.flatten())
+}
+
+/// What the one answer to a request about one socket says; `None`: there is no such socket.
+fn ask_of_one<T>(request: &[u8], read: impl FnOnce(Reply<'_>) -> T) -> io::Result<Option<T>> {
     let mut socket = open()?;
-    socket.write_all(&request::destroy(local, remote, cookie))?;
-    let mut answer = [0; 512];
+    socket.write_all(request)?;
+    let mut answer = [0; 1024];
     let length = socket.read(&mut answer)?;
     match reply::next(answer.get(..length).unwrap_or_default()) {
-        Ok(_) => Ok(true),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+        Ok((reply, _)) => Ok(Some(read(reply))),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
         Err(error) => Err(error),
     }
 }
@@ -167,6 +186,33 @@ mod tests {
                 .unwrap();
             assert_eq!(listening, 1);
         }
+    }
+
+    #[test]
+    fn the_inode_of_one_socket_is_zero_until_it_is_accepted_and_none_without_it() {
+        use std::os::unix::fs::MetadataExt as _;
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        let at = listener.local_addr().unwrap();
+        let client = std::net::TcpStream::connect(at).unwrap();
+        let from = client.local_addr().unwrap();
+        let file = |socket: &std::net::TcpStream| {
+            let file = std::fs::File::from(std::os::fd::OwnedFd::from(socket.try_clone().unwrap()));
+            file.metadata().unwrap().ino()
+        };
+        let cookie = socket2::SockRef::from(&client).cookie().unwrap();
+        assert_eq!(inode(from, at, cookie).unwrap().map(u64::from), Some(file(&client)));
+        assert_eq!(inode(from, at, cookie + 1_000_000).unwrap(), None, "another cookie");
+        let mut waiting = None;
+        each_tcp(CONNECTED, None, |socket| {
+            if (socket.local, socket.remote) == (at, from) {
+                waiting = Some(socket.cookie);
+            }
+        })
+        .unwrap();
+        let cookie = waiting.unwrap();
+        assert_eq!(inode(at, from, cookie).unwrap(), Some(0));
+        let accepted = listener.accept().unwrap().0;
+        assert_eq!(inode(at, from, cookie).unwrap().map(u64::from), Some(file(&accepted)));
     }
 
     #[test]

@@ -66,6 +66,15 @@ pub fn dump(family: u8, states: StateFlags, storage: Option<BorrowedFd<'_>>) -> 
 
 /// Asks for the end of the socket with these ends and this cookie.
 pub fn destroy(local: SocketAddr, remote: SocketAddr, cookie: u64) -> Vec<u8> {
+    message(of_one(DESTROY, local, remote, cookie), NLM_F_REQUEST | NLM_F_ACK)
+}
+
+/// Asks for the socket with these ends and this cookie.
+pub fn one(local: SocketAddr, remote: SocketAddr, cookie: u64) -> Vec<u8> {
+    message(of_one(SOCK_DIAG_BY_FAMILY, local, remote, cookie), NLM_F_REQUEST)
+}
+
+fn of_one(kind: u16, local: SocketAddr, remote: SocketAddr, cookie: u64) -> Request {
     // Two words, the low one first, each in the machine's own order.
     let word = |word: u64| u32::try_from(word & u64::from(u32::MAX)).unwrap_or_default().to_ne_bytes();
     let ([a, b, c, d], [e, f, g, h]) = (word(cookie), word(cookie >> 32));
@@ -75,7 +84,7 @@ pub fn destroy(local: SocketAddr, remote: SocketAddr, cookie: u64) -> Vec<u8> {
         destination_address: remote.ip(),
         destination_port: remote.port(),
         interface_id: 0,
-        // Without it the kernel would end the listener where there is no such connection.
+        // Without it the kernel would take the listener where there is no such connection.
         cookie: [a, b, c, d, e, f, g, h],
     };
     let inet = InetRequest {
@@ -85,7 +94,7 @@ pub fn destroy(local: SocketAddr, remote: SocketAddr, cookie: u64) -> Vec<u8> {
         states: StateFlags::all(),
         socket_id,
     };
-    message(Request { kind: DESTROY, inet, storages: Vec::new() }, NLM_F_REQUEST | NLM_F_ACK)
+    Request { kind, inet, storages: Vec::new() }
 }
 
 fn message(request: Request, flags: u16) -> Vec<u8> {
@@ -125,6 +134,10 @@ mod tests {
             [9u32.to_ne_bytes(), 7u32.to_ne_bytes()].concat()[..],
             "the cookie, low word first"
         );
+
+        let one = one("10.0.0.1:258".parse().unwrap(), "10.0.0.2:80".parse().unwrap(), 7 << 32 | 9);
+        assert_eq!(one[4..8], [20, 0, 1, 0], "SOCK_DIAG_BY_FAMILY, REQUEST");
+        assert_eq!(one[16..], end[16..]);
 
         let file = std::fs::File::open("/dev/null").unwrap();
         let with_map = dump(10, StateFlags::LISTEN, Some(file.as_fd()));

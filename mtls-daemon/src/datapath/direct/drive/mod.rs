@@ -113,6 +113,10 @@ impl<N: Node> Driver<N> {
             Told::Syn { link, socket, owner, id } => self.table.syn(now, link, socket, owner, id),
             Told::Established { socket, tuple } => self.table.established(now, socket, tuple),
             Told::Accepted { socket, tuple, owner } => self.table.accepted(now, socket, tuple, owner),
+            Told::Unreachable(socket) => match self.table.of_socket(socket).map(|about| about.key) {
+                Some(key) => self.table.input(now, key, Input::DuplicateFailed),
+                None => Vec::new(),
+            },
             Told::Ended { socket, counts } => {
                 if let Some(about) = self.table.of_socket(socket) {
                     self.node.carried(about, counts);

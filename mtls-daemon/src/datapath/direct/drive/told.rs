@@ -42,6 +42,8 @@ pub enum Told<S> {
         /// Where the application has it.
         owner: Owner,
     },
+    /// An application has accepted it, and no process has it under a number.
+    Unreachable(Socket),
     /// A direct socket reached CLOSE.
     Ended {
         /// Which one.

@@ -4,9 +4,11 @@
 //! CONFIG_KCMP have too, and which, unlike pidfd_getfd, keeps no other file of the process open for a moment. Inode numbers
 //! can come again after 2^32 sockets; then a process too many is looked at, never one too few.
 
+use std::collections::HashMap;
 use std::fs;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 
 use nix::libc;
@@ -26,6 +28,19 @@ impl Link {
     /// Whether a process has the socket under this number; `None`: there is no such descriptor, or no process.
     pub(super) fn is_in(&self, pid: u32, number: u64) -> Option<bool> {
         Some(fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()? == self.0)
+    }
+
+    /// The inode of the socket that a process has under a number.
+    fn inode_of(pid: u32, number: RawFd) -> Option<u32> {
+        let link = fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()?;
+        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    }
+
+    /// The number that the socket has in a process; what was opened last is the likeliest.
+    fn number_in(&self, pid: u32) -> Option<RawFd> {
+        sockets(pid)
+            .into_iter()
+            .find(|number| u64::try_from(*number).is_ok_and(|number| self.is_in(pid, number) == Some(true)))
     }
 }
 
@@ -56,6 +71,15 @@ pub(super) fn processes(cgroup: &Path) -> io::Result<Vec<u32>> {
         other => other?,
     };
     Ok(listed.lines().filter_map(|line| line.parse().ok()).collect())
+}
+
+/// A process of the network namespace (device and inode of its file) that has the socket with this inode, and its number there.
+pub fn of_inode(inode: u32, netns: (u64, u64)) -> Option<(u32, RawFd)> {
+    let wanted = Link(format!("socket:[{inode}]").into());
+    let pids = fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    let lives_there =
+        |pid: &u32| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|of| (of.dev(), of.ino()) == netns);
+    pids.filter(lives_there).find_map(|pid| Some((pid, wanted.number_in(pid)?)))
 }
 
 /// Whether a process is over, also where nobody has waited for it yet (`Z` and `X` of proc_pid_stat(5)): its descriptors are closed.
@@ -98,4 +122,28 @@ pub(super) fn threads(pid: u32) -> io::Result<Vec<i32>> {
 pub(super) fn is_over(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound
         || matches!(error.raw_os_error(), Some(libc::ESRCH | libc::ENODEV))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::TcpListener;
+
+    use super::*;
+    use crate::sys::netns::Netns;
+
+    #[test]
+    fn the_process_that_has_an_inode_is_found_in_its_own_namespace_only() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let number = listener.as_raw_fd();
+        let inode = u32::try_from(fs::metadata(format!("/proc/self/fd/{number}")).unwrap().ino()).unwrap();
+        let (device, netns) = Netns::home().unwrap().identity();
+        assert_eq!(of_inode(inode, (device, netns)), Some((std::process::id(), number)));
+        assert_eq!(of_inode(inode, (device, netns + 1)), None);
+        for netns in [netns, netns + 1] {
+            let ours = by_inode((device, netns));
+            assert_eq!(ours.get(&inode), Some(&(std::process::id(), number)), "also from elsewhere");
+        }
+        drop(listener);
+        assert_eq!(of_inode(inode, (device, netns)), None);
+    }
 }

@@ -8,5 +8,6 @@ mod holders;
 mod inside;
 mod taken;
 
+pub use holders::{by_inode, of_inode};
 pub use kick::{Emptied, KickError};
 pub use taken::Taken;
