@@ -9,11 +9,15 @@ use crate::lab::{Cmd, Pod, Process, eventually};
 use crate::slow;
 
 pub mod agent;
+mod echo;
 pub mod lists;
 pub mod openbao;
+mod servers;
 pub mod softhsm;
 mod tls;
 
+pub use echo::Echo;
+pub use servers::{Ssh, caddy, caddy_in_front_of, haproxy};
 pub use tls::{Identity, raw, s_client, s_client_commands, s_server, s_server_commands};
 
 /// Where Debian keeps the server programs of PostgreSQL.

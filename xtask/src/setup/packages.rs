@@ -24,7 +24,7 @@ pub enum Probe {
 type Row = (Probe, &'static str, Option<&'static str>);
 
 /// The programs that the tests talk to.
-pub const TESTS: [Row; 18] = [
+pub const TESTS: [Row; 22] = [
     (Probe::Program("ip"), "iproute2", None),
     (Probe::Program("nginx"), "nginx-light", Some("nginx")),
     (Probe::Program("curl"), "curl", None),
@@ -43,6 +43,12 @@ pub const TESTS: [Row; 18] = [
     (Probe::Program("bpftool"), "bpftool", None),
     (Probe::Program("softhsm2-util"), "softhsm2", None),
     (Probe::Program("pkcs11-tool"), "opensc", None),
+    (Probe::Program("haproxy"), "haproxy", Some("haproxy")),
+    // A small program in Go.
+    (Probe::Program("caddy"), "caddy", Some("caddy")),
+    // The large one: 116 MB to download. The runtime alone cannot run a source file.
+    (Probe::Program("node"), "nodejs", None),
+    (Probe::Program("python3"), "python3", None),
 ];
 
 /// What boots a Debian kernel in a virtual machine.
