@@ -74,6 +74,21 @@ impl World {
     /// of the configurations.
     #[track_caller]
     pub fn bare(ports: &[u16], here: &str, there: &str) -> Self {
+        let mut world = Self::prepare(ports, here, there);
+        world.start();
+        world
+    }
+
+    /// Starts both daemons.
+    #[track_caller]
+    pub fn start(&mut self) {
+        self.there.start();
+        self.here.start();
+    }
+
+    /// As [`World::bare`], without a daemon yet.
+    #[track_caller]
+    pub fn prepare(ports: &[u16], here: &str, there: &str) -> Self {
         let address = Address::add();
         let node = &address.0;
         let mut lab = Lab::new(&["web"]);
@@ -95,12 +110,10 @@ direct: {{ listen: "{node}:15080" }}
 {there}
 "#
         );
-        let mut here = lab.prepare(NODE, &here);
+        let here = lab.prepare(NODE, &here);
         here.ca_init();
-        let mut there = lab.prepare("n2", &there);
+        let there = lab.prepare("n2", &there);
         there.share_ca(&here);
-        there.start();
-        here.start();
         Self { here, there, nginx: None, lab, _address: address }
     }
 

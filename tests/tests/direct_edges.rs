@@ -6,6 +6,8 @@
 mod ends;
 #[path = "direct_edges/limit.rs"]
 mod limit;
+#[path = "direct_edges/open.rs"]
+mod open;
 #[path = "direct_edges/syn.rs"]
 mod syn;
 

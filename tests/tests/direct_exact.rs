@@ -88,7 +88,9 @@ exact! {
     peek_and_waitall_are_exact: [Peek, WaitAll], BOTH_WAYS;
     event_loops_are_exact: [NonBlocking, EpollEdge, EpollLevel, Poll, Select], BOTH_WAYS;
     io_uring_is_exact: [Uring], BOTH_WAYS;
+    threads_on_one_socket_are_exact: [Threads], BOTH_WAYS;
     a_child_that_writes_is_exact: [Child], BOTH_WAYS;
+    a_duplicate_whose_first_number_is_closed_is_exact: [Dup], BOTH_WAYS;
     sendfile_and_splice_are_exact: [SendFile, Splice], BOTH_WAYS;
     calls_that_wait_may_close_or_reset_at_once: [Blocking, TimeOut, SendFile, Vectored], ENDS;
     event_loops_may_close_or_reset_at_once: [NonBlocking, EpollEdge, EpollLevel, Poll, Select, Uring], ENDS;

@@ -7,6 +7,7 @@ use std::fs;
 use mtls_tests::direct::World;
 use mtls_tests::direct_watch::Watch;
 use mtls_tests::hold::ktls_is_listed;
+use mtls_tests::lab::Cmd;
 use mtls_tests::programs::{self, Echo};
 use mtls_tests::{could_not_run, slow};
 
@@ -16,6 +17,45 @@ macro_rules! needs_ktls {
             return could_not_run($name, "this kernel has no TLS");
         }
     };
+}
+
+fn psql(world: &World, sql: &str) -> Cmd {
+    let host = world.far().v4.to_string();
+    let words = ["-h", &host, "-U", "postgres", "-X", "-A", "-t", "-v", "ON_ERROR_STOP=1", "-c", sql];
+    world.web().cmd("psql").args(words)
+}
+
+#[test]
+fn postgresql() {
+    needs_ktls!(postgresql);
+    let world = World::bare(&[5432], "", "");
+    let _server = programs::postgres(world.far(), 5432);
+    let mut watch = Watch::over(world, 5432, |world, _| {
+        assert_eq!(psql(world, "select 1").run().ok().text(), "1");
+    });
+    // 2,000 rows of 500 characters, none like another.
+    let sql = "select n || repeat(md5(n::text), 15) from generate_series(1, 2000) n";
+    let rows = psql(&watch.world, sql).run().ok().text();
+    let summed = format!("select md5(string_agg(t, E'\\n')) from ({sql}) rows(t)");
+    assert_eq!(rows.lines().count(), 2000);
+    assert_eq!(psql(&watch.world, &summed).run().ok().text(), md5(&watch.world, &rows));
+    watch.all_direct("psql", 2);
+    let host = watch.world.far().v4.to_string();
+    let pgbench = |words: &[&str]| {
+        let common = ["-h", &host, "-U", "postgres", "-n"];
+        let command = programs::pgbench(watch.world.web()).args(common).args(words);
+        command.limit(slow::limit(120)).run().ok().text()
+    };
+    pgbench(&["-i", "-q"]);
+    let printed = pgbench(&["-c", "4", "-j", "2", "-t", "20"]);
+    assert!(printed.contains("80/80"), "{printed}");
+    watch.direct_however_many("pgbench");
+    watch.only_tls();
+}
+
+fn md5(world: &World, text: &str) -> String {
+    let printed = world.lab.tool("md5sum").stdin(text).run().ok().text();
+    printed.split(' ').next().unwrap_or_default().to_owned()
 }
 
 #[test]
@@ -70,6 +110,27 @@ fn haproxy_before_nginx() {
 }
 
 #[test]
+fn openssh() {
+    needs_ktls!(openssh);
+    let world = World::bare(&[22], "", "");
+    let sshd = programs::Ssh::start(world.far(), 22);
+    let run = |world: &World, command: &str, input: Vec<u8>| {
+        let ssh = sshd.command(world.web(), world.far()).arg(command).stdin(input);
+        ssh.limit(slow::limit(60)).run().ok().stdout
+    };
+    let mut watch = Watch::over(world, 22, |world, _| {
+        assert_eq!(run(world, "echo hello", Vec::new()), b"hello\n");
+    });
+    let mut bytes = vec![0; 700_001];
+    mtls_tests::bytes::Bytes::new(3).fill(&mut bytes);
+    for _ in 0..2 {
+        assert!(run(&watch.world, "cat", bytes.clone()) == bytes, "other bytes came back");
+    }
+    watch.all_direct("ssh", 2);
+    watch.only_tls();
+}
+
+#[test]
 fn caddy_a_go_program_as_server_and_as_client() {
     needs_ktls!(caddy_a_go_program_as_server_and_as_client);
     let world = World::bare(&[8080], "", "");
@@ -97,6 +158,12 @@ fn echoes(language: Echo) {
     language.compare(watch.world.web(), watch.to(), 400_000, 4);
     watch.all_direct(&format!("{language:?}"), 4);
     watch.only_tls();
+}
+
+#[test]
+fn java() {
+    needs_ktls!(java);
+    echoes(Echo::Java);
 }
 
 #[test]

@@ -24,7 +24,7 @@ pub enum Probe {
 type Row = (Probe, &'static str, Option<&'static str>);
 
 /// The programs that the tests talk to.
-pub const TESTS: [Row; 22] = [
+pub const TESTS: [Row; 23] = [
     (Probe::Program("ip"), "iproute2", None),
     (Probe::Program("nginx"), "nginx-light", Some("nginx")),
     (Probe::Program("curl"), "curl", None),
@@ -47,6 +47,7 @@ pub const TESTS: [Row; 22] = [
     // A small program in Go.
     (Probe::Program("caddy"), "caddy", Some("caddy")),
     // The large one: 116 MB to download. The runtime alone cannot run a source file.
+    (Probe::Program("javac"), "openjdk-17-jdk-headless", None),
     (Probe::Program("node"), "nodejs", None),
     (Probe::Program("python3"), "python3", None),
 ];

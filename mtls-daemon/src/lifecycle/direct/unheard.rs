@@ -162,17 +162,18 @@ mod tests {
         FourTuple { client: "10.0.0.1:1000".parse().unwrap(), server: "10.0.0.2:80".parse().unwrap() }
     }
 
+    /// One that waits, and when it was established.
     fn waiting() -> (Unheard, Instant) {
         let unheard = Unheard::default();
         unheard.expect(SOCKET, tuple());
-        (unheard, Instant::now())
+        let (none, next) = unheard.due(Instant::now() - FIRST);
+        assert!(none.is_empty(), "a report is not overtaken");
+        (unheard, next.unwrap() - FIRST)
     }
 
-    /// All looks at one that nobody accepts, in the first so many seconds.
-    #[tokio::test(start_paused = true)]
-    async fn looks_become_rare() {
+    #[test]
+    fn looks_become_rare() {
         let (unheard, start) = waiting();
-        assert!(unheard.due(start).0.is_empty(), "a report is not overtaken");
         let mut at = Vec::new();
         while let (_, Some(next)) = unheard.due(start)
             && next < start + Duration::from_secs(5)
@@ -184,8 +185,8 @@ mod tests {
         assert_eq!(at, [50, 150, 350, 750, 1550, 2550, 3550, 4550]);
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_was_accepted_is_told_once_and_what_is_gone_or_reported_not() {
+    #[test]
+    fn what_was_accepted_is_told_once_and_what_is_gone_or_reported_not() {
         let (unheard, now) = waiting();
         let owner = Owner { pid: 7, fd: 5 };
         let told = unheard.saw::<()>(now, SOCKET, Seen::Accepted(owner));
@@ -201,8 +202,8 @@ mod tests {
         assert!(unheard.saw::<()>(now, SOCKET, Seen::Accepted(owner)).is_none(), "while it was looked at");
     }
 
-    #[tokio::test(start_paused = true)]
-    async fn what_is_found_nowhere_is_searched_some_times_before_it_is_given_up() {
+    #[test]
+    fn what_is_found_nowhere_is_searched_some_times_before_it_is_given_up() {
         let (unheard, now) = waiting();
         for _ in 1..SEARCHES {
             assert!(unheard.saw::<()>(now, SOCKET, Seen::Nowhere).is_none());

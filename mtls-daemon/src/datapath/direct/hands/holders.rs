@@ -76,10 +76,23 @@ pub(super) fn processes(cgroup: &Path) -> io::Result<Vec<u32>> {
 /// A process of the network namespace (device and inode of its file) that has the socket with this inode, and its number there.
 pub fn of_inode(inode: u32, netns: (u64, u64)) -> Option<(u32, RawFd)> {
     let wanted = Link(format!("socket:[{inode}]").into());
-    let pids = fs::read_dir("/proc").ok()?.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
-    let lives_there =
-        |pid: &u32| fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|of| (of.dev(), of.ino()) == netns);
-    pids.filter(lives_there).find_map(|pid| Some((pid, wanted.number_in(pid)?)))
+    living_in(netns).find_map(|pid| Some((pid, wanted.number_in(pid)?)))
+}
+
+/// The sockets of this process and of those in the network namespace, by inode: each with one process and its number there.
+pub fn by_inode(netns: (u64, u64)) -> HashMap<u32, (u32, RawFd)> {
+    let of_process = |pid| {
+        sockets(pid).into_iter().filter_map(move |number| Some((Link::inode_of(pid, number)?, (pid, number))))
+    };
+    living_in(netns).chain([std::process::id()]).flat_map(of_process).collect()
+}
+
+fn living_in(netns: (u64, u64)) -> impl Iterator<Item = u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten();
+    let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+    pids.filter(move |pid: &u32| {
+        fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|of| (of.dev(), of.ino()) == netns)
+    })
 }
 
 /// Whether a process is over, also where nobody has waited for it yet (`Z` and `X` of proc_pid_stat(5)): its descriptors are closed.
