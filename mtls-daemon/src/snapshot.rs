@@ -65,7 +65,7 @@ pub struct OwnIdentity {
     /// Whom it believes.
     pub bundles: Arc<TrustBundles>,
     /// What the log says about the certificate.
-    pub certificate: CertificateInfo,
+    pub certificate: Arc<CertificateInfo>,
     /// The certificate's `notAfter`.
     pub not_after: SystemTime,
     /// What its chain can be revoked by.

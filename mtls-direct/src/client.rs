@@ -39,6 +39,11 @@ impl<D: Copy> Client<D> {
         (Self { context, state: ClientState::Duplicating }, vec![Action::Duplicate])
     }
 
+    /// Its connection.
+    pub fn id(&self) -> ConnectionId {
+        self.context.id
+    }
+
     /// Where it stands.
     pub fn state(&self) -> &ClientState<D> {
         &self.state

@@ -46,6 +46,11 @@ impl<D: Copy> Server<D> {
         (Self { context, state: ServerState::Deciding }, vec![Action::Decide])
     }
 
+    /// Its connection.
+    pub fn id(&self) -> ConnectionId {
+        self.context.id
+    }
+
     /// Where it stands.
     pub fn state(&self) -> &ServerState<D> {
         &self.state

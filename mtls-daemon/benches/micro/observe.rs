@@ -69,15 +69,15 @@ impl Observing {
             not_after: (SystemTime::UNIX_EPOCH + Duration::from_secs(1_800_000_000)).into(),
         };
         observed.connection().learn(|learned| {
-            learned.peer_identity = Some("spiffe://example.org/web".to_owned());
+            learned.peer_identity = Some("spiffe://example.org/web".into());
             learned.peer_proven = true;
-            learned.local_certificate = Some(certificate("4ac8b2f10793de56a1b0c3d4e5f60718"));
-            learned.peer_certificate = Some(certificate("19f0e1d2c3b4a5968778695a4b3c2d1e"));
-            learned.tls = Some(TlsInfo {
+            learned.local_certificate = Some(certificate("4ac8b2f10793de56a1b0c3d4e5f60718").into());
+            learned.peer_certificate = Some(certificate("19f0e1d2c3b4a5968778695a4b3c2d1e").into());
+            learned.tls = Some(Arc::new(TlsInfo {
                 version: "TLSv1.3".into(),
                 suite: "TLS13_AES_128_GCM_SHA256".into(),
                 group: "X25519MLKEM768".into(),
-            });
+            }));
             learned.policy = Some(Arc::clone(&self.name));
         });
         observed.handshake_done(Duration::from_micros(1_500));

@@ -35,7 +35,7 @@ fn own(ca: &TestCa, id: &SpiffeId) -> OwnIdentity {
     OwnIdentity {
         bundles: Arc::clone(&trust(ca).bundles),
         tls: WorkloadTls::new(&leaf.svid(), trust(ca), TlsSettings::default()),
-        certificate: CertificateInfo { serial: "30".into(), not_after: not_after.into() },
+        certificate: Arc::new(CertificateInfo { serial: "30".into(), not_after: not_after.into() }),
         not_after,
         marks: Arc::new(marks),
         revocations: Arc::new(Revocations::in_memory()),
@@ -394,8 +394,9 @@ fn near_misses_of_a_record_go_by_its_direction_and_by_who_decided() {
     assert_eq!(own, Some(vec![("out".to_owned(), Closeness::Nearly)]));
     let remote = outbound("default of strict");
     remote.learn(|l| {
-        l.remote_reason =
-            Some(crate::observe::connection::RecordedReason::from_peer(Reason::PolicyDefault.number(), ""));
+        l.remote_reason = Some(
+            crate::observe::connection::RecordedReason::from_peer(Reason::PolicyDefault.number(), "").into(),
+        );
     });
     assert_eq!(names(&refused(&remote, Reason::PolicyDefault), false), None);
 }

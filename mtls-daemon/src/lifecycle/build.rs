@@ -189,7 +189,7 @@ impl Prepared {
         Ok(OwnIdentity {
             tls: WorkloadTls::new(&identity.svid, Arc::new(trust), settings).stapling(Arc::clone(&marks)),
             bundles,
-            certificate: certificate_info(&identity.svid.serial, identity.svid.not_after),
+            certificate: Arc::new(certificate_info(&identity.svid.serial, identity.svid.not_after)),
             not_after: identity.svid.not_after,
             marks,
             revocations: Arc::clone(revocations),

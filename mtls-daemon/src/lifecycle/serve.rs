@@ -96,7 +96,7 @@ fn refused(relay: &Arc<Relay>, event: &CaptureEvent, reason: Reason) {
         let server = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name));
         observed.connection().learn(|learned| {
             learned.destination_name = Some(destination.name.as_str().into());
-            learned.peer_identity = server.map(|server| server.spiffe_id.to_string());
+            learned.peer_identity = server.map(|server| Arc::clone(&server.spiffe_id));
         });
     }
     if reason == Reason::UnknownDestination {

@@ -381,13 +381,13 @@ pub struct Learned {
     /// The directory's name for the destination.
     pub destination_name: Option<Arc<str>>,
     /// The identity that the peer proved or claimed; cut to [`MAX_PEER_TEXT`].
-    pub peer_identity: Option<String>,
+    pub peer_identity: Option<Arc<str>>,
     /// Whether it proved it.
     pub peer_proven: bool,
-    /// Certificate of the local workload.
-    pub local_certificate: Option<CertificateInfo>,
+    /// Certificate of the local workload; shared by all of its connections.
+    pub local_certificate: Option<Arc<CertificateInfo>>,
     /// Certificate that the peer presented, where `peer_chain` does not say it.
-    pub peer_certificate: Option<CertificateInfo>,
+    pub peer_certificate: Option<Arc<CertificateInfo>>,
     /// Certificates that the peer presented; of a verified peer shared by all of its connections.
     pub peer_chain: Option<Arc<PeerChain>>,
     /// How the bytes travel.
@@ -395,7 +395,7 @@ pub struct Learned {
     /// Why not a better one.
     pub why_not_better: Option<Cow<'static, str>>,
     /// What the handshake agreed.
-    pub tls: Option<TlsInfo>,
+    pub tls: Option<Arc<TlsInfo>>,
     /// How long the handshake took.
     pub handshake: Option<Duration>,
     /// The policy rule that decided.
@@ -403,7 +403,7 @@ pub struct Learned {
     /// What else policy said.
     pub notes: Option<Box<PolicyNotes>>,
     /// What the peer's daemon said.
-    pub remote_reason: Option<RecordedReason>,
+    pub remote_reason: Option<Box<RecordedReason>>,
     /// Whether it would still be let in, while it lives.
     pub standing: Option<Arc<Standing>>,
 }
@@ -565,14 +565,15 @@ impl LiveConnection {
             peer_identity: learned.peer_identity.map(|text| bounded(&text)),
             source: learned.source.unwrap_or(opening.source),
             destination: opening.destination,
-            local_certificate: learned.local_certificate,
+            local_certificate: learned.local_certificate.map(Arc::unwrap_or_clone),
             peer_certificate: learned
                 .peer_certificate
+                .map(Arc::unwrap_or_clone)
                 .or_else(|| leaf(learned.peer_chain.as_deref()?))
                 .map(|info| CertificateInfo { serial: bounded(&info.serial), ..info }),
             datapath: learned.datapath,
             why_not_better: learned.why_not_better,
-            tls: learned.tls,
+            tls: learned.tls.map(Arc::unwrap_or_clone),
             bytes: self.bytes(),
             duration_us: micros(self.age()),
             handshake_us: learned.handshake.map(micros),
@@ -581,7 +582,7 @@ impl LiveConnection {
             dry_run,
             external,
             reason: refusal.map(RecordedReason::from),
-            remote_reason: learned.remote_reason,
+            remote_reason: learned.remote_reason.map(|reason| *reason),
             overdue: learned.standing.filter(|_| event == Event::Open).and_then(|standing| standing.now()),
             peer_chain: learned.peer_chain,
         }
@@ -622,6 +623,12 @@ pub(crate) mod tests {
             source: "10.0.0.2:41000".parse().unwrap(),
             destination: "10.1.0.7:5432".parse().unwrap(),
         })
+    }
+
+    /// What every live connection costs here (SPECIFICATION.md, "Direct").
+    #[test]
+    fn a_live_connection_is_small() {
+        assert!(size_of::<LiveConnection>() <= 336, "{}", size_of::<LiveConnection>());
     }
 
     #[test]
@@ -665,7 +672,7 @@ pub(crate) mod tests {
             l.handshake = Some(Duration::from_micros(1500));
             l.policy = Some("web-to-db".into());
             l.peer_certificate =
-                Some(CertificateInfo { serial: "0a".into(), not_after: OffsetDateTime::UNIX_EPOCH });
+                Some(CertificateInfo { serial: "0a".into(), not_after: OffsetDateTime::UNIX_EPOCH }.into());
         });
         let record = live.ended(Ending::Cut(Refusal::new(Reason::Truncated, "after 20 bytes")));
         let json = serde_json::to_string(&record).unwrap();
@@ -714,12 +721,12 @@ pub(crate) mod tests {
     fn what_a_hostile_peer_can_put_into_a_record_is_bounded() {
         let live = live(1);
         live.learn(|l| {
-            l.peer_identity = Some("é".repeat(1_000_000));
-            l.peer_certificate = Some(CertificateInfo {
+            l.peer_identity = Some("é".repeat(1_000_000).into());
+            l.peer_certificate = Some(Arc::new(CertificateInfo {
                 serial: "ab".repeat(1_000_000),
                 not_after: OffsetDateTime::UNIX_EPOCH,
-            });
-            l.remote_reason = Some(RecordedReason::from_peer(255, &"x".repeat(1_000_000)));
+            }));
+            l.remote_reason = Some(RecordedReason::from_peer(255, &"x".repeat(1_000_000)).into());
         });
         let record = live.ended(Ending::Refused(Refusal::new(Reason::PeerAlert, "x".repeat(1_000_000))));
         assert!(serde_json::to_vec(&record).unwrap().len() < 5 * MAX_PEER_TEXT);

@@ -316,7 +316,7 @@ mod tests {
         let denied = begin(&observer);
         denied.shared().learn(|l| {
             let text = || "".into();
-            l.tls = Some(TlsInfo { version: text(), suite: text(), group: text() });
+            l.tls = Some(Arc::new(TlsInfo { version: text(), suite: text(), group: text() }));
         });
         denied.end(Ending::Refused(Reason::PolicyDefault.into()));
         // No handshake at all: a plaintext client of a permissive port.

@@ -1,9 +1,9 @@
 //! One connection of the table.
 use std::time::Duration;
 
-use super::command::About;
+use super::command::{About, Key, Owner, Role, Socket};
 use super::timers::{Limits, Timers};
-use crate::{Client, ClientState, Half, Input, Server, ServerState, Step, Timer};
+use crate::{Client, ClientState, ConnectionId, Half, Input, Server, ServerState, Step, Timer};
 
 /// Either side.
 #[derive(Clone, Copy, Debug)]
@@ -17,6 +17,20 @@ impl<D: Copy> Machine<D> {
         match self {
             Self::Client(client) => client.step(input),
             Self::Server(server) => server.step(input),
+        }
+    }
+
+    fn role(&self) -> Role {
+        match self {
+            Self::Client(_) => Role::Client,
+            Self::Server(_) => Role::Server,
+        }
+    }
+
+    pub fn id(&self) -> ConnectionId {
+        match self {
+            Self::Client(client) => client.id(),
+            Self::Server(server) => server.id(),
         }
     }
 
@@ -48,19 +62,46 @@ impl<D: Copy> Machine<D> {
     }
 }
 
-/// A machine with what is known of its connection.
+/// A machine with what is known of its connection; what [`About`] says is here once, since it lives as long as the connection.
 #[derive(Debug)]
 pub(super) struct Entry<L, D> {
-    pub about: About<L>,
+    pub key: Key,
+    pub link: L,
+    pub netns: Option<u64>,
+    pub cookie: Option<u64>,
+    pub owner: Option<Owner>,
     pub machine: Machine<D>,
     /// No state has more than two timers.
     running: [Option<(Timer, Duration)>; 2],
     opening: bool,
 }
 
-impl<L, D: Copy> Entry<L, D> {
-    pub fn new(about: About<L>, machine: Machine<D>) -> Self {
-        Self { about, machine, running: [None; 2], opening: true }
+impl<L: Copy, D: Copy> Entry<L, D> {
+    pub fn new(key: Key, link: L, machine: Machine<D>) -> Self {
+        let running = [None; 2];
+        Self { key, link, netns: None, cookie: None, owner: None, machine, running, opening: true }
+    }
+
+    /// Of an application's own connect().
+    pub fn of_client(key: Key, link: L, machine: Client<D>, socket: Socket, owner: Owner) -> Self {
+        Self {
+            netns: Some(socket.netns),
+            cookie: Some(socket.cookie),
+            owner: Some(owner),
+            ..Self::new(key, link, Machine::Client(machine))
+        }
+    }
+
+    pub fn about(&self) -> About<L> {
+        About {
+            key: self.key,
+            role: self.machine.role(),
+            link: self.link,
+            id: self.machine.id(),
+            netns: self.netns,
+            cookie: self.cookie,
+            owner: self.owner,
+        }
     }
 
     pub fn is_deciding(&self) -> bool {
@@ -97,7 +138,7 @@ impl<L, D: Copy> Entry<L, D> {
             if let Some((timer, at)) = *slot
                 && !wanted.contains(&timer)
             {
-                timers.stop(at, self.about.key, timer);
+                timers.stop(at, self.key, timer);
                 *slot = None;
             }
         }
@@ -108,7 +149,7 @@ impl<L, D: Copy> Entry<L, D> {
             }
             if let Some(free) = self.running.iter_mut().find(|slot| slot.is_none()) {
                 let at = now.saturating_add(lasts);
-                timers.start(at, self.about.key, timer);
+                timers.start(at, self.key, timer);
                 *free = Some((timer, at));
             }
         }

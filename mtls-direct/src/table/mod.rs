@@ -32,8 +32,10 @@ pub enum Decision {
 #[derive(Debug)]
 pub struct Table<L, D> {
     limits: Limits,
-    entries: HashMap<Key, Entry<L, D>>,
-    by_id: HashMap<(L, ConnectionId), Key>,
+    // Boxed: a table has room for almost twice as many as it has.
+    entries: HashMap<Key, Box<Entry<L, D>>>,
+    /// A nonce is of one connection of a session: who uses it twice is refused.
+    by_nonce: HashMap<(L, Nonce), Key>,
     by_socket: HashMap<Socket, Key>,
     /// Servers that wait for the kernel's first report.
     expected: HashMap<(u64, FourTuple), Key>,
@@ -49,7 +51,7 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
         Self {
             limits,
             entries: HashMap::new(),
-            by_id: HashMap::new(),
+            by_nonce: HashMap::new(),
             by_socket: HashMap::new(),
             expected: HashMap::new(),
             timers: Timers::default(),
@@ -69,19 +71,19 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
     }
 
     /// What is known of a connection.
-    pub fn about(&self, key: Key) -> Option<&About<L>> {
-        self.entries.get(&key).map(|entry| &entry.about)
+    pub fn about(&self, key: Key) -> Option<About<L>> {
+        self.entries.get(&key).map(|entry| entry.about())
     }
 
     /// What is known of the connection of a socket.
-    pub fn of_socket(&self, socket: Socket) -> Option<&About<L>> {
+    pub fn of_socket(&self, socket: Socket) -> Option<About<L>> {
         self.about(*self.by_socket.get(&socket)?)
     }
 
     /// Every connection over this session that is not over.
     pub fn over(&self, link: L) -> Vec<Key> {
         let mut keys: Vec<Key> =
-            self.entries.iter().filter(|(_, entry)| entry.about.link == link).map(|(key, _)| *key).collect();
+            self.entries.iter().filter(|(_, entry)| entry.link == link).map(|(key, _)| *key).collect();
         keys.sort_unstable();
         keys
     }
@@ -103,41 +105,31 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
         if self.by_socket.contains_key(&socket) {
             return Vec::new();
         }
-        if self.is_full(link) || self.by_id.contains_key(&(link, id)) {
+        if self.is_full(link) || self.by_nonce.contains_key(&(link, id.nonce)) {
             return vec![Command::RefuseConnect { socket, tuple: id.tuple, reason: Reason::Busy }];
         }
         let (machine, actions) = Client::new(id, self.limits.early_release.is_some());
         let key = self.key();
-        let about = About {
-            key,
-            role: Role::Client,
-            link,
-            id,
-            netns: Some(socket.netns),
-            cookie: Some(socket.cookie),
-            owner: Some(owner),
-        };
         self.by_socket.insert(socket, key);
-        self.enter(now, about, Machine::Client(machine), Step::of(actions))
+        self.enter(now, Entry::of_client(key, link, machine, socket, owner), Step::of(actions))
     }
 
     /// Another daemon says something over a session of ours.
     pub fn peer(&mut self, now: Duration, link: L, message: Message) -> Vec<Command<L, D>> {
-        if let Some(key) = self.by_id.get(&(link, message.id)) {
-            return self.step(now, *key, Input::Peer(message));
+        let known = self.by_nonce.get(&(link, message.id.nonce)).copied();
+        if let Some(key) = known.filter(|key| self.is_of(*key, message.id)) {
+            return self.step(now, key, Input::Peer(message));
         }
         if !matches!(message.body, Body::Open) {
             return stray(message).map(|answer| Command::Answer(link, answer)).into_iter().collect();
         }
-        if self.is_full(link) {
+        if known.is_some() || self.is_full(link) {
             let refusal = Message { id: message.id, body: Body::Refuse(Reason::Busy) };
             return vec![Command::Answer(link, refusal)];
         }
         let (machine, actions) = Server::new(message.id);
         let key = self.key();
-        let about =
-            About { key, role: Role::Server, link, id: message.id, netns: None, cookie: None, owner: None };
-        self.enter(now, about, Machine::Server(machine), Step::of(actions))
+        self.enter(now, Entry::new(key, link, Machine::Server(machine)), Step::of(actions))
     }
 
     /// The answer to [`Action::Decide`](crate::Action::Decide).
@@ -147,12 +139,12 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
         };
         let input = match decision {
             Decision::Refuse(reason) => Input::Refused(reason),
-            Decision::Allow(netns, nonce) => match self.expected.entry((netns, entry.about.id.tuple)) {
+            Decision::Allow(netns, nonce) => match self.expected.entry((netns, entry.machine.id().tuple)) {
                 // Whoever expects these addresses first has them: a second one could only be meant to take them over.
                 hash_map::Entry::Occupied(_) => Input::Refused(Reason::Busy),
                 hash_map::Entry::Vacant(place) => {
                     place.insert(key);
-                    entry.about.netns = Some(netns);
+                    entry.netns = Some(netns);
                     Input::Allowed(nonce)
                 }
             },
@@ -189,14 +181,14 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
             // Its connection is over: what came up too late is destroyed.
             return vec![Command::Destroy { socket, tuple, reason: Reason::Unknown }];
         };
-        if entry.about.cookie.is_none() {
-            entry.about.cookie = Some(socket.cookie);
+        if entry.cookie.is_none() {
+            entry.cookie = Some(socket.cookie);
             self.by_socket.insert(socket, key);
         }
         let input = match owner {
             None => Input::Established,
             Some(owner) => {
-                entry.about.owner = Some(owner);
+                entry.owner = Some(owner);
                 Input::Accepted
             }
         };
@@ -248,17 +240,15 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
             || self.entries.len() >= self.limits.connections
     }
 
-    fn enter(
-        &mut self,
-        now: Duration,
-        about: About<L>,
-        machine: Machine<D>,
-        step: Step<D>,
-    ) -> Vec<Command<L, D>> {
-        let key = about.key;
-        self.by_id.insert((about.link, about.id), key);
-        *self.opening.entry(about.link).or_default() += 1;
-        self.entries.insert(key, Entry::new(about, machine));
+    fn is_of(&self, key: Key, id: ConnectionId) -> bool {
+        self.entries.get(&key).is_some_and(|entry| entry.machine.id() == id)
+    }
+
+    fn enter(&mut self, now: Duration, entry: Entry<L, D>, step: Step<D>) -> Vec<Command<L, D>> {
+        let key = entry.key;
+        self.by_nonce.insert((entry.link, entry.machine.id().nonce), key);
+        *self.opening.entry(entry.link).or_default() += 1;
+        self.entries.insert(key, Box::new(entry));
         self.after(now, key, step)
     }
 
@@ -274,7 +264,7 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
         let Some(entry) = self.entries.get_mut(&key) else {
             return Vec::new();
         };
-        let about = entry.about;
+        let about = entry.about();
         entry.follow(now, &self.limits, &mut self.timers);
         if entry.opened_now() {
             Self::less(&mut self.opening, about.link);
@@ -302,7 +292,7 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
 
     fn forget(&mut self, about: &About<L>) {
         self.entries.remove(&about.key);
-        self.by_id.remove(&(about.link, about.id));
+        self.by_nonce.remove(&(about.link, about.id.nonce));
         if let Some(socket) = about.socket() {
             self.by_socket.remove(&socket);
         }

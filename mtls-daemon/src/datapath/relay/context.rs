@@ -150,10 +150,10 @@ fn offload(
 pub fn note_handshake(observed: &Observed, agreed: Option<&Agreed>, verdict: &Verdict) {
     let claim = verdict.claim();
     observed.connection().learn(|learned| {
-        learned.tls = agreed.map(tls_info);
+        learned.tls = agreed.map(|agreed| Arc::new(tls_info(agreed)));
         if let Some(claim) = claim {
-            learned.peer_certificate = Some(certificate_info(&claim.serial, claim.not_after));
-            learned.peer_identity = claim.name;
+            learned.peer_certificate = Some(Arc::new(certificate_info(&claim.serial, claim.not_after)));
+            learned.peer_identity = claim.name.map(Arc::from);
             learned.peer_proven = verdict.peer().is_some();
         }
     });

@@ -292,7 +292,9 @@ impl Attempt<'_> {
         let Preface::Refused(number, detail) = &preface else {
             return Ok(());
         };
-        self.observed.connection().learn(|learned| learned.remote_reason = preface.remote_reason());
+        self.observed
+            .connection()
+            .learn(|learned| learned.remote_reason = preface.remote_reason().map(Box::new));
         let reason = Reason::from_number(*number).unwrap_or(Reason::PeerAlert);
         Err(Refusal::new(reason, format!("said by the server: {detail}")))
     }

@@ -44,7 +44,7 @@ fn node(lease: &str, db: &TestLeaf, roots: &[&TestCa]) -> Snapshot {
     let identity = OwnIdentity {
         tls: WorkloadTls::new(&db.svid(), Arc::new(trust), TlsSettings::default()),
         bundles,
-        certificate: CertificateInfo { serial: String::new(), not_after: not_after.into() },
+        certificate: Arc::new(CertificateInfo { serial: String::new(), not_after: not_after.into() }),
         not_after,
         marks,
         revocations: Arc::new(Revocations::in_memory()),

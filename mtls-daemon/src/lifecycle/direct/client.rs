@@ -164,7 +164,7 @@ impl Host {
         let connection = opened.observed.shared();
         let from = syn.source.ip();
         self.syns.hold(socket, place, syn);
-        self.enter((link, id), opened);
+        self.enter((link, id.nonce), opened);
         let told = Told::Syn { link, socket, owner, id };
         if snapshot.external.is_none() {
             self.tell(told);
@@ -177,7 +177,7 @@ impl Host {
             let ends = Outbound { workload: &workload.settings, from, peer: &peer, to, name: &name };
             match ask_outbound(&snapshot, &host.relay().external, &connection, ends).await {
                 Ok(()) => host.tell(told),
-                Err(refusal) => host.refuse_early((link, id), socket, refusal),
+                Err(refusal) => host.refuse_early((link, nonce), socket, refusal),
             }
         });
     }

@@ -61,8 +61,8 @@ impl Session for DaemonLink {
 /// Bytes of a full record (RFC 8446, section 5.1).
 const RECORD: u64 = 1 << 14;
 
-/// How this node calls a connection.
-pub(super) type Name = (LinkId, ConnectionId);
+/// How this node calls a connection: its session, and the client's nonce there.
+pub(super) type Name = (LinkId, Nonce);
 
 /// The kernel and the policy of this node.
 pub(super) struct Host {
@@ -78,7 +78,8 @@ pub(super) struct Host {
     mount: PathBuf,
     pub limits: Limits,
     leased: Leased<Key>,
-    opened: Mutex<HashMap<Name, Opened>>,
+    // Boxed: a table has room for almost twice as many as it has.
+    opened: Mutex<HashMap<Name, Box<Opened>>>,
     /// Both are set once, right after they are made.
     pub teller: OnceLock<Teller<DaemonLink>>,
     pub pool: OnceLock<Pool>,
@@ -132,18 +133,19 @@ impl Host {
 
     /// The guard has closed for good; the kernel's socket is ended too.
     pub fn cut(&self, socket: Socket, tuple: FourTuple, why: Refusal) {
-        let swapped = FourTuple { client: tuple.server, server: tuple.client };
+        let ends = [(tuple.client, tuple.server), (tuple.server, tuple.client)];
         // Before the event of its end, which comes by the same ring.
-        for (_, opened) in
-            lock(&self.opened).iter_mut().filter(|((_, id), _)| id.tuple == tuple || id.tuple == swapped)
-        {
-            opened.guard = Some(why.clone());
+        for opened in lock(&self.opened).values_mut() {
+            let opening = opened.observed.connection().opening();
+            if ends.contains(&(opening.source, opening.destination)) {
+                opened.guard = Some(Box::new(why.clone()));
+            }
         }
         self.destroy(socket.netns, Some(socket.cookie), tuple, Why::Protocol);
     }
 
     pub fn with<T>(&self, about: &About<LinkId>, f: impl FnOnce(&mut Opened) -> T) -> Option<T> {
-        lock(&self.opened).get_mut(&(about.link, about.id)).map(f)
+        lock(&self.opened).get_mut(&(about.link, about.id.nonce)).map(|opened| f(opened))
     }
 
     /// Begins to observe a connection; `tuple` as its client sees it.
@@ -194,7 +196,7 @@ impl Host {
     /// A connection begins.
     pub fn enter(&self, name: Name, opened: Opened) {
         self.links.enter(name.0);
-        lock(&self.opened).insert(name, opened);
+        lock(&self.opened).insert(name, Box::new(opened));
     }
 
     /// It is over. `key`: where the driver knew it.
@@ -206,7 +208,7 @@ impl Host {
         if self.links.leave(name.0) {
             self.journal.forget(name.0.0);
         }
-        Some(opened)
+        Some(*opened)
     }
 
     /// Whether there is a session of the pair or one is being made.
@@ -218,7 +220,7 @@ impl Host {
     pub fn note(&self, about: &About<LinkId>, reason: Reason, detail: String) {
         tracing::debug!(key = about.key.0, detail, "a direct connection failed");
         self.with(about, |opened| {
-            opened.refusal.get_or_insert_with(|| Refusal::new(reason, detail));
+            opened.refusal.get_or_insert_with(|| Box::new(Refusal::new(reason, detail)));
         });
     }
 
@@ -429,14 +431,18 @@ impl Node for Host {
         if let Some(socket) = about.socket() {
             self.syns.forget(socket);
         }
-        let Some(opened) = self.leave((about.link, about.id), Some(about.key)) else { return };
-        let refusal = opened.lease.refusal().map(|refusal| Refusal::clone(&refusal)).or(opened.refusal);
+        let Some(opened) = self.leave((about.link, about.id.nonce), Some(about.key)) else { return };
+        let refusal = opened
+            .lease
+            .refusal()
+            .map(|refusal| Refusal::clone(&refusal))
+            .or(opened.refusal.map(|refusal| *refusal));
         if let Some(refusal) = refusal.as_ref().filter(|refusal| is_of_identity(refusal.reason)) {
             tracing::debug!(why = %refusal, "the session of such a connection ends too");
             self.links.end(about.link, LinkEnd::LeaseEnded);
         }
         let (outcome, refusal) = match opened.guard {
-            Some(why) => (Outcome::Failed(By::Us, Why::Protocol), Some(why)),
+            Some(why) => (Outcome::Failed(By::Us, Why::Protocol), Some(*why)),
             None => (outcome, refusal),
         };
         opened.observed.end(ending(outcome, opened.established, refusal));

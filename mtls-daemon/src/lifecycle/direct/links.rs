@@ -8,9 +8,10 @@ use std::time::{SystemTime, UNIX_EPOCH};
 use crate::datapath::direct::drive::LinkId;
 use crate::datapath::direct::session::accept::Place;
 use crate::datapath::direct::session::{LinkEnd, WeakLink};
-use crate::handshake::Agreed;
+use crate::datapath::relay::context::tls_info;
 use crate::identity::PeerIdentity;
 use crate::lifecycle::daemon::lock;
+use crate::observe::connection::TlsInfo;
 
 /// The own workload's number, and where it connects.
 pub(super) type PairKey = (u32, SocketAddr);
@@ -20,8 +21,10 @@ pub(super) type PairKey = (u32, SocketAddr);
 pub(super) struct Peer {
     /// As the session's handshake proved.
     pub identity: Arc<PeerIdentity>,
-    /// What that agreed on.
-    pub agreed: Option<Agreed>,
+    /// Its name in words.
+    pub name: Arc<str>,
+    /// What the handshake agreed on.
+    pub tls: Option<Arc<TlsInfo>>,
 }
 
 /// A session, as those see it who do not keep it alive.
@@ -40,13 +43,20 @@ impl Handle for WeakLink {
     }
 
     fn peer(&self) -> Peer {
-        Peer { identity: Arc::clone(WeakLink::peer(self)), agreed: self.agreed() }
+        let identity = Arc::clone(WeakLink::peer(self));
+        Peer {
+            name: identity.name.to_string().into(),
+            tls: self.agreed().as_ref().map(|agreed| Arc::new(tls_info(agreed))),
+            identity,
+        }
     }
 }
 
 /// What is known of a session.
 struct Known<H> {
     link: H,
+    /// Made once: its connections share it.
+    peer: Peer,
     /// Of a client's pair; `None`: another node's client opened it.
     pair: Option<PairKey>,
     /// Its place among those of other nodes' clients, kept with it.
@@ -60,13 +70,22 @@ struct Known<H> {
     noted: bool,
 }
 
-impl<H> Known<H> {
+impl<H: Handle> Known<H> {
     fn is_over(&self) -> bool {
         self.replaced && self.connections == 0
     }
 
     fn new(link: H, pair: Option<PairKey>, place: Option<Place>) -> Self {
-        Self { link, pair, _place: place, connections: 0, replaced: false, lost: false, noted: false }
+        Self {
+            peer: link.peer(),
+            link,
+            pair,
+            _place: place,
+            connections: 0,
+            replaced: false,
+            lost: false,
+            noted: false,
+        }
     }
 }
 
@@ -154,14 +173,14 @@ impl<H: Handle> Links<H> {
     pub fn peer(&self, link: LinkId) -> Option<Peer> {
         let all = lock(&self.0);
         let known = all.known.get(&link).filter(|known| !known.lost)?;
-        Some(known.link.peer())
+        Some(known.peer.clone())
     }
 
     /// The session for a new connection, and who is at its other end.
     pub fn of(&self, pair: PairKey) -> Option<(LinkId, Peer)> {
         let all = lock(&self.0);
         let id = *all.current.get(&pair)?;
-        Some((id, all.known.get(&id)?.link.peer()))
+        Some((id, all.known.get(&id)?.peer.clone()))
     }
 
     /// A connection more is on it.

@@ -7,7 +7,6 @@ use mtls_direct::{By, Outcome, Reason as Why};
 
 use super::links::Peer;
 use crate::datapath::relay::admission::ConnectionPermit;
-use crate::datapath::relay::context::{certificate_info, tls_info};
 use crate::identity::PeerIdentity;
 use crate::lease::Lease;
 use crate::observe::connection::Ending;
@@ -31,9 +30,9 @@ pub(super) struct Opened {
     /// Bytes may flow.
     pub established: bool,
     /// Why the guard has closed.
-    pub guard: Option<Refusal>,
+    pub guard: Option<Box<Refusal>>,
     /// What ended it, where that is more than the machine knows.
-    pub refusal: Option<Refusal>,
+    pub refusal: Option<Box<Refusal>>,
     _permit: ConnectionPermit,
 }
 
@@ -68,19 +67,18 @@ pub(super) fn is_of_identity(reason: Reason) -> bool {
 
 /// What the session's handshake has shown.
 pub(super) fn note_session(observed: &Observed, workload: &WorkloadState, peer: &Peer) {
-    note_peer(observed, workload, &peer.identity);
-    let tls = peer.agreed.as_ref().map(tls_info);
+    note_peer(observed, workload, &peer.identity, Arc::clone(&peer.name));
+    let tls = peer.tls.clone();
     observed.connection().learn(|learned| learned.tls = tls);
 }
 
-/// Who is at both ends.
-pub(super) fn note_peer(observed: &Observed, workload: &WorkloadState, peer: &PeerIdentity) {
-    let own = workload.identity.as_ref().ok().map(|identity| identity.certificate.clone());
+/// Who is at both ends; `name`: the peer's.
+pub(super) fn note_peer(observed: &Observed, workload: &WorkloadState, peer: &PeerIdentity, name: Arc<str>) {
+    let own = workload.identity.as_ref().ok().map(|identity| Arc::clone(&identity.certificate));
     observed.connection().learn(|learned| {
         learned.local_certificate = own;
-        learned.peer_identity = Some(peer.name.to_string());
+        learned.peer_identity = Some(name);
         learned.peer_proven = true;
-        learned.peer_certificate = Some(certificate_info(&peer.serial, peer.not_after));
         learned.peer_chain = Some(Arc::clone(&peer.chain));
     });
 }
@@ -142,6 +140,12 @@ mod tests {
             Ending::Cut(refusal) => (true, refusal),
             Ending::Closed => panic!("a clean end"),
         }
+    }
+
+    /// What every live connection costs here (SPECIFICATION.md, "Direct").
+    #[test]
+    fn what_is_kept_of_a_connection_is_small() {
+        assert!(size_of::<Opened>() <= 184, "{}", size_of::<Opened>());
     }
 
     #[test]

@@ -131,7 +131,7 @@ impl Host {
         observed: Observed,
         peer: Arc<PeerIdentity>,
     ) {
-        note_peer(&observed, workload, &peer);
+        note_peer(&observed, workload, &peer, peer.name.to_string().into());
         let lease = match self.lease(workload, direction(&live), tuple(&live), peer) {
             Ok(lease) => lease,
             Err(refusal) => return self.cut_left(&live, observed, refusal),

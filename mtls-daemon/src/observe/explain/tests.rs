@@ -11,9 +11,9 @@ const DB: &str = "spiffe://example.org/db";
 fn claiming_web() -> LiveConnection {
     let connection = live(1);
     connection.learn(|l| {
-        l.peer_identity = Some(WEB.to_owned());
+        l.peer_identity = Some(WEB.into());
         l.peer_certificate =
-            Some(CertificateInfo { serial: "30".into(), not_after: time::OffsetDateTime::UNIX_EPOCH });
+            Some(CertificateInfo { serial: "30".into(), not_after: time::OffsetDateTime::UNIX_EPOCH }.into());
     });
     connection
 }
@@ -107,7 +107,7 @@ fn a_denial_at_connect_names_the_server_as_expected_and_proves_nothing() {
         direction: Direction::Outbound,
         ..live(3).opening().clone()
     });
-    connection.learn(|l| l.peer_identity = Some(WEB.to_owned()));
+    connection.learn(|l| l.peer_identity = Some(WEB.into()));
     let explanation = explain(&connection.ended(Ending::Refused(Reason::PolicyDenied.into())));
     assert!(text(&explanation).contains(&format!("expected to be {WEB}")));
     let passed: Vec<_> =
@@ -150,7 +150,8 @@ fn plaintext_is_never_told_as_proven() {
 fn what_the_peer_says_comes_with_its_own_mend() {
     let connection = from_web();
     connection.learn(|l| {
-        l.remote_reason = Some(RecordedReason::from_peer(Reason::PolicyDenied.number(), "rule no-web"));
+        l.remote_reason =
+            Some(RecordedReason::from_peer(Reason::PolicyDenied.number(), "rule no-web").into());
     });
     let explanation = explain(&connection.ended(Ending::Refused(Reason::PeerAlert.into())));
     let text = text(&explanation);

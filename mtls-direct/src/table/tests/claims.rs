@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::super::{Command, Decision, Table};
 use super::{LINK, OWNER, id, limits, seconds, socket};
-use crate::{Action, Body, By, Counts, Input, Message, Nonce, Outcome, Reason};
+use crate::{Action, Body, By, ConnectionId, Counts, Input, Key, Message, Nonce, Outcome, Reason, Socket};
 
 type Nodes = Table<u32, u8>;
 
@@ -174,7 +174,23 @@ fn a_late_decision_changes_nothing() {
 
 #[test]
 fn a_connection_at_rest_takes_a_few_hundred_bytes() {
-    let entry = size_of::<super::super::entry::Entry<u32, u64>>();
-    let indexes = size_of::<(u32, crate::ConnectionId)>() + size_of::<super::super::Socket>() + 3 * 8;
-    assert!(entry + indexes <= 640, "{entry} + {indexes}");
+    let entry = size_of::<super::super::entry::Entry<u64, u64>>();
+    let indexes = size_of::<(u64, Nonce, Key)>() + size_of::<(Socket, Key)>() + size_of::<(Key, Box<()>)>();
+    assert!(entry <= 280 && entry + indexes <= 352, "{entry} + {indexes}");
+}
+
+#[test]
+fn a_nonce_names_one_connection_of_a_session() {
+    let mut table = Nodes::new(limits());
+    table.peer(seconds(0), LINK, say(1, Body::Open));
+    let other = ConnectionId { nonce: id(1, 1).nonce, ..id(2, 1) };
+    let refusal = Message { id: other, body: Body::Refuse(Reason::Busy) };
+    let opened = table.peer(seconds(0), LINK, Message { id: other, body: Body::Open });
+    assert_eq!(opened, [Command::Answer(LINK, refusal)]);
+    let refused = table.syn(seconds(0), LINK, socket(1, 2), OWNER, other);
+    assert!(matches!(refused[..], [Command::RefuseConnect { reason: Reason::Busy, .. }]));
+    // Nor is what is said of the other one taken for the first.
+    let aborted = table.peer(seconds(0), LINK, Message { id: other, body: Body::Abort(Reason::Denied) });
+    assert_eq!((aborted.len(), table.len()), (0, 1));
+    assert_eq!(table.peer(seconds(0), LINK + 1, Message { id: other, body: Body::Open }).len(), 1);
 }

@@ -17,8 +17,11 @@ fn at(port: u16, last: u8) -> SocketAddr {
     SocketAddr::from(([10, 0, 0, last], port))
 }
 
+/// No two connections have the same nonce.
 fn id(port: u16, nonce: u8) -> ConnectionId {
-    ConnectionId { tuple: FourTuple { client: at(port, 1), server: at(80, 2) }, nonce: Nonce([nonce; 16]) }
+    let mut bytes = [nonce; 16];
+    bytes[..2].copy_from_slice(&port.to_be_bytes());
+    ConnectionId { tuple: FourTuple { client: at(port, 1), server: at(80, 2) }, nonce: Nonce(bytes) }
 }
 
 fn socket(netns: u64, cookie: u64) -> Socket {

@@ -232,7 +232,7 @@ impl World {
             assert!(side.open.is_empty(), "descriptors are left: {:?}", side.open);
             assert!(side.expected.is_empty(), "entries are left: {:?}", side.expected);
             assert!(table.expected.is_empty() && table.opening.is_empty() && table.next_deadline().is_none());
-            assert_eq!(table.by_id.len(), table.len());
+            assert_eq!(table.by_nonce.len(), table.len());
             assert_eq!(table.by_socket.len(), table.len());
         }
     }

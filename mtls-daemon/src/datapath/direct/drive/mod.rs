@@ -119,7 +119,7 @@ impl<N: Node> Driver<N> {
             },
             Told::Ended { socket, counts } => {
                 if let Some(about) = self.table.of_socket(socket) {
-                    self.node.carried(about, counts);
+                    self.node.carried(&about, counts);
                 }
                 self.table.ended(now, socket, counts)
             }

@@ -296,6 +296,21 @@ async fn a_syn_that_cannot_be_expected_ends_on_both_sides() {
 }
 
 #[tokio::test]
+async fn a_socket_that_no_process_has_ends_on_both_sides() {
+    let mut pair = Pair::new(&[], &[], Limits::default());
+    pair.connect();
+    pair.client.comes_to("release_syn").await;
+    pair.server.teller.tell(Told::Unreachable(socket(7)));
+    pair.server.teller.tell(Told::Established { socket: socket(2), tuple: tuple() });
+    pair.server.teller.tell(Told::Unreachable(socket(2)));
+    pair.server.comes_to("report").await;
+    pair.client.comes_to("report").await;
+    assert_eq!(pair.server.outcomes(), failed(By::Us, Reason::NoDescriptor));
+    assert_eq!(pair.client.outcomes(), failed(By::Peer, Reason::NoDescriptor));
+    assert!(pair.server.steps().contains(&"destroy".to_owned()));
+}
+
+#[tokio::test]
 async fn each_step_of_arming_that_fails_destroys_both_ends() {
     for (fails, reason) in [
         (Fails::Install, Reason::NoKernelTls),

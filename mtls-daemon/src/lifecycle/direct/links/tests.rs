@@ -24,7 +24,7 @@ impl Handle for Fake {
     }
 
     fn peer(&self) -> Peer {
-        Peer { identity: Arc::clone(&self.1), agreed: None }
+        Peer { identity: Arc::clone(&self.1), name: self.1.name.to_string().into(), tls: None }
     }
 }
 
