@@ -9,6 +9,7 @@ mod table;
 
 use std::collections::{BTreeSet, HashMap};
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 
@@ -28,7 +29,7 @@ pub struct Destination {
     /// Its number in this directory.
     pub id: DestinationId,
     /// Its name: of the directory entry, or of the local workload.
-    pub name: String,
+    pub name: Arc<str>,
     /// The server must prove to be one of these; at least one.
     pub expected: Vec<SpiffeId>,
     /// Or one of these, if `trust.peer_names.dns`.
@@ -47,7 +48,7 @@ pub struct Destination {
 #[derive(Clone, Debug)]
 pub struct Directory {
     destinations: Vec<Destination>,
-    by_name: HashMap<String, DestinationId>,
+    by_name: HashMap<Arc<str>, DestinationId>,
     table: Table,
 }
 
@@ -59,7 +60,7 @@ impl Directory {
             config.workloads.iter().filter(|workload| !workload.addresses.is_empty()).map(|workload| {
                 Destination {
                     id: DestinationId(0),
-                    name: workload.name.clone(),
+                    name: workload.name.as_str().into(),
                     expected: vec![workload.spiffe_id.clone()],
                     dns_names: Vec::new(),
                     local_workload: Some(workload.name.clone()),
@@ -70,7 +71,7 @@ impl Directory {
             });
         let others = config.directory.iter().map(|entry| Destination {
             id: DestinationId(0),
-            name: entry.name.clone(),
+            name: entry.name.as_str().into(),
             expected: entry.spiffe_ids.clone(),
             dns_names: if config.trust.peer_names.dns { entry.dns_names.clone() } else { Vec::new() },
             local_workload: None,

@@ -21,7 +21,7 @@ fn directory(entries: &[(&str, &str, &str)]) -> Directory {
 }
 
 fn found<'a>(directory: &'a Directory, address: &str, port: u16) -> Option<&'a str> {
-    directory.lookup(address.parse().unwrap(), port).map(|destination| destination.name.as_str())
+    directory.lookup(address.parse().unwrap(), port).map(|destination| &*destination.name)
 }
 
 #[test]
@@ -143,7 +143,7 @@ fn without_duplicates(entries: Vec<Entry>) -> Vec<Destination> {
         let dns_names = Vec::new();
         destinations.push(Destination {
             id,
-            name,
+            name: name.into(),
             expected,
             dns_names,
             local_workload: None,

@@ -95,7 +95,7 @@ fn refused(relay: &Arc<Relay>, event: &CaptureEvent, reason: Reason) {
         refusal = authorise::early_refusal(observed.connection(), &denial, &between, "at connect()");
         let server = destination.local_workload.as_deref().and_then(|name| snapshot.by_name(name));
         observed.connection().learn(|learned| {
-            learned.destination_name = Some(destination.name.as_str().into());
+            learned.destination_name = Some(Arc::clone(&destination.name));
             learned.peer_identity = server.map(|server| Arc::clone(&server.spiffe_id));
         });
     }

@@ -142,7 +142,7 @@ impl Attempt<'_> {
                 Refusal::new(Reason::UnknownDestination, format!("{} left the directory", self.destination))
             })?;
         self.observed.connection().learn(|learned| {
-            learned.destination_name = Some(destination.name.as_str().into());
+            learned.destination_name = Some(Arc::clone(&destination.name));
         });
         if settings.direct == DirectChoice::Require {
             let detail = format!(

@@ -248,7 +248,7 @@ fn asked_for(found: Option<&Destination>, expect: &SpiffeId, to: SocketAddr) -> 
         Some(found) => Destination { expected, dns_names: Vec::new(), ..found.clone() },
         None => Destination {
             id: DestinationId(0),
-            name: to.to_string(),
+            name: to.to_string().into(),
             expected,
             dns_names: Vec::new(),
             local_workload: None,

@@ -146,8 +146,8 @@ impl Host {
         let observed = self.observe(workload, Direction::Outbound, tuple);
         note_session(&observed, workload, peer);
         let destination = snapshot.directory.lookup(to.ip(), to.port());
-        let name = destination.map_or("", |destination| &destination.name);
-        observed.connection().learn(|learned| learned.destination_name = Some(name.into()));
+        let name = destination.map_or_else(Arc::default, |destination| Arc::clone(&destination.name));
+        observed.connection().learn(|learned| learned.destination_name = Some(Arc::clone(&name)));
         let admitted = self.admit_outbound(snapshot, workload, &observed, &peer.identity, tuple);
         let no_random = || Refusal::new(Reason::Internal, "the system gives no random bytes");
         let (admitted, nonce) =
@@ -170,7 +170,6 @@ impl Host {
             self.tell(told);
             return;
         }
-        let name: Arc<str> = name.into();
         let (host, snapshot, workload, peer) =
             (Arc::clone(self), Arc::clone(snapshot), Arc::clone(workload), Arc::clone(&peer.identity));
         tokio::spawn(async move {
