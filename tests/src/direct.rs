@@ -14,10 +14,16 @@ pub const HTTP: u16 = 80;
 
 /// Where the second node's daemon takes sessions, as long as this lives. Both daemons live in this namespace.
 #[derive(Debug)]
-struct Address(String);
+pub struct Address(pub String);
 
 impl Address {
-    fn add() -> Self {
+    /// One that nothing else has.
+    ///
+    /// # Panics
+    /// If it cannot be added.
+    #[track_caller]
+    #[expect(clippy::new_without_default, reason = "it changes the machine")]
+    pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let address = Self(format!("198.18.7.{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         assert!(address.ip("add"), "{} cannot be added", address.0);
@@ -89,7 +95,7 @@ impl World {
     /// As [`World::bare`], without a daemon yet.
     #[track_caller]
     pub fn prepare(ports: &[u16], here: &str, there: &str) -> Self {
-        let address = Address::add();
+        let address = Address::new();
         let node = &address.0;
         let mut lab = Lab::new(&["web"]);
         lab.add_node("n2");

@@ -8,6 +8,8 @@ mod ends;
 mod limit;
 #[path = "direct_edges/open.rs"]
 mod open;
+#[path = "direct_edges/same_node.rs"]
+mod same_node;
 #[path = "direct_edges/syn.rs"]
 mod syn;
 

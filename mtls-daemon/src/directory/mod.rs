@@ -40,7 +40,7 @@ pub struct Destination {
     pub ports: Option<BTreeSet<u16>>,
     /// Its networks.
     pub addresses: Vec<IpNet>,
-    /// The daemon of its node, for `direct`; `None`: it is never direct, or on this node.
+    /// The daemon of its node, which may be this one, for `direct`; `None`: it is never direct.
     pub node: Option<NodeAddress>,
 }
 
@@ -66,7 +66,8 @@ impl Directory {
                     local_workload: Some(workload.name.clone()),
                     ports: None,
                     addresses: workload.addresses.iter().copied().map(IpNet::from).collect(),
-                    node: None,
+                    // The same way as to another node: a session of this daemon with itself.
+                    node: config.direct.listen.filter(|_| workload.may_be_direct()),
                 }
             });
         let others = config.directory.iter().map(|entry| Destination {
