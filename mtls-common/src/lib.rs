@@ -23,7 +23,7 @@ pub use table::{
 };
 
 /// Changes whenever the layout or the meaning of a pinned map changes; names the pin directory.
-pub const ABI: u32 = 5;
+pub const ABI: u32 = 6;
 
 /// Deepest cgroup that is looked at; the root of the hierarchy is 0.
 pub const MAX_CGROUP_LEVEL: u32 = 31;

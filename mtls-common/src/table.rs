@@ -172,4 +172,10 @@ counters! {
     DirectGuardDropped = "direct_guard_dropped",
     /// Direct connections blocked, since something else than TLS records came first.
     DirectViolation = "direct_violation",
+    /// SO_ZEROCOPY on a direct connection, where kTLS refuses MSG_ZEROCOPY.
+    DirectZerocopy = "direct_zerocopy",
+    /// SIOCINQ or TCP_INQ on a direct connection, where encrypted bytes are counted.
+    DirectBytesAsked = "direct_bytes_asked",
+    /// TCP_REPAIR on a direct connection, whose queues are encrypted.
+    DirectRepair = "direct_repair",
 }

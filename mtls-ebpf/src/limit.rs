@@ -1,5 +1,6 @@
 //! cgroup/setsockopt, attached from when a workload is direct: TCP_NOTSENT_LOWAT is what holds a direct connection, so the
-//! application's own value is kept until the hold ends, and never more than what the daemon has found safe.
+//! application's own value is kept until the hold ends, and never more than what the daemon has found safe. Options that do
+//! not go with TLS are counted here, too.
 //!
 //! It runs under the socket's lock, as connect() and sock_ops do, and sets the option itself: were that left to the kernel,
 //! which takes the lock once more, the socket could have become a held one in between.
@@ -15,7 +16,7 @@ use mtls_common::{LetGo, SocketKind, UnsentLimit};
 
 use crate::hold::{SOL_TCP, TCP_NOTSENT_LOWAT, owner_in};
 use crate::maps::LIMITS;
-use crate::{expected, storage};
+use crate::{expected, incompatible, storage};
 
 /// The kernel goes on with the option.
 const GO_ON: i32 = 1;
@@ -27,7 +28,9 @@ const IPPROTO_TCP: u32 = 6;
 pub fn unsent_limit(ctx: SockoptContext) -> i32 {
     // SAFETY: context fields.
     let (level, name) = unsafe { ((*ctx.sockopt).level, (*ctx.sockopt).optname) };
-    if level != SOL_TCP || name != TCP_NOTSENT_LOWAT {
+    let is_limit = level == SOL_TCP && name == TCP_NOTSENT_LOWAT;
+    let unfit = incompatible::counter(level, name);
+    if !is_limit && unfit.is_none() {
         return GO_ON;
     }
     // SAFETY: context field.
@@ -35,6 +38,11 @@ pub fn unsent_limit(ctx: SockoptContext) -> i32 {
     // SAFETY: a full socket, not null.
     if sk.is_null() || unsafe { (*sk).protocol } != IPPROTO_TCP {
         return GO_ON; // MPTCP has a socket of its own above those that connect
+    }
+    if let Some(unfit) = unfit {
+        // SAFETY: from the context, not null.
+        unsafe { incompatible::note(sk.cast::<c_void>(), unfit) };
+        return GO_ON;
     }
     let Some(order) = order(&ctx) else {
         return GO_ON; // too short, which the kernel says

@@ -19,6 +19,7 @@ mod getpeername;
 mod getsockname;
 mod guard;
 mod hold;
+mod incompatible;
 mod ingress;
 mod limit;
 mod listener;

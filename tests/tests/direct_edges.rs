@@ -4,6 +4,8 @@
 
 #[path = "direct_edges/ends.rs"]
 mod ends;
+#[path = "direct_edges/incompatible.rs"]
+mod incompatible;
 #[path = "direct_edges/limit.rs"]
 mod limit;
 #[path = "direct_edges/open.rs"]

@@ -55,8 +55,11 @@ pub(super) fn attach(
             older
         }
     };
+    load(&mut object, "bytes_are_asked", "tcp_ioctl", &btf)?;
     // What is remembered must be forgotten again, so what forgets comes first.
-    for name in ["connect_leaves", "connect_enters", "accept_returns", "accept4_returns", takes] {
+    for name in
+        ["connect_leaves", "connect_enters", "accept_returns", "accept4_returns", takes, "bytes_are_asked"]
+    {
         let program = object.program_mut(name).ok_or(CaptureError::Missing(name))?;
         programs::uses_our_tables(program, name, &ours)?;
         let attached = match program {
@@ -103,7 +106,9 @@ mod tests {
         for name in exits.iter().chain(&ACCEPT_TAKES) {
             assert!(matches!(object.programs[*name].section, ProgramSection::FExit { .. }), "{name}");
         }
-        assert!(matches!(object.programs["connect_enters"].section, ProgramSection::FEntry { .. }));
+        for name in ["connect_enters", "bytes_are_asked"] {
+            assert!(matches!(object.programs[name].section, ProgramSection::FEntry { .. }), "{name}");
+        }
     }
 
     #[test]
