@@ -11,6 +11,9 @@ pub const SYSTEMS: &str = "relay-userspace,base";
 /// What is asked of both.
 pub const WORKLOADS: &str = "requests,download,connect";
 
+/// Of the builds of both: what is compared is the change, and linking all crates as one takes as long as measuring.
+pub const PROFILE: (&str, &str) = ("CARGO_PROFILE_RELEASE_LTO", "off");
+
 /// The commit that a revision names.
 pub fn commit(root: &Path, revision: &str) -> Result<String> {
     let name = format!("{revision}^{{commit}}");
@@ -30,7 +33,8 @@ pub fn build(root: &Path, target: &Path, directory: &Path, commit: &str) -> Resu
     heading(&format!("building mtlsd of {commit}, with optimisation"));
     let checkout = Checkout::new(root, &directory.join("base-src"), commit)?;
     let built = Cmd::cargo(&checkout.path).args(["build", "--release", "--package", "mtls-daemon"]);
-    built.env("CARGO_TARGET_DIR", target).run().with_context(|| format!("mtlsd of {commit}"))?;
+    let built = built.env("CARGO_TARGET_DIR", target).env(PROFILE.0, PROFILE.1);
+    built.run().with_context(|| format!("mtlsd of {commit}"))?;
     let binary = directory.join("mtlsd-base");
     std::fs::copy(target.join("release/mtlsd"), &binary)
         .with_context(|| format!("{} cannot be written", binary.display()))?;

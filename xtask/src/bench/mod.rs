@@ -89,9 +89,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     let base = base.map(|commit| against::build(&root, &target, &directory, &commit)).transpose()?;
     let envoy = if base.is_some() { None } else { Some(envoy::get(&directory)) };
     heading("building mtlsd and the benchmark, with optimisation");
-    Cmd::cargo(&root)
-        .args(["build", "--release", "--package", "mtls-daemon", "--package", "mtls-bench"])
-        .run()?;
+    let build =
+        Cmd::cargo(&root).args(["build", "--release", "--package", "mtls-daemon", "--package", "mtls-bench"]);
+    let build = if base.is_some() { build.env(against::PROFILE.0, against::PROFILE.1) } else { build };
+    build.run()?;
     let release = target.join("release");
     let (bench, daemon) = (release.join("mtls-bench"), release.join("mtlsd"));
     let figures = if args.is_lab() { lab::out(&directory)? } else { directory.clone() }.join("run.json");
