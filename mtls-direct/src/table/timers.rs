@@ -37,7 +37,8 @@ impl Default for Limits {
             // An application that gets no processor is no reason to reset its connection.
             arming: Duration::from_secs(5),
             peer_ready: Duration::from_secs(38),
-            early_release: Some(Duration::from_millis(20)),
+            // What it lets out too early is sent again after TCP's 200 ms: only for who cannot accept() before it has sent.
+            early_release: Some(Duration::from_millis(100)),
             peer_counts: Duration::from_secs(5),
             opening_per_session: 1024,
             connections: 1 << 20,

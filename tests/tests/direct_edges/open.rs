@@ -97,3 +97,31 @@ fn a_server_that_waits_in_accept_since_before_the_programs_came_is_found() {
         }
     }
 }
+
+#[test]
+fn a_client_may_send_before_its_server_accepts() {
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_client_may_send_before_its_server_accepts, why);
+    }
+    let world = World::bare(&[PORT], "", "");
+    let to = world.far().at(PORT);
+    let (web, far) = world.applications(to);
+    let capture = world.lab.capture();
+    web.does("main", &format!("connect x {to}"), "ok");
+    // It returns, though nobody accepts: or who does both in one thread would wait for ever.
+    web.does("main", "send x hello", "5");
+    far.does("main", "accept x l", "ok");
+    far.does("main", "recv x", "5 hello");
+    far.does("main", "send x back", "4");
+    web.does("main", "recv x", "4 back");
+    web.does("main", "close x", "ok");
+    far.does("main", "close x", "ok");
+    for (daemon, workload) in [(&world.here, "web"), (&world.there, "far")] {
+        for record in direct_records(daemon, workload, 1) {
+            assert_eq!(record.reason(), "", "{record:?}");
+        }
+    }
+    let traffic = capture.stop();
+    traffic.assert_absent(b"hello");
+    traffic.assert_only_tls(PORT);
+}
