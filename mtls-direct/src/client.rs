@@ -149,7 +149,7 @@ impl<D: Copy> Client<D> {
                     Step::of(Vec::new())
                 }
                 Body::Abort(reason) => self.fail(held, By::Peer, reason),
-                Body::Closed(_) => self.fail(held, By::Peer, Reason::SocketEnded),
+                Body::Closed(_) => self.fail(held, By::Us, Reason::SocketEnded),
                 Body::Open | Body::Accept(_) | Body::Refuse(_) | Body::Ready => {
                     self.fail(held, By::Us, Reason::Protocol)
                 }

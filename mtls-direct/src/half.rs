@@ -104,6 +104,10 @@ pub(crate) fn fail<D>(context: &Context, held: Held<D>, by: By, reason: Reason) 
 }
 
 fn compare(own: Counts, peer: Counts) -> Outcome {
+    let forged = own.received.saturating_sub(peer.sent).max(peer.received.saturating_sub(own.sent));
+    if forged > 0 {
+        return Outcome::Forged(forged);
+    }
     let sent = own.sent.saturating_sub(peer.received);
     let received = peer.sent.saturating_sub(own.received);
     if sent == 0 && received == 0 { Outcome::Complete } else { Outcome::Truncated { sent, received } }
@@ -182,6 +186,7 @@ impl<D: Copy> Half<D> {
                 (Self::Emptying { dup, peer_ready: true }, Step::of(Vec::new()))
             }
             (Self::Installing { .. }, Input::InstallFailed) => fail(By::Us, Reason::NoKernelTls),
+            (Self::Installing { .. }, Input::NotEstablished) => fail(By::Us, Reason::NotEstablished),
             (Self::Emptying { .. }, Input::EmptyFailed) => fail(By::Us, Reason::NotEmptied),
             (Self::Installing { .. } | Self::Emptying { .. }, Input::Timer(Timer::Arming)) => {
                 fail(By::Us, Reason::ArmingTimeout)
@@ -189,7 +194,8 @@ impl<D: Copy> Half<D> {
             (Self::Armed { .. }, Input::Timer(Timer::PeerReady)) => fail(By::Us, Reason::PeerNotReady),
             (_, Input::Peer(Message { body: Body::Abort(reason), .. })) => fail(By::Peer, reason),
             // Its socket ended before both were armed: nobody is there to write to.
-            (_, Input::Peer(Message { body: Body::Closed(_), .. })) => fail(By::Peer, Reason::SocketEnded),
+            // Ours to say: the other side may have let bytes go early, and waits to hear what became of them.
+            (_, Input::Peer(Message { body: Body::Closed(_), .. })) => fail(By::Us, Reason::SocketEnded),
             (_, Input::Peer(_)) => fail(By::Us, Reason::Protocol),
             (_, Input::SessionLost) => fail(By::Us, Reason::SessionLost),
             (_, Input::SocketEnded(_)) => fail(By::Us, Reason::SocketEnded),
@@ -203,6 +209,7 @@ impl<D: Copy> Half<D> {
                 | Input::DuplicateFailed
                 | Input::Installed
                 | Input::InstallFailed
+                | Input::NotEstablished
                 | Input::Emptied
                 | Input::EmptyFailed
                 | Input::Allowed(_)
@@ -229,7 +236,7 @@ fn early<D: Copy>(context: &Context, input: Input<D>) -> (Half<D>, Step<D>) {
         Input::SessionLost => (Half::Released { session: Session::Lost, peer: None }, Step::of(Vec::new())),
         Input::SocketEnded(own) => (Half::Closing { own }, Step::of(vec![context.send(Body::Closed(own))])),
         Input::Peer(Message { body: Body::Abort(reason), .. }) => fail(By::Peer, reason),
-        Input::Peer(Message { body: Body::Closed(_), .. }) => fail(By::Peer, Reason::SocketEnded),
+        Input::Peer(Message { body: Body::Closed(_), .. }) => fail(By::Us, Reason::SocketEnded),
         Input::Peer(_) => fail(By::Us, Reason::Protocol),
         Input::LeaseEnded => fail(By::Us, Reason::LeaseEnded),
         Input::ReleaseFailed => fail(By::Us, Reason::NotReleased),

@@ -16,6 +16,8 @@ pub enum Input<D> {
     Installed,
     /// [`Action::Install`] failed; whatever it set stays.
     InstallFailed,
+    /// [`Action::Install`] found that a side had ended.
+    NotEstablished,
     /// [`Action::Empty`] saw every thread outside since the keys were set.
     Emptied,
     /// [`Action::Empty`] cannot.
@@ -125,6 +127,8 @@ pub enum Outcome {
         /// What we did not get of the other side's.
         received: u64,
     },
+    /// So many bytes arrived at one of the sides that the other one had not sent.
+    Forged(u64),
     /// The other side's counts never came.
     Unverified,
 }

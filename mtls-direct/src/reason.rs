@@ -12,6 +12,8 @@ pub enum Reason {
     NoDescriptor,
     /// The kernel did not take the TLS keys.
     NoKernelTls,
+    /// An application had ended its side, or both, before the keys could be set.
+    NotEstablished,
     /// A thread could not be made to leave its plain call (traced, or not to be interrupted).
     NotEmptied,
     /// The writer could not be let go.
@@ -51,6 +53,7 @@ impl Reason {
             Self::NotCapable
             | Self::NoDescriptor
             | Self::NoKernelTls
+            | Self::NotEstablished
             | Self::NotEmptied
             | Self::NotReleased
             | Self::NoAnswer
@@ -79,6 +82,7 @@ impl fmt::Display for Reason {
             Self::NotCapable => "the server's port cannot be direct",
             Self::NoDescriptor => "the application's descriptor could not be duplicated",
             Self::NoKernelTls => "the kernel did not take the TLS keys",
+            Self::NotEstablished => "an application had ended the connection before it could be armed",
             Self::NotEmptied => "a thread could not be moved out of its call",
             Self::NotReleased => "the writer could not be let go",
             Self::NoAnswer => "the other daemon did not answer in time",

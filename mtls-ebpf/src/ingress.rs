@@ -10,7 +10,7 @@ use mtls_common::{Counter, SocketKind, SocketState};
 
 use crate::egress::{DROP, PASS};
 use crate::maps::count;
-use crate::packet::parse;
+use crate::packet::{FLAG_FIN, parse};
 use crate::{expected, guard, storage};
 
 #[cgroup_skb(ingress)]
@@ -60,8 +60,11 @@ fn known(ctx: &SkBuffContext, state: &mut SocketState) -> i32 {
     if state.kind == SocketKind::Blocked.raw() { DROP } else { PASS }
 }
 
-/// The segment that completes the handshake is judged at the listener, before its connection exists; and never again.
+/// The segment that completes the handshake is judged at the listener, before its connection exists; and never again. A FIN in it
+/// would have the application read an end that nobody has sent.
 #[inline(never)]
 fn brings_too_early(ctx: SkBuffContext) -> bool {
-    parse(&ctx).is_some_and(|tcp| tcp.has_payload && expected::is_anywhere(tcp.source, tcp.destination))
+    parse(&ctx).is_some_and(|tcp| {
+        (tcp.has_payload || tcp.flags & FLAG_FIN != 0) && expected::is_anywhere(tcp.source, tcp.destination)
+    })
 }

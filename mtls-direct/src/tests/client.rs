@@ -107,7 +107,13 @@ fn what_fails_while_connecting_destroys_the_socket() {
         held(Reason::NotAccepted),
         Reason::NotAccepted,
     );
-    ends(&connecting(), peer(Body::Closed(counts(0, 0))), held(Reason::SocketEnded), Reason::SocketEnded);
+    fails(
+        &connecting(),
+        peer(Body::Closed(counts(0, 0))),
+        held(Reason::SocketEnded),
+        Reason::SocketEnded,
+        true,
+    );
 }
 
 #[test]

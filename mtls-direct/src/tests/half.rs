@@ -84,6 +84,7 @@ fn an_early_release_needs_own_arming_only_and_must_be_on() {
 fn every_failure_before_release_destroys_closes_and_tells() {
     let own = [
         (installing(), Input::InstallFailed, Reason::NoKernelTls),
+        (installing(), Input::NotEstablished, Reason::NotEstablished),
         (installing(), Input::Timer(Timer::Arming), Reason::ArmingTimeout),
         (emptying(), Input::EmptyFailed, Reason::NotEmptied),
         (emptying(), Input::Timer(Timer::Arming), Reason::ArmingTimeout),
@@ -99,6 +100,8 @@ fn every_failure_before_release_destroys_closes_and_tells() {
             (peer(Body::Open), Reason::Protocol),
             (peer(Body::Accept(SERVER)), Reason::Protocol),
             (peer(Body::Refuse(Reason::Denied)), Reason::Protocol),
+            // The other side hears that nothing of what it let go early has arrived.
+            (peer(Body::Closed(counts(1, 1))), Reason::SocketEnded),
         ]
         .map(|(input, reason)| (before.clone(), input, reason))
     });
@@ -107,13 +110,9 @@ fn every_failure_before_release_destroys_closes_and_tells() {
         check(&before, input, failure(held, reason, reason != Reason::SessionLost), over(By::Us, reason));
     }
     for before in [installing(), emptying(), armed()] {
-        for (body, reason) in [
-            (Body::Abort(Reason::NoKernelTls), Reason::NoKernelTls),
-            (Body::Closed(counts(1, 1)), Reason::SocketEnded),
-        ] {
-            let held = vec![Action::Destroy(reason), Action::Close(DUP)];
-            check(&before, peer(body), by_peer(held, reason), over(By::Peer, reason));
-        }
+        let reason = Reason::NoKernelTls;
+        let held = vec![Action::Destroy(reason), Action::Close(DUP)];
+        check(&before, peer(Body::Abort(reason)), by_peer(held, reason), over(By::Peer, reason));
     }
 }
 
@@ -127,15 +126,13 @@ fn an_early_writer_ends_by_word_but_not_by_silence() {
         (Input::LeaseEnded, Reason::LeaseEnded),
         (Input::ReleaseFailed, Reason::NotReleased),
         (peer(Body::Accept(SERVER)), Reason::Protocol),
+        (peer(Body::Closed(counts(0, 0))), Reason::SocketEnded),
     ] {
         check(&early(), input, failure(vec![Action::Destroy(reason)], reason, true), over(By::Us, reason));
     }
-    for (body, reason) in [
-        (Body::Abort(Reason::NotAccepted), Reason::NotAccepted),
-        (Body::Closed(counts(0, 0)), Reason::SocketEnded),
-    ] {
-        check(&early(), peer(body), by_peer(vec![Action::Destroy(reason)], reason), over(By::Peer, reason));
-    }
+    let reason = Reason::NotAccepted;
+    let ended = by_peer(vec![Action::Destroy(reason)], reason);
+    check(&early(), peer(Body::Abort(reason)), ended, over(By::Peer, reason));
 }
 
 #[test]
@@ -168,6 +165,10 @@ fn counts_are_compared_whichever_side_ends_first() {
         (counts(4, 9), Outcome::Complete),
         (counts(4, 7), Outcome::Truncated { sent: 2, received: 0 }),
         (counts(5, 9), Outcome::Truncated { sent: 0, received: 1 }),
+        // More here than was sent there, and the other way round; also where something is missing besides.
+        (counts(1, 9), Outcome::Forged(3)),
+        (counts(4, 10), Outcome::Forged(1)),
+        (counts(5, 11), Outcome::Forged(2)),
     ] {
         let report = Action::Report(outcome);
         check(&closing(), peer(Body::Closed(theirs)), vec![report], Half::Over(outcome));

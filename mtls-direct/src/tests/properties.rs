@@ -33,6 +33,7 @@ fn any_input() -> impl Strategy<Value = In> {
         1 => (any::<u64>(), any::<u64>()).prop_map(|(sent, received)| Input::SocketEnded(counts(sent, received))),
         4 => select(vec![Input::Installed, Input::Emptied, Input::Established, Input::Accepted]),
         1 => select(vec![Input::Allowed(SERVER), Input::DuplicateFailed, Input::InstallFailed, Input::EmptyFailed]),
+        1 => Just(Input::NotEstablished),
         1 => select(vec![Input::ReleaseFailed, Input::SessionLost, Input::ApplicationGone, Input::LeaseEnded]),
     ]
 }

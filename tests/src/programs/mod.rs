@@ -47,7 +47,7 @@ pub fn nginx(pod: &Pod, port: u16) -> Process {
         r#"user root; worker_processes 1; daemon off; pid {here}/pid; error_log stderr warn;
 events {{ worker_connections 4096; }}
 http {{
-  access_log off; default_type text/plain; sendfile on; tcp_nodelay on; client_max_body_size 0;
+  access_log off; default_type text/plain; send_timeout 600; sendfile on; tcp_nodelay on; client_max_body_size 0;
   client_body_temp_path {here}; proxy_temp_path {here}; fastcgi_temp_path {here}; uwsgi_temp_path {here}; scgi_temp_path {here};
   server {{
     listen {port}; listen [::]:{port}; listen {http2} http2; listen [::]:{http2} http2;

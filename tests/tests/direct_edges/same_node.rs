@@ -17,7 +17,7 @@ fn two_workloads_of_one_node_talk_by_their_own_sockets() {
 workloads:
   - {{ name: web, select: {{ netns: $web.netns }}, direct: auto }}
   - {{ name: db, select: {{ netns: $db.netns }}, addresses: ["$db.v4"], direct: auto }}
-policy: [ {{ name: web-only, workloads: [db], action: allow, from: {{ spiffe_ids: ["spiffe://example.org/web"] }} }} ]
+policy: [ {{ name: web-only, action: allow, from: {{ spiffe_ids: ["spiffe://example.org/web"] }} }} ]
 direct: {{ listen: "{}:15080" }}
 "#,
         address.0

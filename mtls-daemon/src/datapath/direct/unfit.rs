@@ -84,11 +84,22 @@ impl Entry {
         self.span.saturating_sub(now.saturating_duration_since(self.since))
     }
 
+    /// Of an application that ended early once, nothing follows; when the next connection ends so, too, it is its way.
+    fn is_doubt(&self) -> bool {
+        self.reason == Reason::NotEstablished && self.failures == 1
+    }
+
     fn unfit(&self, now: Instant) -> Option<Unfit> {
+        if self.is_doubt() {
+            return None;
+        }
         let left = self.left(now);
         (!left.is_zero()).then_some(Unfit { reason: self.reason, failures: self.failures, left })
     }
 }
+
+/// Connections of an application that was killed end together.
+const TOGETHER: Duration = Duration::from_secs(1);
 
 impl Memory {
     /// Knows nothing yet.
@@ -121,18 +132,25 @@ impl Memory {
 
     /// Notes an attempt that failed. A reason that says nothing of the next attempt is not remembered
     /// ([`Reason::speaks_against_direct`]), and attempts that began before the first of them had failed count as one.
-    pub fn failed(&mut self, pair: Pair, reason: Reason, now: Instant) {
+    /// Whether a relay carries the pair from now on.
+    pub fn failed(&mut self, pair: Pair, reason: Reason, now: Instant) -> bool {
         if !reason.speaks_against_direct() {
-            return;
+            return false;
         }
         let UnfitSettings { retry, retry_limit, .. } = self.settings;
         let used = self.next_use();
         let mut entry = Entry { reason, failures: 1, since: now, span: retry, used };
+        if entry.is_doubt() {
+            entry.span = TOGETHER;
+        }
         if let Some(before) = self.known.get(&pair) {
             self.order.remove(&before.used);
             let age = now.saturating_duration_since(before.since);
             if !before.left(now).is_zero() {
-                entry = Entry { reason, used, ..*before };
+                // A doubt stays one; what is worse than a doubt counts from now.
+                if !before.is_doubt() || entry.is_doubt() {
+                    entry = Entry { reason, used, ..*before };
+                }
             } else if age < before.span.saturating_add(retry_limit) {
                 entry.failures = before.failures.saturating_add(1);
                 entry.span = before.span.saturating_mul(2).max(retry).min(retry_limit);
@@ -141,6 +159,7 @@ impl Memory {
         self.order.insert(used, pair.clone());
         self.known.insert(pair, entry);
         self.make_room();
+        entry.unfit(now).is_some()
     }
 
     /// Forgets a pair, since a connection of it became direct.

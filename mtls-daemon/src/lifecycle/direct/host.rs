@@ -22,7 +22,8 @@ use super::recovery::Left;
 use super::unheard::Unheard;
 use super::waiting::Waiting;
 use crate::capture::{Inbound, Phase, ReleaseNoteError};
-use crate::datapath::direct::drive::{LinkId, Node, NotTaken, Session, Teller, Told};
+use crate::datapath::direct::drive::{LinkId, Node, NotInstalled, NotTaken, Session, Teller, Told};
+use crate::datapath::direct::hands::arm::ArmError;
 use crate::datapath::direct::hands::{self, Taken};
 use crate::datapath::direct::session::pool::{Pair as SessionPair, Pool};
 use crate::datapath::direct::session::{Link, LinkEnd, SocketKeys, fresh_nonce};
@@ -358,12 +359,16 @@ impl Node for Host {
         }
     }
 
-    fn install(&self, about: &About<LinkId>, taken: &Taken, keys: SocketKeys) -> bool {
+    fn install(&self, about: &About<LinkId>, taken: &Taken, keys: SocketKeys) -> Result<(), NotInstalled> {
         let records = self.relay().snapshot.load().config.tls.records_per_key(keys.suite);
         // Full records: the limit is one of blocks, and smaller records have fewer.
         self.with(about, |opened| opened.key_limit = records.map(|records| records.saturating_mul(RECORD)));
         let armed = hands::arm::enable(taken).and_then(|()| hands::arm::install(taken, &keys.rx, &keys.tx));
-        self.well(about, armed)
+        let why = match armed {
+            Err(ArmError::NotEstablished) => NotInstalled::NotEstablished,
+            _ => NotInstalled::Failed,
+        };
+        self.well(about, armed).then_some(()).ok_or(why)
     }
 
     fn empty(&self, about: &About<LinkId>, taken: &Taken) -> bool {
@@ -413,8 +418,11 @@ impl Node for Host {
         let (Some(pair), Some(number)) = (self.pair(about), self.with(about, |o| o.workload.number)) else {
             return;
         };
-        tracing::warn!(workload = &*pair.workload, %reason, "a connection could not be direct: a relay carries the next ones for a time");
-        lock(&self.unfit).failed(pair, reason, Instant::now());
+        let workload = Arc::clone(&pair.workload);
+        if !lock(&self.unfit).failed(pair, reason, Instant::now()) {
+            return;
+        }
+        tracing::warn!(%workload, %reason, "a connection could not be direct: a relay carries the next ones for a time");
         if about.role == Role::Client {
             self.relay().capture.withdraw_direct(number, about.id.tuple.server);
         }

@@ -93,6 +93,12 @@ pub(super) fn ending(outcome: Outcome, established: bool, refusal: Option<Refusa
                 format!("{sent} bytes sent did not arrive, {received} bytes of the peer did not arrive here");
             Ending::Cut(Refusal::new(Reason::Truncated, detail))
         }
+        Outcome::Forged(bytes) => {
+            let detail = format!(
+                "{bytes} bytes arrived that the other side had not sent: somebody is on the path; no application read them, and what came after them is lost"
+            );
+            Ending::Cut(Refusal::new(Reason::DirectFailed, detail))
+        }
         Outcome::Failed(by, why) => {
             let who = if by == By::Peer { "said by the other daemon: " } else { "" };
             cut(refusal.unwrap_or_else(|| Refusal::new(reason_of(why), format!("{who}{why}"))))
@@ -156,6 +162,9 @@ mod tests {
         let (cut, refusal) = refused(Outcome::Truncated { sent: 3, received: 0 }, true, None);
         assert_eq!((cut, refusal.reason), (true, Reason::Truncated));
         assert!(refusal.detail.contains("3 bytes sent did not arrive"), "{refusal}");
+        let (cut, refusal) = refused(Outcome::Forged(32), true, None);
+        assert_eq!((cut, refusal.reason), (true, Reason::DirectFailed));
+        assert!(refusal.detail.starts_with("32 bytes arrived that"), "{refusal}");
     }
 
     #[test]

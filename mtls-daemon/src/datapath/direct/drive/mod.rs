@@ -17,7 +17,7 @@ use mtls_direct::{About, Action, Command, Input, Limits, Message, Table, Timer};
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-pub use node::{Node, NotTaken, Session};
+pub use node::{Node, NotInstalled, NotTaken, Session};
 pub use told::{LinkId, Told};
 
 /// A duplicate of an application's descriptor, as the machines know it.
@@ -197,14 +197,15 @@ impl<N: Node> Driver<N> {
                 }
             }
             Action::Install { descriptor, server, .. } => {
-                let installed =
-                    self.sessions.get(&about.link).zip(self.duplicates.get(&descriptor)).is_some_and(
-                        |(session, duplicate)| {
-                            let keys = session.keys(&about.id, server);
-                            keys.is_some_and(|keys| self.node.install(about, duplicate, keys))
-                        },
-                    );
-                let input = if installed { Input::Installed } else { Input::InstallFailed };
+                let ready = self.sessions.get(&about.link).zip(self.duplicates.get(&descriptor));
+                let installed = ready
+                    .and_then(|(session, taken)| Some((session.keys(&about.id, server)?, taken)))
+                    .map_or(Err(NotInstalled::Failed), |(keys, taken)| self.node.install(about, taken, keys));
+                let input = match installed {
+                    Ok(()) => Input::Installed,
+                    Err(NotInstalled::NotEstablished) => Input::NotEstablished,
+                    Err(NotInstalled::Failed) => Input::InstallFailed,
+                };
                 return self.table.input(now, key, input);
             }
             Action::Empty(duplicate) => self.empty(*about, duplicate),

@@ -29,6 +29,15 @@ pub enum NotTaken {
     Failed,
 }
 
+/// Why a socket has no keys.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotInstalled {
+    /// A side had ended before.
+    NotEstablished,
+    /// The kernel does not take them.
+    Failed,
+}
+
 /// The kernel and the policy. What fails says why in the log; the driver only needs to know that it did.
 ///
 /// All but [`Node::decide`] and [`Node::empty`] are quick enough for the driver's own task: a few system calls.
@@ -60,12 +69,15 @@ pub trait Node: Send + Sync + 'static {
     fn refuse_connect(&self, socket: Socket, tuple: FourTuple, reason: Reason);
 
     /// Sets both keys on the socket.
+    ///
+    /// # Errors
+    /// See [`NotInstalled`].
     fn install(
         &self,
         about: &About<LinkId>,
         taken: &Self::Taken,
         keys: <Self::Session as Session>::Keys,
-    ) -> bool;
+    ) -> Result<(), NotInstalled>;
 
     /// Moves every thread out of the calls it was in when the keys were set. May block for milliseconds: runs on a
     /// thread of its own.

@@ -10,7 +10,7 @@ use mtls_direct::{
 };
 use tokio::sync::mpsc;
 
-use super::{Driver, LinkId, Node, NotTaken, Session, Teller, Told};
+use super::{Driver, LinkId, Node, NotInstalled, NotTaken, Session, Teller, Told};
 
 const LINK: LinkId = LinkId(1);
 const OWNER: Owner = Owner { pid: 1, fd: 3 };
@@ -37,6 +37,7 @@ enum Fails {
     Decide,
     Expect,
     Install,
+    Established,
     Empty,
     Guard,
     Release,
@@ -103,9 +104,17 @@ impl Node for Fake {
         self.note("refuse_connect", None);
     }
 
-    fn install(&self, _: &About<LinkId>, _: &File, keys: (FourTuple, Nonce, Nonce)) -> bool {
+    fn install(
+        &self,
+        _: &About<LinkId>,
+        _: &File,
+        keys: (FourTuple, Nonce, Nonce),
+    ) -> Result<(), NotInstalled> {
         self.noted().keys.push(keys);
-        self.note("install", Some(Fails::Install))
+        if self.fails.contains(&Fails::Established) {
+            return Err(NotInstalled::NotEstablished);
+        }
+        self.note("install", Some(Fails::Install)).then_some(()).ok_or(NotInstalled::Failed)
     }
 
     fn empty(&self, _: &About<LinkId>, _: &File) -> bool {
@@ -314,6 +323,7 @@ async fn a_socket_that_no_process_has_ends_on_both_sides() {
 async fn each_step_of_arming_that_fails_destroys_both_ends() {
     for (fails, reason) in [
         (Fails::Install, Reason::NoKernelTls),
+        (Fails::Established, Reason::NotEstablished),
         (Fails::Empty, Reason::NotEmptied),
         (Fails::Guard, Reason::NotReleased),
         (Fails::Release, Reason::NotReleased),

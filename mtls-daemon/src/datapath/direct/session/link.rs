@@ -58,7 +58,7 @@ pub enum LinkEnd {
     #[error("the other daemon sent a second welcome; it is at fault")]
     Unexpected,
     /// A message about a connection to another destination than the session's.
-    #[error("the other daemon sent a message about {0}, for which this session is not; it is at fault")]
+    #[error("the other daemon sent a message about a connection to another destination, {0}; it is at fault")]
     OtherDestination(SocketAddr),
     /// The peer did not take in what was sent.
     #[error("{0} messages waited for the other daemon, which did not take them; is it overloaded?")]
@@ -104,6 +104,18 @@ impl Shared {
 
     pub(super) fn why(&self) -> Option<LinkEnd> {
         self.over.borrow().clone()
+    }
+
+    /// For the log: a session that ends takes its pair's next connections to a relay.
+    pub(super) fn say_end(&self) {
+        let Some(why) = self.why() else { return };
+        let (peer, to) = (&self.peer.name, self.destination);
+        match why {
+            LinkEnd::PeerClosed | LinkEnd::LeaseEnded | LinkEnd::Unused | LinkEnd::ShuttingDown => {
+                tracing::info!(%peer, %to, %why, "a session for direct connections ended");
+            }
+            _ => tracing::warn!(%peer, %to, %why, "a session for direct connections ended"),
+        }
     }
 
     pub(super) fn watch(&self) -> watch::Receiver<Option<LinkEnd>> {

@@ -40,6 +40,7 @@ table! {
     17 => Recovered,
     18 => Unknown,
     19 => Busy,
+    20 => NotEstablished,
 }
 
 #[cfg(test)]
@@ -49,13 +50,13 @@ mod tests {
     #[test]
     fn every_number_is_one_reason_and_stays_it() {
         let known: Vec<(u8, Reason)> = (0..=u8::MAX).filter_map(|n| Some((n, reason(n)?))).collect();
-        assert_eq!(known.len(), 19);
+        assert_eq!(known.len(), 20);
         assert!(known.iter().all(|(n, reason)| number(*reason) == *n), "{known:?}");
         // What other versions of the daemon know them by.
         assert_eq!(
             (number(Reason::Denied), number(Reason::SessionLost), number(Reason::Unknown)),
             (1, 12, 18)
         );
-        assert_eq!((reason(0), reason(20)), (None, None));
+        assert_eq!((reason(0), reason(21)), (None, None));
     }
 }

@@ -43,6 +43,7 @@ impl Task {
     pub(super) async fn run(mut self) {
         let why = self.carry().await;
         self.shared.conclude(why);
+        self.shared.say_end();
         match self.shared.why() {
             // Nobody listens there.
             Some(LinkEnd::QueueFull(_) | LinkEnd::Cut | LinkEnd::Io(_)) | None => reset(&self.tcp),

@@ -49,6 +49,25 @@ fn require_is_never_told() {
 }
 
 #[test]
+fn an_end_before_arming_counts_only_when_the_next_connection_ends_so_too() {
+    let (mut memory, start) = (Memory::new(SETTINGS), Instant::now());
+    let early = Reason::NotEstablished;
+    assert!(!memory.failed(pair(1), early, start));
+    assert!(!memory.failed(pair(1), early, start + TOGETHER / 2), "those of one application end together");
+    assert_eq!((left(&mut memory, 1, start), memory.list(start)), (None, Vec::new()));
+    assert!(memory.failed(pair(1), early, start + TOGETHER), "it is its way");
+    assert_eq!(left(&mut memory, 1, start + TOGETHER), Some(10 * MINUTE));
+    // What became direct in between wipes it out.
+    assert!(!memory.failed(pair(2), early, start));
+    memory.succeeded(&pair(2));
+    assert!(!memory.failed(pair(2), early, start + MINUTE));
+    // What is worse counts at once.
+    assert!(memory.failed(pair(2), Reason::NoKernelTls, start + MINUTE));
+    assert_eq!(left(&mut memory, 2, start + MINUTE), Some(10 * MINUTE));
+    assert!(memory.failed(pair(2), early, start + 2 * MINUTE), "and is not forgotten for a doubt");
+}
+
+#[test]
 fn what_says_nothing_of_the_next_attempt_is_not_remembered() {
     let (mut memory, start) = (Memory::new(SETTINGS), Instant::now());
     for reason in [Reason::Denied, Reason::SessionLost, Reason::ApplicationGone, Reason::LeaseEnded] {
