@@ -48,7 +48,7 @@ pub struct World {
     pub nginx: Option<Process>,
     /// The lab.
     pub lab: Lab,
-    _address: Address,
+    address: Address,
 }
 
 impl World {
@@ -101,7 +101,7 @@ direct: {{ listen: "{node}:15080" }}
         there.share_ca(&here);
         there.start();
         here.start();
-        Self { here, there, nginx: None, lab, _address: address }
+        Self { here, there, nginx: None, lab, address }
     }
 
     /// The client's pod.
@@ -112,6 +112,11 @@ direct: {{ listen: "{node}:15080" }}
     /// The server's pod.
     pub fn far(&self) -> &Pod {
         self.lab.pod("far")
+    }
+
+    /// Where the daemon of `far`'s node takes sessions.
+    pub fn node(&self) -> SocketAddr {
+        format!("{}:15080", self.address.0).parse().expect("an address")
     }
 
     /// What curl in `web` gets from `/` there.
@@ -171,6 +176,20 @@ pub fn entries(lab: &Lab, daemon: &Daemon, table: &str) -> usize {
     let path = maps.expect("a directory of maps").join(table);
     let dump = lab.tool("bpftool").args(["-j", "map", "dump", "pinned"]).arg(path).run().ok().json();
     dump.as_array().unwrap_or_else(|| panic!("{table}: {dump}")).len()
+}
+
+/// Waits until a daemon shows a live direct connection from this client's port (any, with 0).
+#[track_caller]
+pub fn shows_direct(daemon: &Daemon, port: u16) {
+    eventually(slow::limit(20), &format!("a live direct connection from port {port}"), || {
+        let shown = daemon.ask(&["connections"]);
+        let from = format!(":{port}");
+        let live = |c: &serde_json::Value| {
+            let source = c["source"].as_str().unwrap_or_default();
+            c["event"] == "open" && c["datapath"] == "direct" && (port == 0 || source.ends_with(&from))
+        };
+        shown.as_array().is_some_and(|all| all.iter().any(live)).then_some(())
+    });
 }
 
 /// Waits until a table of a daemon is empty.
