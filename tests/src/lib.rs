@@ -16,6 +16,7 @@ pub mod programs;
 pub mod rogue;
 pub mod scenario;
 pub mod slow;
+pub mod stress;
 pub mod volume;
 pub mod wire;
 
