@@ -12,12 +12,20 @@ mod garbage;
 mod injected;
 #[path = "direct_attack/opens.rs"]
 mod opens;
+#[path = "direct_attack/recorded.rs"]
+mod recorded;
 #[path = "direct_attack/replayed.rs"]
 mod replayed;
+#[path = "direct_attack/reset_client.rs"]
+mod reset_client;
+#[path = "direct_attack/said.rs"]
+mod said;
 #[path = "direct_attack/stranger.rs"]
 mod stranger;
 #[path = "direct_attack/swapped.rs"]
 mod swapped;
+#[path = "direct_attack/third_segment.rs"]
+mod third_segment;
 #[path = "direct_attack/traitor.rs"]
 mod traitor;
 
