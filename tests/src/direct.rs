@@ -54,7 +54,7 @@ pub struct World {
     pub nginx: Option<Process>,
     /// The lab.
     pub lab: Lab,
-    _address: Address,
+    address: Address,
 }
 
 impl World {
@@ -120,7 +120,7 @@ direct: {{ listen: "{node}:15080" }}
         here.ca_init();
         let there = lab.prepare("n2", &there);
         there.share_ca(&here);
-        Self { here, there, nginx: None, lab, _address: address }
+        Self { here, there, nginx: None, lab, address }
     }
 
     /// The client's pod.
@@ -131,6 +131,11 @@ direct: {{ listen: "{node}:15080" }}
     /// The server's pod.
     pub fn far(&self) -> &Pod {
         self.lab.pod("far")
+    }
+
+    /// Where the daemon of `far`'s node takes sessions.
+    pub fn node(&self) -> SocketAddr {
+        format!("{}:15080", self.address.0).parse().expect("an address")
     }
 
     /// What curl in `web` gets from `/` there.
@@ -190,6 +195,20 @@ pub fn entries(lab: &Lab, daemon: &Daemon, table: &str) -> usize {
     let path = maps.expect("a directory of maps").join(table);
     let dump = lab.tool("bpftool").args(["-j", "map", "dump", "pinned"]).arg(path).run().ok().json();
     dump.as_array().unwrap_or_else(|| panic!("{table}: {dump}")).len()
+}
+
+/// Waits until a daemon shows a live direct connection from this client's port (any, with 0).
+#[track_caller]
+pub fn shows_direct(daemon: &Daemon, port: u16) {
+    eventually(slow::limit(20), &format!("a live direct connection from port {port}"), || {
+        let shown = daemon.ask(&["connections"]);
+        let from = format!(":{port}");
+        let live = |c: &serde_json::Value| {
+            let source = c["source"].as_str().unwrap_or_default();
+            c["event"] == "open" && c["datapath"] == "direct" && (port == 0 || source.ends_with(&from))
+        };
+        shown.as_array().is_some_and(|all| all.iter().any(live)).then_some(())
+    });
 }
 
 /// Waits until a table of a daemon is empty.

@@ -11,11 +11,14 @@ pub mod foreign;
 pub mod hold;
 pub mod lab;
 pub mod manners;
+pub mod middle;
 mod not_run;
 pub mod peer;
 pub mod programs;
+pub mod rogue;
 pub mod scenario;
 pub mod slow;
+pub mod stress;
 pub mod volume;
 pub mod wire;
 

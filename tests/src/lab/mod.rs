@@ -286,6 +286,11 @@ impl Pod {
         net::inside(&net::netns_path(&self.netns), body)
     }
 
+    /// Its interface's name on the bridge.
+    pub fn port(&self) -> &str {
+        &self.port
+    }
+
     /// Where the lab keeps its files.
     pub fn files(&self) -> PathBuf {
         self.place.output.parent().map(Path::to_path_buf).unwrap_or_default()

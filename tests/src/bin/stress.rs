@@ -1,0 +1,5 @@
+//! See `mtls_tests::stress`.
+
+fn main() {
+    mtls_tests::stress::run();
+}
