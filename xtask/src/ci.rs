@@ -35,9 +35,9 @@ const TESTS: &[&str] = &[
     "--kernel",
     "6.1=datapath,offload,records,direct",
     "--kernel",
-    "6.12=datapath,offload,key_updates,revocation,hold,direct,direct_edges,direct_exact,direct_kill,direct_life,direct_programs",
+    "6.12=datapath,offload,key_updates,revocation,hold,direct,direct_attack,direct_edges,direct_life,direct_programs",
     "--kernel",
-    "7.2=datapath,offload,key_updates,direct",
+    "7.2=datapath,offload,key_updates,direct,direct_exact,direct_kill,direct_stress",
 ];
 
 /// What is right or wrong about the sources.
