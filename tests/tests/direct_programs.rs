@@ -43,7 +43,7 @@ fn postgresql() {
     let host = watch.world.far().v4.to_string();
     let pgbench = |words: &[&str]| {
         let common = ["-h", &host, "-U", "postgres", "-n"];
-        let command = programs::pgbench(watch.world.web()).args(common).args(words);
+        let command = programs::pgbench(watch.world.web()).args(common).args(words).arg("postgres");
         command.limit(slow::limit(120)).run().ok().text()
     };
     pgbench(&["-i", "-q"]);
