@@ -10,8 +10,10 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, RawFd};
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use nix::libc;
+use nix::time::{ClockId, clock_gettime};
 
 use crate::capture::cgroup::own_path;
 
@@ -50,14 +52,21 @@ pub(super) fn cgroup_of(pid: u32, mount: &Path) -> Option<PathBuf> {
     Some(mount.join(own_path(&memberships)?))
 }
 
-/// Every other process of the cgroup that has the socket under the same number: fork keeps numbers.
+/// Every other process of the cgroup that has the socket: under the same number, which fork keeps, or under any, if the process
+/// is a young one. An older one got it as a message (SCM_RIGHTS), or moved it (`dup2()`) long ago: neither is a matter of the moment
+/// in which a connection is armed.
 ///
 /// # Errors
 /// When its processes cannot be listed. A cgroup that is gone has none.
 pub(super) fn others(link: &Link, pid: u32, number: RawFd, cgroup: &Path) -> io::Result<Vec<u32>> {
     let number = u64::try_from(number).unwrap_or(u64::MAX);
     let mut others = processes(cgroup)?;
-    others.retain(|other| *other != pid && link.is_in(*other, number) == Some(true));
+    others.retain(|other| {
+        let has = || {
+            link.is_in(*other, number) == Some(true) || is_young(*other) && link.number_in(*other).is_some()
+        };
+        *other != pid && has()
+    });
     Ok(others)
 }
 
@@ -95,12 +104,34 @@ fn living_in(netns: (u64, u64)) -> impl Iterator<Item = u32> {
     })
 }
 
+/// Longer than it takes from connect() or accept() to the keys.
+const YOUNG: Duration = Duration::from_secs(10);
+
+/// Whether a process was started a moment ago. What cannot be read is looked at.
+fn is_young(pid: u32) -> bool {
+    age(pid).is_none_or(|age| age < YOUNG)
+}
+
+fn age(pid: u32) -> Option<Duration> {
+    let started = Duration::from_millis(field(pid, STARTED)?.parse::<u64>().ok()?.checked_mul(10)?);
+    let now = clock_gettime(ClockId::CLOCK_BOOTTIME).ok()?;
+    Some(Duration::from(now).saturating_sub(started))
+}
+
+/// `starttime` of proc_pid_stat(5), counted from `state`: in clock ticks, of which the kernel shows 100 a second.
+const STARTED: usize = 19;
+
+/// A field of proc_pid_stat(5), counted from `state`.
+fn field(pid: u32, number: usize) -> Option<String> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name before it may have any character.
+    let (_, rest) = stat.rsplit_once(") ")?;
+    rest.split(' ').nth(number).map(str::to_owned)
+}
+
 /// Whether a process is over, also where nobody has waited for it yet (`Z` and `X` of proc_pid_stat(5)): its descriptors are closed.
 pub(super) fn is_gone(pid: u32) -> bool {
-    let Ok(stat) = fs::read_to_string(format!("/proc/{pid}/stat")) else { return true };
-    // The name before it may have any character.
-    let state = stat.rsplit_once(") ").and_then(|(_, rest)| rest.chars().next());
-    matches!(state, Some('Z' | 'X'))
+    field(pid, 0).is_none_or(|state| matches!(state.as_str(), "Z" | "X"))
 }
 
 /// The numbers of a process's sockets, the highest first: what was opened last has one of those. Of a process that is over, or
@@ -143,6 +174,18 @@ mod tests {
 
     use super::*;
     use crate::sys::netns::Netns;
+
+    #[test]
+    fn a_process_is_young_at_first_and_ages() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(is_young(child.id()));
+        let (first, child_is) = (age(1).unwrap(), age(child.id()).unwrap());
+        assert!(first > child_is, "{first:?} {child_is:?}");
+        std::thread::sleep(Duration::from_millis(30));
+        assert!(age(child.id()).unwrap() > child_is);
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn the_process_that_has_an_inode_is_found_in_its_own_namespace_only() {

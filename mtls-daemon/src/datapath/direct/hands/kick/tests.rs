@@ -92,6 +92,22 @@ fn a_child_with_the_same_descriptor_is_moved_too() {
 }
 
 #[test]
+fn a_child_that_moved_it_to_another_number_is_found() {
+    // As inetd does: under the parent's number the child has something else.
+    let moved =
+        format!("open(my $d, '<&', STDIN); open(STDIN, '<', '/dev/null'); {}", READ.replace("STDIN", "$d"));
+    let (mut near, child, cookie) = application(&format!("if (fork == 0) {{ {moved} }} else {{ wait }}"));
+    eventually(|| children(child.id()).len() == 1);
+    let grandchild = children(child.id())[0];
+    waits_in(grandchild, "0 0x3 ");
+    waits_in(child.id(), "61 ");
+    let emptied = empty_blocking(&take(&child, cookie), PATIENCE).unwrap();
+    assert_eq!((emptied.threads, emptied.stopped, emptied.mended), (2, 1, 1));
+    near.write_all(b"hello").unwrap();
+    assert_eq!(said(child), "5 hello\n");
+}
+
+#[test]
 fn a_child_goes_on_inside_when_its_parent_is_gone_and_is_found() {
     let (mut near, mut child, cookie) =
         application(&format!("if (fork == 0) {{ {READ} }} else {{ sleep 60 }}"));
