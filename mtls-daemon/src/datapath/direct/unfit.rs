@@ -149,6 +149,7 @@ impl Memory {
             if !before.left(now).is_zero() {
                 // A doubt stays one; what is worse than a doubt counts from now.
                 if !before.is_doubt() || entry.is_doubt() {
+                    let reason = if entry.is_doubt() { before.reason } else { reason };
                     entry = Entry { reason, used, ..*before };
                 }
             } else if age < before.span.saturating_add(retry_limit) {

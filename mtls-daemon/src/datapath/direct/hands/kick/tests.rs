@@ -33,11 +33,11 @@ fn take(child: &Child, cookie: u64) -> Taken {
 }
 
 /// Until the process sleeps in this system call (`running`: in none). While it starts it waits in others, for the disk,
-/// which are not interruptible.
+/// which are not interruptible; of those that are meant, vfork is not either.
 fn waits_in(pid: u32, call: &str) {
     let is_in = || fs::read_to_string(format!("/proc/{pid}/syscall")).unwrap_or_default().starts_with(call);
     let sleeps = || fs::read_to_string(format!("/proc/{pid}/stat")).unwrap_or_default().contains(") S ");
-    eventually(|| is_in() && (call == "running" || sleeps()));
+    eventually(|| is_in() && (["running", "58 "].contains(&call) || sleeps()));
 }
 
 fn children(pid: u32) -> Vec<u32> {

@@ -119,12 +119,12 @@ fn each_fault_has_its_own_error() {
         }),
         Err(WireError::TrailingBytes { kind: REFUSE, count: 2 })
     );
-    assert_eq!(with(&|bytes| bytes[BODY] = 20), Err(WireError::UnknownReason(20)));
+    assert_eq!(with(&|bytes| bytes[BODY] = 21), Err(WireError::UnknownReason(21)));
     assert_eq!(with(&|bytes| bytes[SERVER_IP + 16..SERVER_IP + 18].fill(0)), Err(WireError::PortZero));
     let mixed = with(&|bytes| bytes[SERVER_IP] = 0x20).unwrap_err();
     assert!(matches!(mixed, WireError::MixedFamilies(IpAddr::V4(_), IpAddr::V6(_))), "{mixed}");
     for (error, part) in
-        [(WireError::UnknownReason(20), "20"), (WireError::TooLong(200), "200"), (mixed, "10.0.0.2")]
+        [(WireError::UnknownReason(21), "21"), (WireError::TooLong(200), "200"), (mixed, "10.0.0.2")]
     {
         assert!(error.to_string().contains(part), "{error}");
     }
