@@ -65,7 +65,8 @@ pub(super) fn others(link: &Link, pid: u32, number: RawFd, cgroup: &Path) -> io:
         let has = || {
             link.is_in(*other, number) == Some(true) || is_young(*other) && link.number_in(*other).is_some()
         };
-        *other != pid && has()
+        // Ours is a duplicate, which nobody sends or receives by.
+        *other != pid && *other != std::process::id() && has()
     });
     Ok(others)
 }
