@@ -78,7 +78,11 @@ const CHECKS: [Step<'_>; 10] = [
         cargo: &["test", "--locked", "--workspace", "--exclude", "mtls-tests", "--bench", "micro"],
         env: &[],
     },
-    Step { name: "fuzzing, each target for a short time", cargo: &["xtask", "fuzz", "--seconds", "10"], env: &[] },
+    Step {
+        name: "fuzzing, each target for a short time",
+        cargo: &["xtask", "fuzz", "--seconds", "10"],
+        env: &[],
+    },
 ];
 
 /// The README's command, and the last step: its closing line is the last of its kind.

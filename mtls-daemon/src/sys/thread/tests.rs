@@ -77,7 +77,7 @@ fn a_mended_thread_notices_nothing_and_one_that_is_not_sees_eintr() {
 #[test]
 fn a_thread_that_computes_needs_no_mend_and_goes_on() {
     let (near, far) = sockets();
-    let mut child = perl("1 while 1", far);
+    let mut child = perl("alarm 60; 1 while 1", far);
     waits_in(&child, "running");
     for _ in 0..20 {
         let mut stopped = Stopped::stop(tid(&child), soon()).unwrap();

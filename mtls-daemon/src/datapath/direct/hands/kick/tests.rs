@@ -147,7 +147,7 @@ fn one_that_receives_by_another_number_of_the_same_socket_is_moved() {
 
 #[test]
 fn a_thread_that_computes_is_stopped_and_goes_on() {
-    let (_near, mut child, cookie) = application("1 while 1");
+    let (_near, mut child, cookie) = application("alarm 60; 1 while 1");
     waits_in(child.id(), "running");
     let emptied = empty_blocking(&take(&child, cookie), PATIENCE).unwrap();
     assert_eq!((emptied.stopped, emptied.mended), (1, 0));
