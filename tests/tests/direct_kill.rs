@@ -111,35 +111,3 @@ fn before_the_server_has_accepted() {
     }
     watch.only_tls();
 }
-
-#[test]
-fn at_any_moment_while_it_becomes_direct() {
-    if !ktls_is_listed() {
-        return could_not_run(at_any_moment_while_it_becomes_direct, "this kernel has no TLS");
-    }
-    let mut watch = watch();
-    for step in 0..slow::scaled(48, 4) {
-        for who in BOTH {
-            let play = Play::new("blocking", "endless", 50 + step);
-            let mut server = play.serve(&watch.world, watch.to());
-            let mut client = play.connect(&watch.world, watch.to());
-            if step % 2 == 0 {
-                client.wait_for("connecting");
-            } else {
-                client.wait_for("connected");
-            }
-            // The moment is what differs: no condition names it.
-            std::thread::sleep(std::time::Duration::from_micros(step * step * 300));
-            if who == Who::Client {
-                client.kill();
-                // It may have been killed before there was a connection.
-                server.kill();
-            } else {
-                survives(who, client, server);
-            }
-            // Two in a row would be taken for the application's way.
-            goes_on(&mut watch, "a kill while a connection became direct");
-        }
-    }
-    watch.only_tls();
-}
