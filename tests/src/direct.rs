@@ -172,6 +172,16 @@ direct: {{ listen: "{node}:15080" }}
         });
     }
 
+    /// Waits until both daemons have recorded so many direct connections, none of which ended for a reason.
+    #[track_caller]
+    pub fn all_direct_ended_well(&self, at_least: usize) {
+        for (daemon, workload) in [(&self.here, "web"), (&self.there, "far")] {
+            for record in direct_records(daemon, workload, at_least) {
+                assert_eq!(record.reason(), "", "{record:?}");
+            }
+        }
+    }
+
     /// What was printed by both daemons, for a message.
     pub fn printed(&self) -> String {
         format!("web's node:\n{}\nfar's node:\n{}", self.here.printed(), self.there.printed())

@@ -91,11 +91,7 @@ fn a_server_that_waits_in_accept_since_before_the_programs_came_is_found() {
     web.does("main", "recv x", "4 back");
     web.does("main", "close x", "ok");
     far.does("main", &format!("close s{second}"), "ok");
-    for (daemon, workload) in [(&world.here, "web"), (&world.there, "far")] {
-        for record in direct_records(daemon, workload, 1) {
-            assert_eq!(record.reason(), "", "{record:?}");
-        }
-    }
+    world.all_direct_ended_well(1);
 }
 
 #[test]
@@ -116,11 +112,7 @@ fn a_client_may_send_before_its_server_accepts() {
     web.does("main", "recv x", "4 back");
     web.does("main", "close x", "ok");
     far.does("main", "close x", "ok");
-    for (daemon, workload) in [(&world.here, "web"), (&world.there, "far")] {
-        for record in direct_records(daemon, workload, 1) {
-            assert_eq!(record.reason(), "", "{record:?}");
-        }
-    }
+    world.all_direct_ended_well(1);
     let traffic = capture.stop();
     traffic.assert_absent(b"hello");
     traffic.assert_only_tls(PORT);

@@ -32,17 +32,14 @@ impl Link {
         Some(fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()? == self.0)
     }
 
-    /// The inode of the socket that a process has under a number.
-    fn inode_of(pid: u32, number: RawFd) -> Option<u32> {
-        let link = fs::read_link(format!("/proc/{pid}/fd/{number}")).ok()?;
-        link.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
+    /// The inode of the socket.
+    fn inode(&self) -> Option<u32> {
+        self.0.to_str()?.strip_prefix("socket:[")?.strip_suffix(']')?.parse().ok()
     }
 
     /// The number that the socket has in a process; what was opened last is the likeliest.
     fn number_in(&self, pid: u32) -> Option<RawFd> {
-        sockets(pid)
-            .into_iter()
-            .find(|number| u64::try_from(*number).is_ok_and(|number| self.is_in(pid, number) == Some(true)))
+        links(pid).into_iter().find_map(|(number, link)| (link == *self).then_some(number))
     }
 }
 
@@ -65,8 +62,7 @@ pub(super) fn others(link: &Link, pid: u32, number: RawFd, cgroup: &Path) -> io:
         let has = || {
             link.is_in(*other, number) == Some(true) || is_young(*other) && link.number_in(*other).is_some()
         };
-        // Ours is a duplicate, which nobody sends or receives by.
-        *other != pid && *other != std::process::id() && has()
+        *other != pid && has() && !is_ours(*other)
     });
     Ok(others)
 }
@@ -91,9 +87,8 @@ pub fn of_inode(inode: u32, netns: (u64, u64)) -> Option<(u32, RawFd)> {
 
 /// The sockets of this process and of those in the network namespace, by inode: each with one process and its number there.
 pub fn by_inode(netns: (u64, u64)) -> HashMap<u32, (u32, RawFd)> {
-    let of_process = |pid| {
-        sockets(pid).into_iter().filter_map(move |number| Some((Link::inode_of(pid, number)?, (pid, number))))
-    };
+    let of_process =
+        |pid| links(pid).into_iter().filter_map(move |(number, link)| Some((link.inode()?, (pid, number))));
     living_in(netns).chain([std::process::id()]).flat_map(of_process).collect()
 }
 
@@ -104,6 +99,16 @@ fn living_in(netns: (u64, u64)) -> impl Iterator<Item = u32> {
         fs::metadata(format!("/proc/{pid}/ns/net")).is_ok_and(|of| (of.dev(), of.ino()) == netns)
     })
 }
+
+/// Whether a process is this one, or was started by it: until its exec that one has a copy of each of our duplicates, by which
+/// nobody sends or receives.
+fn is_ours(pid: u32) -> bool {
+    let us = std::process::id();
+    pid == us || field(pid, PARENT).is_some_and(|parent| parent.parse() == Ok(us))
+}
+
+/// `ppid` of proc_pid_stat(5), counted from `state`.
+const PARENT: usize = 1;
 
 /// Longer than it takes from connect() or accept() to the keys.
 const YOUNG: Duration = Duration::from_secs(10);
@@ -135,19 +140,24 @@ pub(super) fn is_gone(pid: u32) -> bool {
     field(pid, 0).is_none_or(|state| matches!(state.as_str(), "Z" | "X"))
 }
 
-/// The numbers of a process's sockets, the highest first: what was opened last has one of those. Of a process that is over, or
-/// that may not be looked into, none.
+/// The numbers of a process's sockets, the highest first.
 pub(super) fn sockets(pid: u32) -> Vec<RawFd> {
+    links(pid).into_iter().map(|(number, _)| number).collect()
+}
+
+/// A process's sockets, the highest number first: what was opened last has one of those. Of a process that is over, or that may
+/// not be looked into, none.
+fn links(pid: u32) -> Vec<(RawFd, Link)> {
     let Ok(entries) = fs::read_dir(format!("/proc/{pid}/fd")) else { return Vec::new() };
-    let number = |entry: io::Result<fs::DirEntry>| {
+    let socket = |entry: io::Result<fs::DirEntry>| {
         let entry = entry.ok()?;
         let link = fs::read_link(entry.path()).ok()?;
         link.to_str()?.starts_with("socket:").then_some(())?;
-        entry.file_name().to_str()?.parse().ok()
+        Some((entry.file_name().to_str()?.parse().ok()?, Link(link)))
     };
-    let mut numbers: Vec<RawFd> = entries.filter_map(number).collect();
-    numbers.sort_unstable_by(|a, b| b.cmp(a));
-    numbers
+    let mut found: Vec<(RawFd, Link)> = entries.filter_map(socket).collect();
+    found.sort_unstable_by_key(|(number, _)| std::cmp::Reverse(*number));
+    found
 }
 
 /// The threads of a process. One that is over has none.
@@ -175,6 +185,15 @@ mod tests {
 
     use super::*;
     use crate::sys::netns::Netns;
+
+    #[test]
+    fn what_this_process_has_started_is_ours_and_what_has_started_it_is_not() {
+        let mut child = std::process::Command::new("sleep").arg("60").spawn().unwrap();
+        assert!(is_ours(std::process::id()) && is_ours(child.id()));
+        assert!(!is_ours(std::os::unix::process::parent_id()) && !is_ours(1));
+        child.kill().unwrap();
+        child.wait().unwrap();
+    }
 
     #[test]
     fn a_process_is_young_at_first_and_ages() {
