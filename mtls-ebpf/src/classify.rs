@@ -1,6 +1,8 @@
 //! What an outbound connection is: the one decision that connect() and the guard share.
 
-use aya_ebpf::helpers::generated::{bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie};
+use aya_ebpf::helpers::generated::{
+    bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns,
+};
 use aya_ebpf::maps::lpm_trie::Key;
 use mtls_common::{
     AddressKey, Destination, DestinationPort, Endpoint, MAX_CGROUP_LEVEL, Namespace, VERDICT_DENY,
@@ -15,7 +17,26 @@ use crate::maps::{
 };
 
 /// How many levels of cgroups are looked at, the root included.
-pub const CGROUP_LEVELS_SEEN: i32 = MAX_CGROUP_LEVEL as i32 + 1;
+const CGROUP_LEVELS_SEEN: i32 = MAX_CGROUP_LEVEL as i32 + 1;
+
+/// Calls it with each level that is in the set, from the root down.
+#[inline(always)]
+pub fn each_level(levels: u32, mut look: impl FnMut(i32)) {
+    for level in 0..CGROUP_LEVELS_SEEN {
+        if levels & (1 << level) != 0 {
+            look(level);
+        }
+    }
+}
+
+/// 0, of which the verifier does not know that it is 0. Of a value that begins as a known one and changes in a loop it keeps
+/// apart what was changed and what was not, at each turn.
+#[inline(always)]
+pub fn opaque_zero() -> u32 {
+    // SAFETY: no pointer is involved.
+    let time = unsafe { bpf_ktime_get_ns() } as u32;
+    core::hint::black_box(time) ^ time
+}
 
 /// A workload and the listeners of the namespace that the socket is in.
 pub struct Place {
@@ -76,19 +97,17 @@ fn workload_of_current_cgroup(netns: u64) -> u32 {
     if levels == 0 {
         return 0;
     }
-    let mut found = 0;
-    for level in 0..CGROUP_LEVELS_SEEN {
-        if levels & (1 << level) != 0 {
-            // SAFETY: no pointer is involved; 0 is returned where there is no such ancestor.
-            let id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
-            // SAFETY: copied at once.
-            if let Some(workload) = unsafe { CGROUPS.get(&id) }
-                && *workload != 0
-            {
-                found = *workload;
-            }
+    let mut found = opaque_zero();
+    each_level(levels, |level| {
+        // SAFETY: no pointer is involved; 0 is returned where there is no such ancestor.
+        let id = unsafe { bpf_get_current_ancestor_cgroup_id(level) };
+        // SAFETY: copied at once.
+        if let Some(workload) = unsafe { CGROUPS.get(&id) }
+            && *workload != 0
+        {
+            found = *workload;
         }
-    }
+    });
     if found == 0 {
         return 0;
     }

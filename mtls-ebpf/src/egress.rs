@@ -15,7 +15,7 @@ use mtls_common::{
 };
 
 use crate::enclosure::Owner;
-use crate::listener::{is_accepted, is_alive};
+use crate::listener::{Receiver, is_alive};
 use crate::maps::{NAMESPACES, PORT_MODES, SHARED_PORTS, count, settings};
 use crate::packet::{FLAG_FIN, Tcp, parse};
 use crate::{enclosure, event, features, guard, storage};
@@ -43,21 +43,15 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
     }
     let sk = sk.cast::<c_void>();
     // SAFETY: a full socket, not null.
-    let Some(state) = (unsafe { storage::get(sk) }) else {
-        if !features::has(features::SKB_NETNS_COOKIE) {
-            return PASS;
-        }
-        // SAFETY: the feature says that this kernel allows the helper here.
-        return unseen(SkBuffContext::new(skb), sk, unsafe { bpf_get_netns_cookie(ctx.as_ptr()) });
+    let state = unsafe { storage::get(sk) };
+    let Some(state) = state.filter(|state| state.kind != SocketKind::Unclassified.raw()) else {
+        // One call: the verifier goes through the function for each.
+        return unseen(SkBuffContext::new(skb), sk);
     };
     if state.kind == SocketKind::DirectFlowing.raw() {
         return guard::flows(&ctx, state, true);
     }
-    if state.kind == SocketKind::Unclassified.raw() {
-        let netns = state.netns;
-        return unseen(SkBuffContext::new(skb), sk, netns);
-    }
-    if state.kind == SocketKind::Captured.raw() {
+    if state.kind == SocketKind::Captured.raw() || state.kind == SocketKind::DirectSyn.raw() {
         return hold(SkBuffContext::new(skb), state);
     }
     if state.kind == SocketKind::Established.raw() {
@@ -66,9 +60,6 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
     if state.kind == SocketKind::Blocked.raw() {
         count(Counter::GuardDropped);
         return DROP;
-    }
-    if state.kind == SocketKind::DirectSyn.raw() {
-        return hold(SkBuffContext::new(skb), state);
     }
     if SocketKind::is_direct(state.kind) {
         return guard::sends(SkBuffContext::new(skb), state);
@@ -147,20 +138,23 @@ fn first_bytes(ctx: SkBuffContext, state: &mut SocketState) -> i32 {
         return PASS;
     }
     state.kind = SocketKind::Flowing.raw();
-    for _ in 0..ACCEPTANCE_LOOKS {
-        // SAFETY: cgroup_skb programs may look sockets up.
-        if unsafe { is_accepted(ctx.skb.skb.cast(), &tcp.source, &tcp.destination) } {
-            break;
-        }
-    }
+    // SAFETY: cgroup_skb programs may look sockets up.
+    unsafe { Receiver::of(&tcp.source, &tcp.destination).wait(ctx.skb.skb.cast(), ACCEPTANCE_LOOKS) }
     PASS
 }
 
 /// A socket that no hook has classified: opened before its workload was enrolled, or a raw socket.
 #[inline(never)]
-fn unseen(ctx: SkBuffContext, sk: *mut c_void, netns: u64) -> i32 {
+fn unseen(ctx: SkBuffContext, sk: *mut c_void) -> i32 {
     let ctx = &ctx;
     let skb = ctx.skb.skb;
+    // SAFETY: a full socket, not null.
+    let netns = match unsafe { storage::get(sk) } {
+        Some(state) => state.netns,
+        None if !features::has(features::SKB_NETNS_COOKIE) => return PASS,
+        // SAFETY: the feature says that this kernel allows the helper here.
+        None => unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+    };
     // SAFETY: context field.
     if unsafe { (*skb).ifindex } == LOOPBACK_IFINDEX {
         return PASS;
@@ -180,11 +174,13 @@ fn unclassified(ctx: &SkBuffContext, sk: *mut c_void, netns: u64) -> i32 {
     if enclosure::is_classified_whole(netns) {
         return leave(sk);
     }
+    // Before the headers: behind them the verifier would go through the cgroups for each version of IP.
+    // SAFETY: this is a cgroup_skb program.
+    let owner = unsafe { enclosure::owner(ctx.as_ptr(), netns) };
     let Some(tcp) = parse(ctx) else {
         return PASS;
     };
-    // SAFETY: this is a cgroup_skb program.
-    match unsafe { enclosure::owner(ctx.as_ptr(), netns) } {
+    match owner {
         Owner::Missing => {}
         Owner::Nobody => return leave(sk),
         Owner::Workload(workload) => {

@@ -9,7 +9,7 @@ use aya_ebpf::helpers::generated::{
 use mtls_common::{Enclosure, Endpoint, WorkloadPort, enclosure_flags};
 
 use crate::address::is_always_excluded;
-use crate::classify::{CGROUP_LEVELS_SEEN, is_excluded};
+use crate::classify::{each_level, is_excluded, opaque_zero};
 use crate::maps::{CGROUP_LEVELS, CGROUPS, ENCLOSED, ENCLOSURE, EXCLUDED_PORTS, LEFT_ALONE, NAMESPACES};
 
 /// `None`: nowhere, which costs no more than this look.
@@ -37,30 +37,41 @@ fn is_unknown_namespace(enclosure: &Enclosure, netns: u64) -> bool {
 }
 
 /// What the cgroups above a process say, from the root down.
-#[derive(Default)]
 struct Ancestry {
-    classified: bool,
     /// The workload, 0 for none.
     workload: u32,
-    enclosed: bool,
+    /// CLASSIFIED and ENCLOSED.
+    facts: u32,
 }
 
+/// A cgroup of a workload, or one that is known to be left alone.
+const CLASSIFIED: u32 = 1;
+/// A cgroup in which everybody must be classified.
+const ENCLOSED_CGROUP: u32 = 1 << 1;
+
 impl Ancestry {
+    #[inline(always)]
+    fn new() -> Self {
+        Self { workload: opaque_zero(), facts: opaque_zero() }
+    }
+
     #[inline(always)]
     fn add(&mut self, id: u64) {
         // SAFETY: copied at once; of the other only presence is asked for.
         unsafe {
             if let Some(workload) = CGROUPS.get(&id) {
-                self.classified = true;
+                self.facts |= CLASSIFIED;
                 self.workload = if *workload == 0 { self.workload } else { *workload };
             }
-            self.enclosed |= ENCLOSED.get(&id).is_some();
+            if ENCLOSED.get(&id).is_some() {
+                self.facts |= ENCLOSED_CGROUP;
+            }
         }
     }
 
     #[inline(always)]
     fn is_unclassified(&self, unknown_namespace: bool) -> bool {
-        !self.classified && (self.enclosed || unknown_namespace)
+        self.facts & CLASSIFIED == 0 && (self.facts & ENCLOSED_CGROUP != 0 || unknown_namespace)
     }
 }
 
@@ -82,13 +93,9 @@ pub unsafe fn refuses_current(ctx: *mut c_void, to: &Endpoint) -> bool {
         return false;
     }
     let levels = enclosure.levels | CGROUP_LEVELS.get(0).copied().unwrap_or(0);
-    let mut ancestry = Ancestry::default();
-    for level in 0..CGROUP_LEVELS_SEEN {
-        if levels & (1 << level) != 0 {
-            // SAFETY: no pointer is involved; 0, which is no cgroup, where there is no such ancestor.
-            ancestry.add(unsafe { bpf_get_current_ancestor_cgroup_id(level) });
-        }
-    }
+    let mut ancestry = Ancestry::new();
+    // SAFETY: no pointer is involved; 0, which is no cgroup, where there is no such ancestor.
+    each_level(levels, |level| ancestry.add(unsafe { bpf_get_current_ancestor_cgroup_id(level) }));
     ancestry.is_unclassified(is_unknown_namespace(enclosure, netns))
 }
 
@@ -112,13 +119,9 @@ pub unsafe fn owner(skb: *mut c_void, netns: u64) -> Owner {
         return Owner::Nobody;
     };
     let levels = enclosure.levels | CGROUP_LEVELS.get(0).copied().unwrap_or(0);
-    let mut ancestry = Ancestry::default();
-    for level in 0..CGROUP_LEVELS_SEEN {
-        if levels & (1 << level) != 0 {
-            // SAFETY: the caller's promise; 0 where there is no such ancestor.
-            ancestry.add(unsafe { bpf_skb_ancestor_cgroup_id(skb.cast(), level) });
-        }
-    }
+    let mut ancestry = Ancestry::new();
+    // SAFETY: the caller's promise; 0 where there is no such ancestor.
+    each_level(levels, |level| ancestry.add(unsafe { bpf_skb_ancestor_cgroup_id(skb.cast(), level) }));
     if ancestry.workload != 0 {
         return Owner::Workload(ancestry.workload);
     }

@@ -43,33 +43,72 @@ pub unsafe fn is_alive(ctx: *mut c_void, v4: bool, port: u16) -> bool {
     true
 }
 
-/// False while the receiving end of a segment from `source` to `destination` is still a listener or a request
-/// to it. True when it is a connection, and when nobody is there any more.
-///
-/// # Safety
-/// As [`is_alive`].
-#[inline(always)]
-pub unsafe fn is_accepted(ctx: *mut c_void, source: &Endpoint, destination: &Endpoint) -> bool {
-    // SAFETY: zeroes are a valid tuple.
-    let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
-    let (sport, dport) = (source.port.to_be(), destination.port.to_be());
-    let size = if destination.is_ipv4() {
-        tuple.__bindgen_anon_1.ipv4 =
-            TupleV4 { saddr: to_v4(&source.address), daddr: to_v4(&destination.address), sport, dport };
-        size_of::<TupleV4>()
-    } else {
-        tuple.__bindgen_anon_1.ipv6 =
-            TupleV6 { saddr: to_v6(&source.address), daddr: to_v6(&destination.address), sport, dport };
-        size_of::<TupleV6>()
-    };
-    // SAFETY: as in `is_alive`.
-    unsafe {
-        let sk = bpf_skc_lookup_tcp(ctx.cast(), &raw mut tuple, size as u32, BPF_F_CURRENT_NETNS as u64, 0);
-        if sk.is_null() {
-            return true;
+/// The receiving end of a segment, to be looked up often: the tuple is made once, or the verifier would go through its making
+/// at each look.
+pub struct Receiver {
+    tuple: bpf_sock_tuple,
+    v4: bool,
+}
+
+impl Receiver {
+    /// Of a segment from `source` to `destination`.
+    #[inline(always)]
+    pub fn of(source: &Endpoint, destination: &Endpoint) -> Self {
+        // SAFETY: zeroes are a valid tuple.
+        let mut tuple: bpf_sock_tuple = unsafe { core::mem::zeroed() };
+        let (sport, dport) = (source.port.to_be(), destination.port.to_be());
+        let v4 = destination.is_ipv4();
+        if v4 {
+            tuple.__bindgen_anon_1.ipv4 =
+                TupleV4 { saddr: to_v4(&source.address), daddr: to_v4(&destination.address), sport, dport };
+        } else {
+            tuple.__bindgen_anon_1.ipv6 =
+                TupleV6 { saddr: to_v6(&source.address), daddr: to_v6(&destination.address), sport, dport };
         }
-        let state = (*sk).state;
-        bpf_sk_release(sk.cast());
-        state != BPF_TCP_LISTEN && state != BPF_TCP_NEW_SYN_RECV
+        Self { tuple, v4 }
+    }
+
+    /// Waits, for so many looks at most, for as long as it is a listener or a request to one. Not when it is a connection, nor
+    /// when nobody is there any more.
+    ///
+    /// # Safety
+    /// As [`is_alive`].
+    #[inline(always)]
+    pub unsafe fn wait(&mut self, ctx: *mut c_void, looks: u32) {
+        // Two loops: the helper's size is a constant to the verifier in each.
+        if self.v4 {
+            // SAFETY: the caller's promise.
+            unsafe { self.wait_sized::<{ size_of::<TupleV4>() as u32 }>(ctx, looks) }
+        } else {
+            // SAFETY: as above.
+            unsafe { self.wait_sized::<{ size_of::<TupleV6>() as u32 }>(ctx, looks) }
+        }
+    }
+
+    /// # Safety
+    /// As [`is_alive`].
+    #[inline(always)]
+    unsafe fn wait_sized<const SIZE: u32>(&mut self, ctx: *mut c_void, looks: u32) {
+        for _ in 0..looks {
+            // SAFETY: `SIZE` bytes of the tuple count; the socket is released.
+            let state = unsafe {
+                let sk = bpf_skc_lookup_tcp(
+                    ctx.cast(),
+                    &raw mut self.tuple,
+                    SIZE,
+                    BPF_F_CURRENT_NETNS as u64,
+                    0,
+                );
+                if sk.is_null() {
+                    return;
+                }
+                let state = (*sk).state;
+                bpf_sk_release(sk.cast());
+                state
+            };
+            if state != BPF_TCP_LISTEN && state != BPF_TCP_NEW_SYN_RECV {
+                return;
+            }
+        }
     }
 }

@@ -10,7 +10,7 @@ use aya::maps::{MapError, MapInfo};
 use aya::programs::links::FdLink;
 use aya::programs::{Program, ProgramError, SkLookup};
 use aya::sys::SyscallError;
-use aya::{Btf, Ebpf, EbpfLoader, VerifierLogLevel};
+use aya::{BtfError, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
 use super::cgroup;
 use super::error::CaptureError;
@@ -98,14 +98,17 @@ pub fn attach_type(program: &str) -> AttachType {
 pub struct Features(u32);
 
 impl Features {
-    /// From the newest kernels to the oldest: (bits, what is lost).
-    const TRIALS: [(u32, &'static str); 3] = [
-        (0b11, "nothing"),
+    /// From the newest kernels to the oldest, and what is lost.
+    const TRIALS: [(Self, &'static str); 3] = [
+        (Self(0b11), "nothing"),
         (
-            0b101,
+            Self(0b101),
             "the guard of sockets opened before enrolment (bpf_get_netns_cookie in cgroup_skb, Linux 6.15)",
         ),
-        (0b00, "a choice of errno at connect(): every refusal there is EPERM (Linux 5.18); and that guard"),
+        (
+            Self(0b00),
+            "a choice of errno at connect(): every refusal there is EPERM (Linux 5.18); and that guard",
+        ),
     ];
 
     /// True when packets of sockets that no hook has seen can be attributed to a namespace.
@@ -136,6 +139,9 @@ impl EbpfLog {
     }
 }
 
+/// The kernel's own types.
+const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
+
 /// Loads the object with every table pinned, or taken over from its pin.
 pub(super) fn load(
     pins: &Pins,
@@ -145,16 +151,30 @@ pub(super) fn load(
     verifier: VerifierLogLevel,
 ) -> Result<Ebpf, CaptureError> {
     let level = log.level();
+    let mut loader = loader(pins, &level, &netns_cookie);
+    load_with(&mut loader, &features, verifier)
+}
+
+/// What is the same for each trial. Each new loader reads the kernel's types, which takes as long as the verifier.
+fn loader<'a>(pins: &Pins, level: &'a u8, netns_cookie: &'a u64) -> EbpfLoader<'a> {
     let mut loader = EbpfLoader::new();
-    loader.verifier_log_level(verifier);
-    loader.override_global("FEATURES", &features.0, true);
-    loader.override_global("NETNS_COOKIE", &netns_cookie, true);
-    loader.override_global("AYA_LOG_LEVEL", &level, true);
+    loader.override_global("NETNS_COOKIE", netns_cookie, true);
+    loader.override_global("AYA_LOG_LEVEL", level, true);
     for name in MAPS {
         loader.map_pin_path(name, pins.map(name));
     }
+    loader
+}
+
+fn load_with<'a>(
+    loader: &mut EbpfLoader<'a>,
+    features: &'a Features,
+    verifier: VerifierLogLevel,
+) -> Result<Ebpf, CaptureError> {
+    loader.verifier_log_level(verifier);
+    loader.override_global("FEATURES", &features.0, true);
     loader.load(OBJECT).map_err(|error| match &error {
-        aya::EbpfError::MapError(MapError::CreateError { io_error, .. })
+        EbpfError::MapError(MapError::CreateError { io_error, .. })
             if io_error.kind() == io::ErrorKind::PermissionDenied =>
         {
             let source = io::Error::from(io::ErrorKind::PermissionDenied);
@@ -169,13 +189,16 @@ pub(super) fn load(
 /// # Errors
 /// The kernel's refusal of the plainest set.
 pub fn load_cgroup_programs(pins: &Pins, log: EbpfLog) -> Result<(Ebpf, Features), CaptureError> {
-    Btf::from_sys_fs().map_err(aya::EbpfError::from)?;
+    // The loader would go on without.
+    std::fs::metadata(VMLINUX_BTF)
+        .map_err(|error| EbpfError::BtfError(BtfError::FileError { path: VMLINUX_BTF.into(), error }))?;
+    let level = log.level();
+    let mut loader = loader(pins, &level, &0);
     let mut refused = None;
-    for (bits, lost) in Features::TRIALS {
-        let features = Features(bits);
+    for (features, lost) in &Features::TRIALS {
         // The words of a refused trial are read by nobody, and cost the kernel more than the trial.
-        let verifier = if bits == 0 { VerifierLogLevel::default() } else { VerifierLogLevel::STATS };
-        let mut object = load(pins, features, log, 0, verifier)?;
+        let verifier = if features.0 == 0 { VerifierLogLevel::default() } else { VerifierLogLevel::STATS };
+        let mut object = load_with(&mut loader, features, verifier)?;
         // The last ones use the newest helpers: a refusal comes at once.
         match DIRECT_PROGRAMS
             .iter()
@@ -183,10 +206,10 @@ pub fn load_cgroup_programs(pins: &Pins, log: EbpfLog) -> Result<(Ebpf, Features
             .try_for_each(|name| load_program(&mut object, name))
         {
             Ok(()) => {
-                if bits != Features::TRIALS[0].0 {
+                if *features != Features::TRIALS[0].0 {
                     tracing::warn!(lost, "this kernel lacks features that mtlsd would use");
                 }
-                return Ok((object, features));
+                return Ok((object, *features));
             }
             Err(error) => refused = Some(error),
         }
