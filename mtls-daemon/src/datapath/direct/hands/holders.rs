@@ -136,6 +136,7 @@ fn field(pid: u32, number: usize) -> Option<String> {
 }
 
 /// Whether a process is over, also where nobody has waited for it yet (`Z` and `X` of proc_pid_stat(5)): its descriptors are closed.
+/// /proc/TID/stat is there for each thread, though not listed.
 pub(super) fn is_gone(pid: u32) -> bool {
     field(pid, 0).is_none_or(|state| matches!(state.as_str(), "Z" | "X"))
 }

@@ -11,7 +11,7 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use self::turn::Turn;
-use super::holders::{Link, is_over, others, threads};
+use super::holders::{Link, is_gone, is_over, others, threads};
 use super::inside::Doing;
 use super::taken::Taken;
 use crate::sys::thread::{StopError, Stopped, supported};
@@ -210,6 +210,8 @@ impl Kick {
                 Ok(())
             }
             Err(StopError::Gone(_)) => Ok(()),
+            // Of one that exits, ptrace says EPERM, and that a first thread is over only with the last one.
+            Err(StopError::Refused(_) | StopError::Late(_)) if is_gone(tid.cast_unsigned()) => Ok(()),
             Err(StopError::Refused(tid)) => Err(KickError::Refused { pid, tid }),
             Err(StopError::Late(_)) => Err(KickError::Late { pid, patience: self.patience }),
             Err(other) => Err(KickError::Stop(other)),

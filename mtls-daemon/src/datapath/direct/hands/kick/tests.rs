@@ -167,6 +167,18 @@ fn a_process_that_is_over_has_nobody_inside() {
 }
 
 #[test]
+fn one_that_was_killed_and_that_nobody_has_waited_for_is_no_failure() {
+    let (_near, mut child, cookie) = application(READ);
+    waits_in(child.id(), "0 0x0 ");
+    let taken = take(&child, cookie);
+    child.kill().unwrap();
+    eventually(|| is_gone(child.id()));
+    let emptied = empty_blocking(&taken, PATIENCE).unwrap();
+    assert_eq!((emptied.threads, emptied.stopped), (1, 0), "ptrace says EPERM of it");
+    child.wait().unwrap();
+}
+
+#[test]
 fn a_thread_that_another_traces_is_an_error_only_where_it_may_be_inside() {
     for (program, call, inside) in [(READ, "0 0x0 ", true), ("sleep 60", "230 ", false)] {
         let (near, child, cookie) = application(program);
