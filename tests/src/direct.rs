@@ -234,6 +234,13 @@ pub fn records(daemon: &Daemon, workload: &str) -> Vec<Record> {
     daemon.access_log().into_iter().filter(|record| record.workload() == workload).collect()
 }
 
+/// Has the workload of a daemon take nothing but direct connections, from the daemon's next start on.
+#[track_caller]
+pub fn require_direct(daemon: &Daemon) {
+    let config = std::fs::read_to_string(daemon.config()).expect("a configuration");
+    std::fs::write(daemon.config(), config.replace("direct: auto", "direct: require")).expect("writable");
+}
+
 /// Waits until a daemon has recorded so many direct connections of a workload; gives all of them.
 #[track_caller]
 pub fn direct_records(daemon: &Daemon, workload: &str, at_least: usize) -> Vec<Record> {

@@ -3,10 +3,9 @@
 //!
 //! Needs kernel TLS and tracing programs: a virtual machine (`cargo xtask test --only integration --kernel 6.12=direct_life`).
 
-use std::net::SocketAddr;
 use std::path::PathBuf;
 
-use mtls_tests::direct::{HTTP, World, direct_records, records};
+use mtls_tests::direct::{HTTP, World, direct_records, records, require_direct};
 use mtls_tests::hold::why_not_direct;
 use mtls_tests::lab::{Daemon, Process};
 use mtls_tests::{could_not_run, eventually, programs, slow};
@@ -151,14 +150,6 @@ fn what_is_revoked_loses_its_direct_connections_and_their_session() {
     world.get(world.far().at(HTTP)).ok();
 }
 
-/// `web` takes nothing but direct connections.
-fn requires(world: &mut World) -> SocketAddr {
-    let config = std::fs::read_to_string(world.here.config()).expect("a configuration");
-    std::fs::write(world.here.config(), config.replace("direct: auto", "direct: require")).expect("writable");
-    world.here.restart();
-    world.far().at(HTTP)
-}
-
 #[test]
 fn where_direct_is_required_the_first_connection_is_direct_and_none_is_relayed() {
     if let Some(why) = why_not_direct() {
@@ -168,7 +159,9 @@ fn where_direct_is_required_the_first_connection_is_direct_and_none_is_relayed()
         );
     }
     let mut world = World::new();
-    let to = requires(&mut world);
+    require_direct(&world.here);
+    world.here.restart();
+    let to = world.far().at(HTTP);
     for _ in 0..3 {
         assert_eq!(world.get(to).ok().text(), "hello from far", "{}", world.printed());
     }
@@ -193,9 +186,7 @@ fn a_port_that_requires_direct_refuses_everything_else() {
         return could_not_run(a_port_that_requires_direct_refuses_everything_else, why);
     }
     let mut world = World::new();
-    let config = std::fs::read_to_string(world.there.config()).expect("a configuration");
-    std::fs::write(world.there.config(), config.replace("direct: auto", "direct: require"))
-        .expect("writable");
+    require_direct(&world.there);
     world.there.restart();
     let to = world.far().at(HTTP);
     // The first one of a pair goes by relay, and has a session made.

@@ -81,7 +81,9 @@ fn receive(socket: &Socket, plan: &Plan, progress: &Progress, end: Instant) -> i
         // Before anything else: what was read was read, right or wrong.
         progress.received.fetch_add(got, Ordering::Relaxed);
         if let Some(wrong) = bytes.differs(&buffer[..got]) {
-            return Err(bad(format!("WRONG BYTE {}", at + wrong)));
+            // What it looks like says where it came from: a TLS record, or another connection's bytes.
+            let first = &buffer[wrong..got.min(wrong + 16)];
+            return Err(bad(format!("WRONG BYTE {} of {}: {first:02x?}", at + wrong, plan.receives)));
         }
         at += got;
         if at > plan.receives {

@@ -1,6 +1,7 @@
 //! What both ends of all connections said, brought together.
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 
 use crate::Record;
 
@@ -50,13 +51,11 @@ fn parse(line: &str) -> Option<(u16, End)> {
 ///
 /// # Errors
 /// Every connection of which neither holds.
-pub fn check(
-    numbers: impl Iterator<Item = u16>,
-    client: &Ends,
-    server: &Ends,
-    records: &[Record],
-) -> Result<usize, String> {
-    let (mut whole, mut wrong) = (0, Vec::new());
+pub fn check(numbers: Range<u16>, client: &Ends, server: &Ends, records: &[Record]) -> Result<usize, String> {
+    // Whose end this is it does not know itself: its peer's address was a wrong one.
+    let strays = client.iter().chain(server).filter(|(number, _)| !numbers.contains(number));
+    let mut wrong: Vec<_> = strays.map(|(number, end)| format!("{number}: nobody's: {end:?}")).collect();
+    let mut whole = 0;
     for number in numbers {
         match (client.get(&number), server.get(&number)) {
             (Some(a), Some(b)) if a.whole && b.whole => whole += 1,
@@ -102,6 +101,7 @@ mod tests {
             ("3 whole 5 6", "3 failed 6 5 EPIPE", "direct_failed"),
             ("3 whole 5 6", "", "direct_failed"),
             ("", "", "direct_failed"),
+            ("3 whole 5 6", "3 whole 6 5\n12771 failed 9 0 EPIPE", ""),
         ] {
             assert!(checked(client, server, reason).is_err(), "{client} {server} {reason}");
         }
