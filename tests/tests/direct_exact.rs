@@ -3,7 +3,7 @@
 //! Needs kernel TLS and tracing programs: a virtual machine (`cargo xtask test --only integration --kernel 6.12=direct_exact`).
 
 use mtls_tests::direct_watch::{Wanted, Watch};
-use mtls_tests::hold::ktls_is_listed;
+use mtls_tests::hold::why_not_direct;
 use mtls_tests::manners::play::Play;
 use mtls_tests::manners::{Manner, Shape};
 use mtls_tests::{could_not_run, slow};
@@ -79,8 +79,8 @@ macro_rules! exact {
             $(#[$note])*
             #[test]
             fn $name() {
-                if !ktls_is_listed() {
-                    return could_not_run($name, "this kernel has no TLS");
+                if let Some(why) = why_not_direct() {
+                    return could_not_run($name, why);
                 }
                 exact(&[$(Manner::$manner),*], &$shapes);
             }
@@ -103,8 +103,8 @@ exact! {
 
 #[test]
 fn ends_of_different_manners_are_exact() {
-    if !ktls_is_listed() {
-        return could_not_run(ends_of_different_manners_are_exact, "this kernel has no TLS");
+    if let Some(why) = why_not_direct() {
+        return could_not_run(ends_of_different_manners_are_exact, why);
     }
     use Manner::{Blocking, Child, EpollEdge, Poll, Select, SendFile, Splice, TimeOut, Uring, WaitAll};
     let pairs = [

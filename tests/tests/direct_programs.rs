@@ -6,15 +6,15 @@ use std::fs;
 
 use mtls_tests::direct::World;
 use mtls_tests::direct_watch::Watch;
-use mtls_tests::hold::ktls_is_listed;
+use mtls_tests::hold::why_not_direct;
 use mtls_tests::lab::Cmd;
 use mtls_tests::programs::{self, Echo};
 use mtls_tests::{could_not_run, slow};
 
 macro_rules! needs_ktls {
     ($name:ident) => {
-        if !ktls_is_listed() {
-            return could_not_run($name, "this kernel has no TLS");
+        if let Some(why) = why_not_direct() {
+            return could_not_run($name, why);
         }
     };
 }

@@ -106,7 +106,7 @@ pub enum NoDirect {
     /// The kernel refuses a tracing program.
     #[error(
         "the kernel refuses the tracing program {program}, without which descriptors cannot be learned: {source}; \
-         Linux 6.1 or newer with CONFIG_FUNCTION_TRACER and CONFIG_DEBUG_INFO_BTF that lets mtlsd load tracing programs \
+         Linux 6.5 or newer with CONFIG_FUNCTION_TRACER and CONFIG_DEBUG_INFO_BTF that lets mtlsd load tracing programs \
          (CAP_PERFMON, no lockdown) is needed; until then connections go by relay"
     )]
     Refused {
