@@ -88,13 +88,17 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     // The binary of the base is built in the same directory, and goes first.
     let base = base.map(|commit| against::build(&root, &target, &directory, &commit)).transpose()?;
     let envoy = if base.is_some() { None } else { Some(envoy::get(&directory)) };
-    heading("building mtlsd and the benchmark, with optimisation");
-    let build =
-        Cmd::cargo(&root).args(["build", "--release", "--package", "mtls-daemon", "--package", "mtls-bench"]);
-    let build = if base.is_some() { build.env(against::PROFILE.0, against::PROFILE.1) } else { build };
+    let mut build = Cmd::cargo(&root).args(["build", "--package", "mtls-daemon", "--package", "mtls-bench"]);
+    let built = if base.is_some() {
+        heading("building mtlsd and the benchmark");
+        target.join(against::PROFILE)
+    } else {
+        heading("building mtlsd and the benchmark, with optimisation");
+        build = build.arg("--release");
+        target.join("release")
+    };
     build.run()?;
-    let release = target.join("release");
-    let (bench, daemon) = (release.join("mtls-bench"), release.join("mtlsd"));
+    let (bench, daemon) = (built.join("mtls-bench"), built.join("mtlsd"));
     let figures = if args.is_lab() { lab::out(&directory)? } else { directory.clone() }.join("run.json");
     let mut words: Vec<String> = vec![bench.to_string_lossy().into_owned(), "run".into()];
     words.extend(options(args));

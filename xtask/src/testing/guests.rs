@@ -14,7 +14,7 @@ use serde::Deserialize;
 use super::libtest::{Event, Parser};
 use super::report::Report;
 use super::summary::Part;
-use super::{NOT_RUN, not_run_lines};
+use super::{NOT_RUN, TEST_THREADS, not_run_lines};
 use crate::run::{Cmd, quote};
 use crate::setup;
 use crate::vm::{self, Guest, Job, KernelName};
@@ -27,7 +27,7 @@ const SLOW: (&str, &str) = ("MTLSD_TEST_SLOW", "8");
 const LIGHT: (&str, &str) = ("MTLSD_TEST_LIGHT", "16");
 
 /// Much of a test is waiting: two at a time, on one processor too.
-const THREADS: (&str, &str) = ("RUST_TEST_THREADS", "2");
+const THREADS: (&str, &str) = (TEST_THREADS, "2");
 
 /// A test program.
 #[derive(Debug, Clone, PartialEq, Eq)]

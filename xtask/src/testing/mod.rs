@@ -31,6 +31,8 @@ const INTEGRATION: &str = "mtls-tests";
 const UNIT: [&str; 4] = ["--workspace", "--exclude", INTEGRATION, "--tests"];
 /// Names the file where a test that cannot run on this machine writes `name<TAB>reason`.
 const NOT_RUN: &str = "MTLSD_TEST_NOT_RUN";
+/// libtest's number of tests at the same time.
+const TEST_THREADS: &str = "RUST_TEST_THREADS";
 /// libtest prints a line whenever a test ends: this long without one is a hang.
 const PATIENCE: Duration = Duration::from_secs(15 * 60);
 
@@ -69,7 +71,14 @@ enum Kind {
     Integration,
 }
 
+/// Four fifths of an integration test are waiting: two for each processor, unless somebody has said how many.
+fn threads() -> Option<PathBuf> {
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    std::env::var_os(TEST_THREADS).is_none().then(|| (2 * processors).to_string().into())
+}
+
 /// One invocation of `cargo test`.
+#[derive(Clone)]
 struct Phase {
     title: &'static str,
     /// What follows `cargo test`.
@@ -117,7 +126,9 @@ pub fn run(args: &Args) -> Result<ExitCode> {
                 let mut tests = Phase::new("integration tests", &["--package", INTEGRATION, "--tests"]);
                 tests.env.push(("MTLSD_BIN", daemon.clone()));
                 if !on_host.is_empty() {
-                    phase(&root, args, &tests, &mut report, &mut known);
+                    let mut here = tests.clone();
+                    here.env.extend(threads().map(|threads| (TEST_THREADS, threads)));
+                    phase(&root, args, &here, &mut report, &mut known);
                 }
                 match in_guests(&root, args, &tests, &in_guest, &daemon, &mut known) {
                     Ok(guests) => parts = guests,
