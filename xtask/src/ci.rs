@@ -38,7 +38,7 @@ const TESTS: &[&str] = &[
     "--kernel",
     "6.12=datapath,offload,key_updates,revocation,hold,direct,direct_attack,direct_edges",
     "--kernel",
-    "7.2=offload,key_updates,direct_exact,direct_kill,direct_life,direct_programs",
+    "7.2=offload,key_updates,direct_exact,direct_kill,direct_life,direct_programs,direct_stress",
 ];
 
 /// What is right or wrong about the sources.

@@ -11,6 +11,8 @@ use super::ktls;
 const LENGTH: usize = 232;
 /// States in which the peer's FIN has come: CLOSE_WAIT, LAST_ACK, CLOSING (include/net/tcp_states.h).
 const PEER_HAS_ENDED: [u8; 3] = [8, 9, 11];
+/// `TCP_CLOSE` of a socket that was connected: nothing will come or go any more.
+const CLOSE: u8 = 7;
 
 /// A part of `struct tcp_info`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -61,6 +63,12 @@ impl TcpInfo {
         })
     }
 
+    /// Whether the connection has ended on this side, in whatever way.
+    #[must_use]
+    pub fn is_over(&self) -> bool {
+        self.state == CLOSE
+    }
+
     /// What to compare with the other end's.
     ///
     /// Sent: `tcpi_bytes_sent` without `tcpi_bytes_retrans`, which are payload alone. `tcpi_bytes_acked` counts the SYN of the side
@@ -100,8 +108,9 @@ mod tests {
         assert_eq!(far.read(&mut [0; 1]).unwrap(), 0, "the FIN is here");
         assert_eq!([carried(&near), carried(&far)], expected, "no FIN is counted");
         assert_eq!(TcpInfo::of(&far).unwrap().state, 8);
+        assert!(!TcpInfo::of(&far).unwrap().is_over());
         far.shutdown(Shutdown::Write).unwrap();
-        crate::testing::eventually(|| TcpInfo::of(&far).unwrap().state == 7);
+        crate::testing::eventually(|| TcpInfo::of(&far).unwrap().is_over());
     }
 
     #[test]

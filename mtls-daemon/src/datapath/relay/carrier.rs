@@ -20,7 +20,8 @@ use crate::observe::Reason;
 use crate::observe::connection::Datapath;
 use crate::observe::observer::Observed;
 
-const NO_DIRECT: &str = "direct is not part of this version of mtlsd";
+const NO_DIRECT: &str = "`direct` is off at one of both ends, their daemons had no session for it yet, or it failed for this pair a \
+                         moment ago (the log says so); docs/direct.md";
 const NOT_MUCH: &str = "relay-ktls takes over, while both directions are open, when large reads have brought 1 MiB; for \
                         small messages user space is faster; `datapath: relay-ktls` begins with it";
 

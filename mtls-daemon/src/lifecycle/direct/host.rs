@@ -38,6 +38,7 @@ use crate::observe::observer::{Captured, Observed};
 use crate::observe::{Reason, Refusal};
 use crate::snapshot::{Snapshot, WorkloadState};
 use crate::sys::pidfd::TakeError;
+use crate::sys::tcp_info::TcpInfo;
 
 /// A session of ours, for the driver.
 pub(super) struct DaemonLink(pub Link);
@@ -390,8 +391,13 @@ impl Node for Host {
         if !self.keep(about) {
             return true;
         }
-        if !self.well(about, self.note_released(about)) {
-            return false;
+        match self.note_released(about) {
+            Ok(()) => {}
+            // Over meanwhile: nobody waits to be let go, and its end is an event of its own.
+            Err(ReleaseNoteError::Gone(_)) if TcpInfo::of(taken).is_ok_and(|info| info.is_over()) => {
+                return true;
+            }
+            Err(error) => return self.well(about, Err(error)),
         }
         let released = hands::release::release(taken, hands::release::USUAL_GSO, wish);
         let well = self.well(about, released.map(drop));
@@ -422,7 +428,10 @@ impl Node for Host {
         if !lock(&self.unfit).failed(pair, reason, Instant::now()) {
             return;
         }
-        tracing::warn!(%workload, %reason, "a connection could not be direct: a relay carries the next ones for a time");
+        let detail =
+            self.with(about, |opened| opened.refusal.as_ref().map(|why| why.detail.clone())).flatten();
+        let detail = detail.unwrap_or_default();
+        tracing::warn!(%workload, %reason, detail, "a connection could not be direct: a relay carries the next ones for a time");
         if about.role == Role::Client {
             self.relay().capture.withdraw_direct(number, about.id.tuple.server);
         }
