@@ -134,6 +134,11 @@ pub enum Workload {
         /// At the same time.
         parallel: u32,
     },
+    /// As [`Workload::Requests`] with answers of 64 bytes, by wrk: the setting of other people's figures.
+    Wrk {
+        /// Open all the time.
+        connections: u32,
+    },
     /// Connections that stand still.
     Idle {
         /// How many.
@@ -159,6 +164,7 @@ impl fmt::Display for Workload {
             Self::Throughput { streams } => write!(f, "one-way bytes, {streams} streams"),
             Self::Download { bytes } => write!(f, "download of {bytes} B with its connection"),
             Self::NewConnections { parallel } => write!(f, "new connections, {parallel} at a time"),
+            Self::Wrk { connections } => write!(f, "requests by wrk, {connections} conn, 64 B"),
             Self::Idle { connections } => write!(f, "{connections} idle connections"),
         }
     }

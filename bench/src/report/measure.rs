@@ -50,7 +50,8 @@ impl Measure {
             Workload::Requests { .. }
             | Workload::Throughput { .. }
             | Workload::Download { .. }
-            | Workload::NewConnections { .. } => Self::Rate,
+            | Workload::NewConnections { .. }
+            | Workload::Wrk { .. } => Self::Rate,
             Workload::Paced { .. } => Self::P99,
             Workload::Idle { .. } => Self::Machine,
         }

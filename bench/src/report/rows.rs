@@ -41,14 +41,23 @@ pub enum Kind {
     Download,
     /// [`Workload::NewConnections`].
     NewConnections,
+    /// [`Workload::Wrk`].
+    Wrk,
     /// [`Workload::Idle`].
     Idle,
 }
 
 impl Kind {
     /// Every one.
-    pub const ALL: [Self; 6] =
-        [Self::Requests, Self::Paced, Self::Throughput, Self::Download, Self::NewConnections, Self::Idle];
+    pub const ALL: [Self; 7] = [
+        Self::Requests,
+        Self::Paced,
+        Self::Throughput,
+        Self::Download,
+        Self::NewConnections,
+        Self::Wrk,
+        Self::Idle,
+    ];
 
     /// Of a workload.
     pub fn of(workload: Workload) -> Self {
@@ -58,6 +67,7 @@ impl Kind {
             Workload::Throughput { .. } => Self::Throughput,
             Workload::Download { .. } => Self::Download,
             Workload::NewConnections { .. } => Self::NewConnections,
+            Workload::Wrk { .. } => Self::Wrk,
             Workload::Idle { .. } => Self::Idle,
         }
     }

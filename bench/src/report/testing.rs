@@ -84,6 +84,7 @@ pub fn workloads() -> Vec<Workload> {
         Workload::Throughput { streams: 8 },
         Workload::Download { bytes: 8 << 20 },
         Workload::NewConnections { parallel: 4 },
+        Workload::Wrk { connections: 8 },
         Workload::Idle { connections: 1000 },
     ];
     for connections in [1, 64] {
@@ -118,6 +119,7 @@ pub fn round(workload: Workload, slowness: f64) -> Round {
         Workload::Throughput { .. } => (Some(4e9 / slowness), Some(0.5 * slowness), None),
         Workload::Download { .. } => (Some(1e9 / slowness), Some(0.6 * slowness), Some(8e6)),
         Workload::NewConnections { .. } => (Some(5000.0 / slowness), Some(300.0 * slowness), Some(400_000.0)),
+        Workload::Wrk { .. } => (Some(19_000.0 / slowness), None, Some(52_000.0)),
         Workload::Idle { .. } => (None, None, None),
     };
     let is_idle = matches!(workload, Workload::Idle { .. });

@@ -5,7 +5,7 @@ use anyhow::{Context, Result, bail};
 use super::measure::measure;
 use super::plan::Plan;
 use crate::result::{CrossCheck, Workload};
-use crate::systems::{Kind, Running, server};
+use crate::systems::{Kind, Running};
 
 /// Where iperf3 listens.
 const IPERF: u16 = 5201;
@@ -67,11 +67,7 @@ fn seconds(plan: &Plan) -> String {
 }
 
 fn wrk(plan: &Plan, system: &Running) -> Result<f64> {
-    let url = format!("http://{}{}", system.address(), server::path(64)?);
-    let output = system.world.web().cmd("wrk").args(["-t", "1", "-c", "8", "-d", &seconds(plan), &url]).run();
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().find_map(|line| line.trim().strip_prefix("Requests/sec:"));
-    line.and_then(|rate| rate.trim().parse().ok()).with_context(|| format!("wrk said {output}"))
+    super::wrk::requests(system, 8, plan)?.per_second.context("wrk measured nothing")
 }
 
 /// From the server to the client, as our streams go.

@@ -7,6 +7,7 @@ use anyhow::{Context, Result, bail};
 use mtls_tests::{Cmd, Process, slow};
 
 use super::plan::Plan;
+use super::wrk;
 use crate::load::Told;
 use crate::machine;
 use crate::result::{Memory, Round, Workload};
@@ -67,6 +68,7 @@ fn unchecked(system: &Running, workload: Workload, plan: &Plan, rate: Option<f64
             let told = told(command.args(["--parallel", &parallel.to_string()]))?;
             Ok(round(told, 1e6))
         }
+        Workload::Wrk { connections } => wrk::requests(system, connections, plan),
         Workload::Idle { connections } => idle(system, connections),
     }
 }

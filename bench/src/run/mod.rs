@@ -6,6 +6,7 @@ mod environment;
 mod measure;
 mod plan;
 mod work;
+mod wrk;
 
 use std::path::PathBuf;
 

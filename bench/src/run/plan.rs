@@ -31,6 +31,8 @@ pub enum Part {
     Download,
     /// [`Workload::NewConnections`].
     Connect,
+    /// [`Workload::Wrk`]; only where it is asked for.
+    Wrk,
     /// [`Workload::Idle`].
     Idle,
     /// [`crate::result::Work`].
@@ -45,6 +47,7 @@ impl Part {
             Workload::Throughput { .. } => Self::Stream,
             Workload::Download { .. } => Self::Download,
             Workload::NewConnections { .. } => Self::Connect,
+            Workload::Wrk { .. } => Self::Wrk,
             Workload::Idle { .. } => Self::Idle,
         }
     }
@@ -96,6 +99,9 @@ impl Plan {
         }
         let mut workloads = workloads(options.quick, lab);
         workloads.retain(|workload| only(&Part::of(*workload)));
+        if options.only.contains(&Part::Wrk) {
+            workloads.extend([1, 8].map(|connections| Workload::Wrk { connections }));
+        }
         Ok(Self {
             kinds,
             workloads,
@@ -240,6 +246,9 @@ mod tests {
         assert!(plan.curve(Axis::Rules).is_empty() && !plan.checks());
         assert!(only(&[Part::Paced]).unwrap_err().to_string().contains("needs `requests`"));
         only(&[Part::Paced, Part::Requests]).unwrap();
+        assert!(workloads(false, false).iter().all(|workload| Part::of(*workload) != Part::Wrk));
+        let wrk = [1, 8].map(|connections| Workload::Wrk { connections });
+        assert_eq!(only(&[Part::Wrk]).unwrap().workloads(), wrk);
         assert!(!plan.work() && only(&[Part::Work]).unwrap().work() && only(&[]).unwrap().work());
     }
 

@@ -38,6 +38,7 @@ fn title(kind: Kind) -> &'static str {
         Kind::Throughput => "Bytes in one direction",
         Kind::Download => "One download, its connection included",
         Kind::NewConnections => "New connections, with full handshakes",
+        Kind::Wrk => "Requests by wrk, 64 bytes",
         Kind::Idle => "Idle connections",
     }
 }
@@ -57,7 +58,7 @@ fn parts(kind: Kind) -> Vec<Part> {
     use Measure::{Cpu, Machine, P50, P90, P99, P999, Processes, Rate, Resting};
     use Part::{Added, Errors, Median, OfPlain, Offered, Range};
     match kind {
-        Kind::Requests | Kind::Throughput | Kind::Download | Kind::NewConnections => {
+        Kind::Requests | Kind::Throughput | Kind::Download | Kind::NewConnections | Kind::Wrk => {
             let rate = [Median(Rate), Range(Rate), OfPlain(Rate)].into_iter();
             let latencies = [P50, P90, P99, P999].map(Median);
             rate.chain(latencies).chain([Median(Cpu), Added(Cpu), Errors]).collect()
@@ -136,7 +137,9 @@ fn leads(workload: Workload) -> Vec<(&'static str, String)> {
         Workload::Throughput { streams } => vec![("Streams", number(streams))],
         Workload::Download { bytes } => vec![("Length", units::size(bytes))],
         Workload::NewConnections { parallel } => vec![("At a time", number(parallel))],
-        Workload::Idle { connections } => vec![("Connections", number(connections))],
+        Workload::Wrk { connections } | Workload::Idle { connections } => {
+            vec![("Connections", number(connections))]
+        }
     }
 }
 

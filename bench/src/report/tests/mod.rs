@@ -98,7 +98,7 @@ fn a_full_run_has_every_figure_with_its_unit() {
         assert!(text.contains(wanted), "{wanted}: {text}");
         assert!(page.contains(wanted), "{wanted} in the page");
     }
-    assert!(text.contains("Of 8 systems failed 1, of 70 rows failed 1."), "{text}");
+    assert!(text.contains("Of 8 systems failed 1, of 77 rows failed 1."), "{text}");
     assert!(!text.contains("instruction"));
 }
 
