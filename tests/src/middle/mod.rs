@@ -6,7 +6,7 @@
 mod segment;
 mod wires;
 
-use std::net::{SocketAddr, SocketAddrV4};
+use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -56,7 +56,7 @@ impl std::fmt::Debug for Middle {
 }
 
 impl Middle {
-    /// Goes between this pod and the bridge. IPv4 only.
+    /// Goes between this pod and the bridge.
     ///
     /// # Panics
     /// If it cannot.
@@ -97,8 +97,7 @@ impl Middle {
 
     /// The client's address of the newest connection to `server`.
     #[track_caller]
-    pub fn newest(&self, server: SocketAddr) -> SocketAddrV4 {
-        let server = v4(server);
+    pub fn newest(&self, server: SocketAddr) -> SocketAddr {
         eventually(slow::limit(20), &format!("a SYN to {server}"), || {
             let seen = self.seen();
             let mut syns = seen.iter().rev().filter(|s| s.to == server && s.has(flag::SYN));
@@ -107,7 +106,7 @@ impl Middle {
     }
 
     /// The payloads that were sent from one to the other, each once and in order.
-    pub fn payloads(&self, from: SocketAddrV4, to: SocketAddrV4) -> Vec<Vec<u8>> {
+    pub fn payloads(&self, from: SocketAddr, to: SocketAddr) -> Vec<Vec<u8>> {
         let mut segments = self.seen();
         segments.retain(|s| (s.from, s.to) == (from, to) && !s.payload.is_empty());
         segments.sort_by_key(|segment| segment.sequence);
@@ -117,7 +116,7 @@ impl Middle {
 
     /// Waits for a payload from one to the other, the first or a later one.
     #[track_caller]
-    pub fn payload(&self, from: SocketAddrV4, to: SocketAddrV4, number: usize) -> Vec<u8> {
+    pub fn payload(&self, from: SocketAddr, to: SocketAddr, number: usize) -> Vec<u8> {
         eventually(slow::limit(20), &format!("payload {number} from {from}"), || {
             self.payloads(from, to).into_iter().nth(number)
         })
@@ -125,7 +124,7 @@ impl Middle {
 
     /// The next sequence number of one end, by what was seen.
     #[track_caller]
-    pub fn next(&self, from: SocketAddrV4, to: SocketAddrV4) -> u32 {
+    pub fn next(&self, from: SocketAddr, to: SocketAddr) -> u32 {
         let seen = self.seen();
         let ends = seen.iter().filter(|s| (s.from, s.to) == (from, to) && !s.has(flag::RST));
         let ends = ends.map(|s| s.sequence.wrapping_add(s.length()));
@@ -136,7 +135,7 @@ impl Middle {
 
     /// The segment that would come next from `from`, with this payload.
     #[track_caller]
-    pub fn forged(&self, from: SocketAddrV4, to: SocketAddrV4, flags: u8, payload: &[u8]) -> Segment {
+    pub fn forged(&self, from: SocketAddr, to: SocketAddr, flags: u8, payload: &[u8]) -> Segment {
         let (sequence, acknowledged) = (self.next(from, to), self.next(to, from));
         let (options, payload) = (Vec::new(), payload.to_vec());
         Segment { from, to, sequence, acknowledged, flags, window: 500, options, payload }
@@ -149,7 +148,7 @@ impl Middle {
 
     /// Sends plaintext that looks like the next bytes of `from`.
     #[track_caller]
-    pub fn inject_plaintext(&self, from: SocketAddrV4, to: SocketAddrV4, text: &[u8]) {
+    pub fn inject_plaintext(&self, from: SocketAddr, to: SocketAddr, text: &[u8]) {
         self.inject(&self.forged(from, to, flag::PSH | flag::ACK, text));
     }
 }
@@ -192,16 +191,5 @@ impl Shared {
         if fate == Fate::Pass {
             self.wires.send(&segment);
         }
-    }
-}
-
-/// As the attacker knows addresses.
-///
-/// # Panics
-/// If it is an IPv6 address.
-pub fn v4(address: SocketAddr) -> SocketAddrV4 {
-    match address {
-        SocketAddr::V4(address) => address,
-        SocketAddr::V6(address) => panic!("the attacker knows no IPv6: {address}"),
     }
 }

@@ -1,6 +1,6 @@
-//! A TCP segment over IPv4 that can be changed and made into a frame again.
+//! A TCP segment over IPv4 or IPv6 that can be changed and made into a frame again.
 
-use std::net::{Ipv4Addr, SocketAddrV4};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 /// TCP's flags.
 pub mod flag {
@@ -12,18 +12,19 @@ pub mod flag {
     pub const ACK: u8 = 16;
 }
 
-/// Ethernet's header, IPv4's and TCP's without options.
+/// The headers of Ethernet, IPv4, IPv6 and TCP, without options.
 const ETHERNET: usize = 14;
 const IPV4: usize = 20;
+const IPV6: usize = 40;
 const TCP: usize = 20;
 
 /// One segment, with what an attacker on the path may change.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Segment {
     /// Sender.
-    pub from: SocketAddrV4,
+    pub from: SocketAddr,
     /// Receiver.
-    pub to: SocketAddrV4,
+    pub to: SocketAddr,
     /// Sequence number.
     pub sequence: u32,
     /// Acknowledgement number.
@@ -73,15 +74,15 @@ impl Segment {
     /// The segment in an Ethernet frame; `None` if that holds anything else.
     pub fn read(frame: &[u8]) -> Option<Self> {
         let packet = frame.get(ETHERNET..)?;
-        if frame.get(12..14)? != [8, 0] || packet.first()? != &0x45 || packet.get(9)? != &6 {
-            return None;
-        }
-        let segment = packet.get(IPV4..usize::from(short(packet, 2)?))?;
+        let (from, to, segment) = match frame.get(12..14)? {
+            [8, 0] => ipv4(packet)?,
+            [0x86, 0xdd] => ipv6(packet)?,
+            _ => return None,
+        };
         let end = usize::from(segment.get(12)? >> 4) * 4;
-        let address = |at: usize| Some(Ipv4Addr::from(word(packet, at)?));
         Some(Self {
-            from: SocketAddrV4::new(address(12)?, short(segment, 0)?),
-            to: SocketAddrV4::new(address(16)?, short(segment, 2)?),
+            from: SocketAddr::new(from, short(segment, 0)?),
+            to: SocketAddr::new(to, short(segment, 2)?),
             sequence: word(segment, 4)?,
             acknowledged: word(segment, 8)?,
             flags: *segment.get(13)?,
@@ -104,21 +105,58 @@ impl Segment {
         tcp.extend(&self.options);
         tcp.extend(&self.payload);
         let length = u16::try_from(tcp.len()).expect("frames are small");
-        let addresses = [self.from.ip().octets(), self.to.ip().octets()].concat();
+        let (addresses, v4) = self.addresses();
         let pseudo = [&addresses[..], &[0, 6], &length.to_be_bytes()].concat();
         let sum = checksum(&[&pseudo, &tcp]);
         tcp[16..18].copy_from_slice(&sum.to_be_bytes());
-
-        let total = length + 20;
-        let mut ip = vec![0x45, 0];
-        ip.extend(total.to_be_bytes());
-        // Not to be fragmented; 64 hops; TCP.
-        ip.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
-        ip.extend(addresses);
-        let sum = checksum(&[&ip]);
-        ip[10..12].copy_from_slice(&sum.to_be_bytes());
-        [&to[..], &from, &[8, 0], &ip, &tcp].concat()
+        let (kind, ip) = if v4 {
+            ([8, 0], ipv4_header(length + 20, &addresses))
+        } else {
+            // No flow; TCP; 64 hops.
+            let start = [&[0x60, 0, 0, 0][..], &length.to_be_bytes(), &[6, 64]].concat();
+            ([0x86, 0xdd], [start, addresses].concat())
+        };
+        [&to[..], &from, &kind, &ip, &tcp].concat()
     }
+
+    /// One after the other, and whether they are IPv4's.
+    fn addresses(&self) -> (Vec<u8>, bool) {
+        match (self.from.ip(), self.to.ip()) {
+            (IpAddr::V4(from), IpAddr::V4(to)) => ([from.octets(), to.octets()].concat(), true),
+            (IpAddr::V6(from), IpAddr::V6(to)) => ([from.octets(), to.octets()].concat(), false),
+            (from, to) => panic!("from {from} to {to}"),
+        }
+    }
+}
+
+fn ipv4_header(total: u16, addresses: &[u8]) -> Vec<u8> {
+    let mut ip = vec![0x45, 0];
+    ip.extend(total.to_be_bytes());
+    // Not to be fragmented; 64 hops; TCP.
+    ip.extend([0, 0, 0x40, 0, 64, 6, 0, 0]);
+    ip.extend(addresses);
+    let sum = checksum(&[&ip]);
+    ip[10..12].copy_from_slice(&sum.to_be_bytes());
+    ip
+}
+
+/// Sender, receiver and the TCP segment.
+type Packet<'a> = (IpAddr, IpAddr, &'a [u8]);
+
+fn ipv4(packet: &[u8]) -> Option<Packet<'_>> {
+    if packet.first()? != &0x45 || packet.get(9)? != &6 {
+        return None;
+    }
+    let address = |at: usize| Some(Ipv4Addr::from(word(packet, at)?).into());
+    Some((address(12)?, address(16)?, packet.get(IPV4..usize::from(short(packet, 2)?))?))
+}
+
+fn ipv6(packet: &[u8]) -> Option<Packet<'_>> {
+    if packet.get(6)? != &6 {
+        return None;
+    }
+    let address = |at: usize| Some(Ipv6Addr::from(*packet.get(at..)?.first_chunk::<16>()?).into());
+    Some((address(8)?, address(24)?, packet.get(IPV6..IPV6 + usize::from(short(packet, 4)?))?))
 }
 
 /// RFC 1071. Every part but the last has an even length.
@@ -150,10 +188,13 @@ mod tests {
 
     #[test]
     fn a_segment_is_the_same_after_a_frame_and_its_checksums_come_out_even() {
-        for payload in [&b""[..], b"odd", b"even"] {
+        let ends = [("10.77.0.10:40000", "10.77.0.11:80"), ("[fd00:77::a]:40000", "[fd00:77::b]:80")];
+        for ((from, to), payload) in
+            ends.into_iter().flat_map(|ends| [(ends, &b""[..]), (ends, b"odd"), (ends, b"even")])
+        {
             let segment = Segment {
-                from: "10.77.0.10:40000".parse().unwrap(),
-                to: "10.77.0.11:80".parse().unwrap(),
+                from: from.parse().unwrap(),
+                to: to.parse().unwrap(),
                 sequence: 0xffff_fffe,
                 acknowledged: 7,
                 flags: flag::PSH | flag::ACK,
@@ -164,9 +205,10 @@ mod tests {
             let frame = segment.frame([1; 6], [2; 6]);
             assert_eq!(Segment::read(&frame).as_ref(), Some(&segment));
             // A sum over what holds its own checksum is 0.
-            assert_eq!(checksum(&[&frame[14..34]]), 0);
-            let length = u16::try_from(frame.len() - 34).unwrap().to_be_bytes();
-            assert_eq!(checksum(&[&frame[26..34], &[0, 6], &length, &frame[34..]]), 0);
+            let (addresses, tcp) = if from.starts_with('[') { (22, 54) } else { (26, 34) };
+            assert!(tcp == 54 || checksum(&[&frame[14..34]]) == 0);
+            let length = u16::try_from(frame.len() - tcp).unwrap().to_be_bytes();
+            assert_eq!(checksum(&[&frame[addresses..tcp], &[0, 6], &length, &frame[tcp..]]), 0);
             for end in 0..frame.len() {
                 assert_eq!(Segment::read(&frame[..end]), None);
             }

@@ -1,6 +1,6 @@
 //! The two interfaces of the attacker, as packet sockets.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 
 use nix::errno::Errno;
@@ -23,7 +23,7 @@ const PIECE: usize = 1_400;
 pub(super) struct Wires {
     bridge: OwnedFd,
     pod: OwnedFd,
-    address: Ipv4Addr,
+    addresses: [IpAddr; 2],
 }
 
 impl Wires {
@@ -39,7 +39,7 @@ impl Wires {
         );
         let wire = net::netns_path(&lab.wire());
         let (bridge, pod_side) = net::inside(&wire, || (open(inner), open(port)));
-        Self { bridge, pod: pod_side, address: pod.v4 }
+        Self { bridge, pod: pod_side, addresses: pod.addresses() }
     }
 
     /// Each interface that has a frame, and the other one.
@@ -73,16 +73,19 @@ impl Wires {
 
     /// To its receiver, as from its sender.
     pub(super) fn send(&self, segment: &Segment) {
-        let to = if *segment.to.ip() == self.address { &self.pod } else { &self.bridge };
+        let to = if self.addresses.contains(&segment.to.ip()) { &self.pod } else { &self.bridge };
         for piece in segment.pieces(PIECE) {
-            Self::write(to, &piece.frame(hardware(*segment.from.ip()), hardware(*segment.to.ip())));
+            Self::write(to, &piece.frame(hardware(segment.from.ip()), hardware(segment.to.ip())));
         }
     }
 }
 
 /// The lab makes them from the addresses.
-fn hardware(address: Ipv4Addr) -> [u8; 6] {
-    let [.., last] = address.octets();
+fn hardware(address: IpAddr) -> [u8; 6] {
+    let last = match address {
+        IpAddr::V4(address) => address.octets()[3],
+        IpAddr::V6(address) => address.octets()[15],
+    };
     [2, 0x77, 0, 0, 0, last]
 }
 

@@ -7,15 +7,16 @@ use mtls_tests::direct::entries;
 use mtls_tests::hold::why_not_direct;
 use mtls_tests::rogue::{Id, Rogue, address, frame, kind};
 
-use super::Attack;
+use super::{Attack, at};
 
 /// What is said, and the daemon's word for it.
 fn garbage(attack: &Attack) -> Vec<(&'static str, Vec<u8>)> {
-    let (client, server) = (attack.world.web().at(50_003), attack.to);
+    let (client, server) = (at(attack.world.web(), 50_003), attack.to);
     let id = Id::new(client, server, 9);
     let zero = SocketAddr::new(client.ip(), 0);
-    let elsewhere = Id::new(client, attack.world.web().at(22), 9);
-    let v6 = attack.world.web().at6(50_003);
+    let elsewhere = Id::new(client, at(attack.world.web(), 22), 9);
+    let web = attack.world.web();
+    let other = if server.is_ipv6() { web.at(50_003) } else { web.at6(50_003) };
     vec![
         ("a frame of 200 bytes, of which the longest has", frame(&[kind::OPEN; 200])),
         ("a frame without a type", vec![0]),
@@ -24,7 +25,7 @@ fn garbage(attack: &Attack) -> Vec<(&'static str, Vec<u8>)> {
         ("with 3 bytes behind its last field", id.frame(kind::OPEN, b"abc")),
         ("the unknown reason 99", id.frame(kind::ABORT, &[99])),
         ("a connection with port 0", Id::new(zero, server, 9).frame(kind::OPEN, &[])),
-        ("one IPv4 and one IPv6", Id::new(v6, server, 9).frame(kind::OPEN, &[])),
+        ("one IPv4 and one IPv6", Id::new(other, server, 9).frame(kind::OPEN, &[])),
         ("about a connection to another destination", elsewhere.frame(kind::OPEN, &[])),
         ("a second welcome", frame(&[kind::WELCOME])),
         ("a frame of 71 bytes", [b"GET / HTTP/1.0\r\n\r\n".to_vec(), address(client)].concat()),

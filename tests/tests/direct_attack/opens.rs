@@ -5,7 +5,7 @@ use mtls_tests::hold::why_not_direct;
 use mtls_tests::rogue::{Id, Rogue, kind, reason};
 use mtls_tests::{could_not_run, eventually, slow};
 
-use super::{Attack, SECRET};
+use super::{Attack, SECRET, at};
 
 /// A client's port that nobody has.
 const CLIENT: u16 = 50_001;
@@ -20,7 +20,7 @@ fn an_open_of_an_identity_without_rights_is_refused_and_its_syn_is_not_expected(
     let identity = attack.world.there.issue("spiffe://example.org/other", "other").into();
     // Who it is was proved; what it may is asked for each connection.
     let mut session = Rogue::session(attack.world.node(), attack.to, &identity).expect("a session");
-    let client = attack.world.web().at(CLIENT);
+    let client = at(attack.world.web(), CLIENT);
     let (kind, why) = session.open(&Id::new(client, attack.to, 1));
     assert_eq!((kind, why), (kind::REFUSE, vec![reason::DENIED]));
     assert_eq!(entries(&attack.world.lab, &attack.world.there, "EXPECTED"), 0);
@@ -75,7 +75,7 @@ fn an_open_of_addresses_that_are_expected_already_is_refused() {
     let identity = attack.world.there.issue("spiffe://example.org/web", "twice").into();
     let session = || Rogue::session(attack.world.node(), attack.to, &identity).expect("a session");
     let (mut first, mut second) = (session(), session());
-    let client = attack.world.web().at(CLIENT);
+    let client = at(attack.world.web(), CLIENT);
     let (kind, nonce) = first.open(&Id::new(client, attack.to, 1));
     assert_eq!((kind, nonce.len()), (kind::ACCEPT, 16));
     for (session, nonce) in [(&mut second, 2), (&mut first, 3)] {

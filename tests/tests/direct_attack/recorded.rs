@@ -7,7 +7,7 @@ use super::{Attack, SECRET, assert_errno};
 
 /// Both ends close, and neither record says that all is well.
 #[track_caller]
-fn closed_uncleanly(attack: Attack, client: std::net::SocketAddrV4) {
+fn closed_uncleanly(attack: Attack, client: std::net::SocketAddr) {
     for app in [&attack.far, &attack.web] {
         app.does("main", "close x", "ok");
     }

@@ -5,21 +5,20 @@ use std::net::{SocketAddr, TcpStream};
 
 use mtls_tests::hold::why_not_direct;
 use mtls_tests::lab::{NODE, Pod};
-use mtls_tests::middle::v4;
 use mtls_tests::rogue::{Id, Rogue, kind};
 use mtls_tests::{could_not_run, slow};
 use socket2::{Domain, Socket, Type};
 
-use super::{Attack, EVIL, SECRET, assert_errno, assert_silent};
+use super::{Attack, EVIL, SECRET, assert_errno, assert_silent, at};
 
 /// The traitor's port.
 const CLIENT: u16 = 50_002;
 
 /// A TCP connection from the traitor's port, in no hold.
 fn connect(evil: &Pod, to: SocketAddr) -> TcpStream {
-    let from = evil.at(CLIENT);
+    let from = at(evil, CLIENT);
     evil.inside(|| {
-        let socket = Socket::new(Domain::IPV4, Type::STREAM, None).expect("a socket");
+        let socket = Socket::new(Domain::for_address(to), Type::STREAM, None).expect("a socket");
         socket.bind(&from.into()).and_then(|()| socket.connect(&to.into())).expect("the SYN is expected");
         socket.set_read_timeout(Some(slow::limit(30))).expect("a limit");
         socket.into()
@@ -41,7 +40,7 @@ fn traitor() -> Traitor {
     let evil = attack.world.lab.pod("evil").clone();
     let identity = attack.world.there.issue("spiffe://example.org/web", "traitor").into();
     let mut session = Rogue::session(attack.world.node(), attack.to, &identity).expect("a session");
-    let id = Id::new(evil.at(CLIENT), attack.to, 7);
+    let id = Id::new(at(&evil, CLIENT), attack.to, 7);
     let (kind, nonce) = session.open(&id);
     assert_eq!((kind, nonce.len()), (kind::ACCEPT, 16));
     let tcp = connect(&evil, attack.to);
@@ -56,7 +55,7 @@ impl Traitor {
         self.attack.world.there.wait_for_output(text);
         assert_errno(&self.attack.far.ask("main", "recv x"), &["ECONNABORTED"]);
         assert_silent(&self.attack.far, "x");
-        let client = v4(self.attack.world.lab.pod("evil").at(CLIENT));
+        let client = at(self.attack.world.lab.pod("evil"), CLIENT);
         let record = self.attack.record(&self.attack.world.there, "far", client);
         assert_eq!((record.reason(), record.refused()), ("direct_failed", refused), "{record:?}");
         assert!(record.detail().contains("one end is at fault"), "{record:?}");
