@@ -13,6 +13,8 @@ pub const WORKLOADS: &str = "requests,download,connect";
 
 /// Where both are built: as the tests are. What is compared is the change, and optimising everything takes longer than measuring.
 pub const PROFILE: &str = "debug";
+/// As this revision's manifest has it: with another value the base would build all dependencies anew.
+const LTO: (&str, &str) = ("CARGO_PROFILE_DEV_LTO", "off");
 
 /// The commit that a revision names.
 pub fn commit(root: &Path, revision: &str) -> Result<String> {
@@ -33,7 +35,11 @@ pub fn build(root: &Path, target: &Path, directory: &Path, commit: &str) -> Resu
     heading(&format!("building mtlsd of {commit}"));
     let checkout = Checkout::new(root, &directory.join("base-src"), commit)?;
     let built = Cmd::cargo(&checkout.path).args(["build", "--package", "mtls-daemon"]);
-    built.env("CARGO_TARGET_DIR", target).run().with_context(|| format!("mtlsd of {commit}"))?;
+    built
+        .env("CARGO_TARGET_DIR", target)
+        .env(LTO.0, LTO.1)
+        .run()
+        .with_context(|| format!("mtlsd of {commit}"))?;
     let binary = directory.join("mtlsd-base");
     std::fs::copy(target.join(PROFILE).join("mtlsd"), &binary)
         .with_context(|| format!("{} cannot be written", binary.display()))?;
