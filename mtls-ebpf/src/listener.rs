@@ -92,13 +92,8 @@ impl Receiver {
         for _ in 0..looks {
             // SAFETY: `SIZE` bytes of the tuple count; the socket is released.
             let state = unsafe {
-                let sk = bpf_skc_lookup_tcp(
-                    ctx.cast(),
-                    &raw mut self.tuple,
-                    SIZE,
-                    BPF_F_CURRENT_NETNS as u64,
-                    0,
-                );
+                let sk =
+                    bpf_skc_lookup_tcp(ctx.cast(), &raw mut self.tuple, SIZE, BPF_F_CURRENT_NETNS as u64, 0);
                 if sk.is_null() {
                     return;
                 }
