@@ -1,4 +1,4 @@
-//! The attacks, over the version of IP that the suite has chosen.
+//! The attacks, and what they are made with.
 
 #[path = "forged_fin.rs"]
 mod forged_fin;
@@ -30,13 +30,11 @@ mod traitor;
 use std::net::SocketAddr;
 
 use mtls_tests::direct::{World, records, shows_direct};
-use mtls_tests::hold::App;
+use mtls_tests::hold::{App, kernel};
 use mtls_tests::lab::{Daemon, Pod};
 use mtls_tests::middle::{Middle, flag};
 use mtls_tests::wire::Capture;
 use mtls_tests::{Record, eventually, slow};
-
-use crate::V6;
 
 /// Where the applications listen.
 const PORT: u16 = 7000;
@@ -47,7 +45,7 @@ const EVIL: &str = "GET /evil HTTP/1.0";
 
 /// Where a pod is, over the version of IP that is attacked.
 fn at(pod: &Pod, port: u16) -> SocketAddr {
-    if V6 { pod.at6(port) } else { pod.at(port) }
+    if kernel() >= (7, 0) { pod.at6(port) } else { pod.at(port) }
 }
 
 /// Two applications, and an attacker on the path between them. Fields drop in this order.

@@ -42,6 +42,10 @@ pub struct Args {
     /// Do not run the test of this full name (as the summary shows it); may be repeated.
     #[arg(long, value_name = "NAME")]
     exclude: Vec<String>,
+    /// Leave out what cannot run on this machine of this suite of integration tests; may be repeated. A kernel that `--kernel` names with
+    /// the suite runs it all the same.
+    #[arg(long, value_name = "SUITE")]
+    exclude_suite: Vec<String>,
     /// Run only one kind of tests. Unit tests include the documentation's examples and need no root.
     #[arg(long)]
     only: Option<Kind>,
@@ -153,6 +157,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     if known.is_empty() && report.failures() == 0 {
         report.problem("no test was selected".to_owned());
+    }
+
+    for name in &args.exclude_suite {
+        if !report.exclude_suite(|suite| suite_name(suite) == *name) {
+            report.problem(format!("--exclude-suite {name}: no suite of this run has this name"));
+        }
     }
 
     heading("summary");
@@ -438,6 +448,7 @@ mod tests {
             only: None,
             kernels: Vec::new(),
             exclude_kernel: Vec::new(),
+            exclude_suite: Vec::new(),
             guests: 1,
             guest_cpus: 1,
             filter: filter.map(str::to_owned),

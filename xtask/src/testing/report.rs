@@ -161,6 +161,18 @@ impl Report {
         }
     }
 
+    /// Those of a suite's tests that could not run are excluded. False: there is no such suite.
+    pub fn exclude_suite(&mut self, is_it: impl Fn(&str) -> bool) -> bool {
+        let mut known = false;
+        for (_, tests) in self.suites.iter_mut().filter(|(suite, _)| is_it(suite)) {
+            known = true;
+            for status in tests.tests.values_mut().filter(|status| matches!(status, Status::CouldNotRun(_))) {
+                *status = Status::Excluded;
+            }
+        }
+        known
+    }
+
     /// How many passed, failed (problems are failures) and did not run.
     pub fn counts(&self) -> Counts {
         let mut counts = Counts::of(self.statuses());
@@ -325,6 +337,17 @@ mod tests {
         report.event(Event::Said { name: "a".into(), said: "x.rs:1:2: no".into() });
         report.problem("the machine".into());
         assert_eq!(report.failed(), ["s src/lib.rs :: a\n    x.rs:1:2: no", "problem: the machine"]);
+    }
+
+    #[test]
+    fn only_what_could_not_run_of_an_excluded_suite_is_excluded() {
+        let mut report = run(&[("a", Outcome::Passed), ("b", Outcome::Failed)], Some((1, 1, 0)));
+        report.could_not_run("a", "no kTLS");
+        assert!(!report.exclude_suite(|suite| suite == "other"));
+        assert!(report.exclude_suite(|suite| suite == "s src/lib.rs"));
+        assert_eq!(report.counts().to_string(), "0 passed, 1 failed, 1 skipped");
+        report.event(Event::Test { name: "b".into(), outcome: Outcome::Passed });
+        assert!(report.is_success());
     }
 
     #[test]
