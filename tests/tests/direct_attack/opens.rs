@@ -48,8 +48,9 @@ fn a_workload_whose_identity_loses_its_rights_is_refused_at_connect() {
     std::fs::write(&file, other).expect("writable");
     assert_eq!(attack.world.there.cli(&["reload"]).0, Some(0));
     let accepting = attack.far.tell("acceptor", "accept x l");
-    // The word of a firewall for what is prohibited.
-    attack.web.does("main", &format!("connect x {}", attack.to), "EHOSTUNREACH");
+    // The word of a firewall for what is prohibited (docs/errno.md).
+    let prohibited = if attack.to.is_ipv6() { "EACCES" } else { "EHOSTUNREACH" };
+    attack.web.does("main", &format!("connect x {}", attack.to), prohibited);
     for (daemon, workload) in [(&attack.world.here, "web"), (&attack.world.there, "far")] {
         eventually(slow::limit(20), "the refusal", || {
             let all = records(daemon, workload);
