@@ -11,7 +11,6 @@ use mtls_tests::hold::why_not_direct;
 use mtls_tests::lab::{Pod, Process};
 use mtls_tests::stress::adversary::{Adversary, Victims};
 use mtls_tests::stress::{count, seed, verdict};
-use mtls_tests::wire::Capture;
 use mtls_tests::{could_not_run, slow};
 
 /// Where the server listens.
@@ -51,11 +50,6 @@ fn world() -> World {
     // Ends with these applications: the port is the other ones' then.
     let _ = world.applications(world.far().at(PORT));
     world
-}
-
-#[track_caller]
-fn only_tls(capture: Capture) -> usize {
-    capture.stop().assert_only_tls(PORT)
 }
 
 /// Runs the connections, with or without the adversary.
@@ -110,7 +104,7 @@ fn stress(torment: bool) {
     assert!(direct >= whole, "MTLSD_SEED={seed}: only {direct} of {whole} were direct");
     let printed = world.printed();
     assert!(!printed.contains("panicked"), "MTLSD_SEED={seed}: {printed}");
-    only_tls(capture);
+    capture.stop().assert_only_tls(PORT);
 }
 
 #[test]

@@ -62,7 +62,8 @@ fn by_turns(ours: impl Fn() -> Result<f64>, theirs: impl Fn() -> Result<f64>) ->
     Ok((median(our)?, median(their)?))
 }
 
-fn seconds(plan: &Plan) -> String {
+/// wrk and iperf3 know whole seconds only.
+pub(super) fn seconds(plan: &Plan) -> String {
     format!("{:.0}", plan.seconds().ceil())
 }
 

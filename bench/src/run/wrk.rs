@@ -5,6 +5,7 @@ use std::fs;
 use anyhow::{Context, Result, bail};
 use serde::Deserialize;
 
+use super::checks::seconds;
 use super::plan::Plan;
 use crate::result::{Latency, Round};
 use crate::systems::{Running, server};
@@ -43,9 +44,7 @@ pub fn requests(system: &Running, connections: u32, plan: &Plan) -> Result<Round
     let script = web.files().join("wrk.lua");
     fs::write(&script, SCRIPT).with_context(|| script.display().to_string())?;
     let url = format!("http://{}{}", system.address(), server::path(64)?);
-    // wrk knows whole seconds only.
-    let seconds = format!("{:.0}", plan.seconds().ceil());
-    let wrk = web.cmd("wrk").args(["-t", "1", "-c", &connections.to_string(), "-d", &seconds, "-s"]);
+    let wrk = web.cmd("wrk").args(["-t", "1", "-c", &connections.to_string(), "-d", &seconds(plan), "-s"]);
     let output = wrk.arg(script).arg(url).run();
     read(&String::from_utf8_lossy(&output.stdout)).with_context(|| format!("wrk said {output}"))
 }
