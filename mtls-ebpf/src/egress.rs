@@ -44,9 +44,15 @@ pub fn egress(ctx: SkBuffContext) -> i32 {
     let sk = sk.cast::<c_void>();
     // SAFETY: a full socket, not null.
     let state = unsafe { storage::get(sk) };
+    let netns = match &state {
+        Some(state) => state.netns,
+        None if !features::has(features::SKB_NETNS_COOKIE) => return PASS,
+        // SAFETY: the feature says that this kernel allows the helper here.
+        None => unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
+    };
     let Some(state) = state.filter(|state| state.kind != SocketKind::Unclassified.raw()) else {
         // One call: the verifier goes through the function for each.
-        return unseen(SkBuffContext::new(skb), sk);
+        return unseen(SkBuffContext::new(skb), sk, netns);
     };
     if state.kind == SocketKind::DirectFlowing.raw() {
         return guard::flows(&ctx, state, true);
@@ -145,16 +151,9 @@ fn first_bytes(ctx: SkBuffContext, state: &mut SocketState) -> i32 {
 
 /// A socket that no hook has classified: opened before its workload was enrolled, or a raw socket.
 #[inline(never)]
-fn unseen(ctx: SkBuffContext, sk: *mut c_void) -> i32 {
+fn unseen(ctx: SkBuffContext, sk: *mut c_void, netns: u64) -> i32 {
     let ctx = &ctx;
     let skb = ctx.skb.skb;
-    // SAFETY: a full socket, not null.
-    let netns = match unsafe { storage::get(sk) } {
-        Some(state) => state.netns,
-        None if !features::has(features::SKB_NETNS_COOKIE) => return PASS,
-        // SAFETY: the feature says that this kernel allows the helper here.
-        None => unsafe { bpf_get_netns_cookie(ctx.as_ptr()) },
-    };
     // SAFETY: context field.
     if unsafe { (*skb).ifindex } == LOOPBACK_IFINDEX {
         return PASS;
