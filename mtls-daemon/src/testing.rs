@@ -10,7 +10,8 @@ pub(crate) fn could_not_run<T: Fn()>(_test: T, reason: &str) {
     eprintln!("{name} could not run: {reason}");
     if let Some(file) = std::env::var_os("MTLSD_TEST_NOT_RUN") {
         let mut file = std::fs::OpenOptions::new().append(true).create(true).open(file).unwrap();
-        writeln!(file, "{name}\t{reason}").unwrap();
+        // One `write`, which O_APPEND makes whole: several test programs share the file.
+        file.write_all(format!("{name}\t{reason}\n").as_bytes()).unwrap();
     }
 }
 
