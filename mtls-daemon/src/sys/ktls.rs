@@ -6,7 +6,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, AsRawFd};
 
-use nix::libc::{self, SOL_TLS, TLS_GET_RECORD_TYPE, TLS_SET_RECORD_TYPE, TLS_TX};
+use nix::libc::{self, SOL_TLS, TLS_GET_RECORD_TYPE, TLS_RX_EXPECT_NO_PAD, TLS_SET_RECORD_TYPE, TLS_TX};
 
 /// `struct tls_crypto_info` and the largest body behind it (AES-256-GCM or ChaCha20-Poly1305), with room to spare.
 const CRYPTO_INFO: usize = 128;
@@ -96,6 +96,36 @@ pub fn next_sequence(socket: &impl AsFd) -> io::Result<u64> {
         .and_then(|bytes| <[u8; SEQUENCE]>::try_from(bytes).ok())
         .ok_or(io::ErrorKind::InvalidData)?;
     Ok(u64::from_be_bytes(sequence))
+}
+
+/// Has the kernel decrypt into the reader's own memory instead of pages that it must get, clear and copy
+/// (`TLS_RX_EXPECT_NO_PAD`, Linux 6.0). A record with padding, and one that is no data, is decrypted twice then; before
+/// Linux 7.2 (and 6.1.192) `recvmsg` also writes what is no data behind itself, so that it is not for who reads such records.
+///
+/// # Errors
+/// `EINVAL` without a key of TLS 1.3 for what is received, `ENOPROTOOPT` where the kernel does not know it.
+pub fn decrypt_into_readers_memory(socket: &impl AsFd) -> io::Result<()> {
+    let on: libc::c_int = 1;
+    // SAFETY: the kernel reads one int at `on`.
+    let result = unsafe {
+        libc::setsockopt(
+            socket.as_fd().as_raw_fd(),
+            SOL_TLS,
+            TLS_RX_EXPECT_NO_PAD,
+            (&raw const on).cast(),
+            libc::socklen_t::try_from(size_of_val(&on)).unwrap_or_default(),
+        )
+    };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+}
+
+/// Whether it does.
+///
+/// # Errors
+/// As [`decrypt_into_readers_memory`].
+#[cfg(test)]
+pub fn decrypts_into_readers_memory(socket: &impl AsFd) -> io::Result<bool> {
+    option(socket, SOL_TLS, TLS_RX_EXPECT_NO_PAD).map(|value: [u8; 4]| i32::from_ne_bytes(value) == 1)
 }
 
 /// Size of `struct tls12_crypto_info_*` of a cipher (include/uapi/linux/tls.h).
@@ -201,6 +231,7 @@ mod tests {
     fn a_socket_without_tls_has_no_sequence_number_and_no_record_types() {
         let (near, mut far) = pair();
         assert!(next_sequence(&near).is_err());
+        assert!(decrypt_into_readers_memory(&near).is_err());
         assert_eq!(receive(&near, &mut [0; 8]).unwrap_err().kind(), io::ErrorKind::WouldBlock);
         far.write_all(b"plain").unwrap();
         drop(far);

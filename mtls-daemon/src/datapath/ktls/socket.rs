@@ -55,6 +55,14 @@ impl<'s> TlsSocket<'s> {
         setsockopt(&self.0, TcpTlsRx, keys.info())
     }
 
+    /// As [`sys::decrypt_into_readers_memory`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn decrypt_into_readers_memory(self) -> io::Result<()> {
+        sys::decrypt_into_readers_memory(&self.0)
+    }
+
     /// Reads from one record; does not wait.
     ///
     /// # Errors

@@ -84,6 +84,8 @@ pub fn install(socket: &impl AsFd, receive: &RecordKeys, send: &RecordKeys) -> R
     let socket = TlsSocket::new(socket);
     // In this order: what may be sent early is sent only when what comes back can be read.
     socket.install_rx(receive).map_err(|errno| ArmError::of(Step::Receive, errno))?;
+    // The peer's kernel never pads, and no application reads what is no data. A kernel that does not know it copies instead.
+    let _ = socket.decrypt_into_readers_memory();
     socket.install_tx(send).map_err(|errno| ArmError::of(Step::Send, errno))
 }
 
@@ -91,11 +93,14 @@ pub fn install(socket: &impl AsFd, receive: &RecordKeys, send: &RecordKeys) -> R
 mod tests {
     use std::io::{Read, Write};
     use std::net::{Shutdown, TcpListener, TcpStream};
+    use std::time::Duration;
 
     use rustls::crypto::aws_lc_rs::default_provider;
 
     use super::*;
     use crate::datapath::ktls::Suite;
+    use crate::datapath::tls::ContentType;
+    use crate::sys::ktls as sys;
     use crate::testing::could_not_run;
 
     fn pair() -> (TcpStream, TcpStream) {
@@ -133,6 +138,82 @@ mod tests {
         let mut room = [0; 5];
         far.read_exact(&mut room).unwrap();
         assert_eq!(&room, b"hello");
+    }
+
+    /// A pair that is armed, and reads at most a second.
+    fn armed() -> (TcpStream, TcpStream) {
+        let ((near, far), [there, back]) = (pair(), [keys(), keys()]);
+        near.set_nodelay(true).unwrap();
+        far.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
+        for (end, receive, send) in [(&near, &back, &there), (&far, &there, &back)] {
+            enable(end).unwrap();
+            install(end, receive, send).unwrap();
+        }
+        (near, far)
+    }
+
+    #[test]
+    fn records_are_decrypted_into_the_readers_memory_and_never_behind_it() {
+        if !ktls(records_are_decrypted_into_the_readers_memory_and_never_behind_it) {
+            return;
+        }
+        let (mut near, mut far) = armed();
+        assert!(sys::decrypts_into_readers_memory(&far).unwrap());
+        // Room of every kind: smaller than a record, as large as one, for its type and its tag, for two.
+        for room in [1, 63, 64, 65, 79, 80, 81, 127, 128, 129, 300] {
+            for _ in 0..3 {
+                near.write_all(&[7; 64]).unwrap();
+            }
+            let (mut memory, mut left) = ([0_u8; 512], 3 * 64);
+            while left > 0 {
+                memory.fill(0);
+                let read = far.read(&mut memory[100..100 + room]).unwrap();
+                assert!(read > 0 && read <= left, "{read} of {left} with {room}");
+                left -= read;
+                assert_eq!(memory[100..100 + read], vec![7; read]);
+                assert!(memory[..100].iter().chain(&memory[100 + room..]).all(|&byte| byte == 0), "{room}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_no_data_is_an_error_and_stays_in_the_readers_memory() {
+        if !ktls(a_record_that_is_no_data_is_an_error_and_stays_in_the_readers_memory) {
+            return;
+        }
+        // Linux up to 6.12 writes such a record twice: with room for it once, for it twice, and for more.
+        for (length, room) in [(64, 65), (64, 80), (64, 129), (64, 300), (2, 3)] {
+            let (mut near, mut far) = armed();
+            near.write_all(b"data").unwrap();
+            let record = vec![9; length];
+            TlsSocket::new(&near).send(ContentType::Alert, &record).unwrap();
+            let mut memory = [0_u8; 512];
+            assert_eq!(far.read(&mut memory[100..100 + room.max(4)]).unwrap(), 4, "the data only");
+            assert_eq!(&memory[100..104], b"data");
+            let error = far.read(&mut memory[100..100 + room]).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(nix::libc::EIO));
+            assert!(
+                memory[..100].iter().chain(&memory[100 + room.max(4)..]).all(|&byte| byte == 0),
+                "{room}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_record_that_is_not_authentic_is_an_error_and_ends_what_can_be_read() {
+        if !ktls(a_record_that_is_not_authentic_is_an_error_and_ends_what_can_be_read) {
+            return;
+        }
+        let ((near, mut far), [there, back, wrong]) = (pair(), [keys(), keys(), keys()]);
+        for (end, receive, send) in [(&near, &back, &wrong), (&far, &there, &back)] {
+            enable(end).unwrap();
+            install(end, receive, send).unwrap();
+        }
+        (&near).write_all(b"not with the key of the other end").unwrap();
+        for _ in 0..2 {
+            let error = far.read(&mut [0; 300]).unwrap_err();
+            assert_eq!(error.raw_os_error(), Some(nix::libc::EBADMSG));
+        }
     }
 
     #[test]
