@@ -35,13 +35,13 @@ pub struct Client<D> {
 impl<D: Copy> Client<D> {
     /// A SYN of a direct workload is held. `early_release`: the writer may be let go before a slow accept().
     pub fn new(id: ConnectionId, early_release: bool) -> (Self, Vec<Action<D>>) {
-        let context = Context { id, early_release };
+        let context = Context::new(id, early_release);
         (Self { context, state: ClientState::Duplicating }, vec![Action::Duplicate])
     }
 
     /// Its connection.
     pub fn id(&self) -> ConnectionId {
-        self.context.id
+        self.context.id()
     }
 
     /// Where it stands.
@@ -74,7 +74,7 @@ impl<D: Copy> Client<D> {
 
     /// Takes one input.
     pub fn step(&mut self, input: Input<D>) -> Step<D> {
-        if matches!(input, Input::Peer(message) if message.id != self.context.id) {
+        if matches!(input, Input::Peer(message) if message.id != self.context.id()) {
             return Step::ignored(Ignored::OtherConnection);
         }
         let context = self.context;

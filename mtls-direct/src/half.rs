@@ -1,6 +1,7 @@
 //! What both roles do alike: from the duplicate of the application's descriptor to the end.
 use crate::{
-    Action, Body, By, ConnectionId, Counts, Ignored, Input, Message, Nonce, Outcome, Reason, Step, Timer,
+    Action, Address, Body, By, ConnectionId, Counts, FourTuple, Ignored, Input, Message, Nonce, Outcome,
+    Reason, Step, Timer,
 };
 
 /// Whether the session that the connection was agreed on still lives.
@@ -55,13 +56,25 @@ pub enum Half<D> {
 /// What a machine knows of its connection all the time.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(crate) struct Context {
-    pub id: ConnectionId,
+    client: Address,
+    server: Address,
+    nonce: Nonce,
     pub early_release: bool,
 }
 
 impl Context {
+    pub fn new(id: ConnectionId, early_release: bool) -> Self {
+        let FourTuple { client, server } = id.tuple;
+        Self { client: client.into(), server: server.into(), nonce: id.nonce, early_release }
+    }
+
+    pub fn id(&self) -> ConnectionId {
+        let tuple = FourTuple { client: self.client.into(), server: self.server.into() };
+        ConnectionId { tuple, nonce: self.nonce }
+    }
+
     pub fn send<D>(&self, body: Body) -> Action<D> {
-        Action::Send(Message { id: self.id, body })
+        Action::Send(Message { id: self.id(), body })
     }
 }
 
@@ -88,7 +101,7 @@ impl<D> Held<D> {
 pub(crate) fn fail<D>(context: &Context, held: Held<D>, by: By, reason: Reason) -> (Outcome, Vec<Action<D>>) {
     let mut actions = Vec::new();
     if held.expected {
-        actions.push(Action::Unexpect(context.id.tuple));
+        actions.push(Action::Unexpect(context.id().tuple));
     }
     actions.push(if held.syn { Action::RefuseConnect(reason) } else { Action::Destroy(reason) });
     actions.extend(held.dup.map(Action::Close));
@@ -121,7 +134,7 @@ impl<D: Copy> Half<D> {
         dup: D,
         peer_ready: bool,
     ) -> (Self, Vec<Action<D>>) {
-        let install = Action::Install { descriptor: dup, client: context.id.nonce, server };
+        let install = Action::Install { descriptor: dup, client: context.id().nonce, server };
         (Self::Installing { dup, peer_ready }, vec![install])
     }
 

@@ -9,6 +9,7 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
+mod address;
 mod client;
 mod half;
 mod io;
@@ -21,6 +22,7 @@ mod table;
 #[cfg(test)]
 mod tests;
 
+pub use address::Address;
 pub use client::{Client, ClientState};
 pub use half::{Half, Session};
 pub use io::{Action, By, Ignored, Input, Outcome, Step, Timer};

@@ -42,13 +42,13 @@ pub struct Server<D> {
 impl<D: Copy> Server<D> {
     /// An `Open` came for a connection that is not known.
     pub fn new(id: ConnectionId) -> (Self, Vec<Action<D>>) {
-        let context = Context { id, early_release: false };
+        let context = Context::new(id, false);
         (Self { context, state: ServerState::Deciding }, vec![Action::Decide])
     }
 
     /// Its connection.
     pub fn id(&self) -> ConnectionId {
-        self.context.id
+        self.context.id()
     }
 
     /// Where it stands.
@@ -85,7 +85,7 @@ impl<D: Copy> Server<D> {
 
     /// Takes one input.
     pub fn step(&mut self, input: Input<D>) -> Step<D> {
-        if matches!(input, Input::Peer(message) if message.id != self.context.id) {
+        if matches!(input, Input::Peer(message) if message.id != self.context.id()) {
             return Step::ignored(Ignored::OtherConnection);
         }
         let context = self.context;
@@ -119,7 +119,7 @@ impl<D: Copy> Server<D> {
             Input::Allowed(server) => {
                 self.state = ServerState::Expecting { server, peer_ready: false };
                 // EXPECTED first: the answer lets the SYN go.
-                let expect = Action::Expect(self.context.id.tuple);
+                let expect = Action::Expect(self.context.id().tuple);
                 Step::of(vec![expect, self.context.send(Body::Accept(server))])
             }
             Input::Refused(reason) => self.refuse(Some(Body::Refuse(reason)), By::Us, reason),
@@ -137,7 +137,7 @@ impl<D: Copy> Server<D> {
     }
 
     fn expecting(&mut self, server: Nonce, peer_ready: bool, input: Input<D>) -> Step<D> {
-        let unexpect = Action::Unexpect(self.context.id.tuple);
+        let unexpect = Action::Unexpect(self.context.id().tuple);
         match input {
             Input::Established => {
                 self.state = ServerState::Waiting { server, peer_ready };

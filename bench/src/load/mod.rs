@@ -26,6 +26,8 @@ use crate::result::Latency;
 
 /// What nobody waits for any longer, seconds.
 const LOST: u64 = 30;
+/// Said when all connections are there. No error message has these words ("too many open files").
+pub const READY: &str = "all connections are there";
 
 /// What is asked of the server, and where it is.
 #[derive(Debug, Clone, Args)]
@@ -275,7 +277,7 @@ async fn idle(target: Target, connections: u32) -> Result<Told> {
     let before = Instant::now();
     let clients = open(&target, connections).await?;
     let mut out = std::io::stdout();
-    writeln!(out, "open").and_then(|()| out.flush())?;
+    writeln!(out, "{READY}").and_then(|()| out.flush())?;
     tokio::task::spawn_blocking(|| std::io::copy(&mut std::io::stdin(), &mut std::io::sink())).await??;
     Ok(Told {
         count: u64::try_from(clients.len())?,
@@ -293,7 +295,7 @@ async fn counted(target: Target, requests: u32) -> Result<Told> {
         let mut out = std::io::stdout();
         writeln!(out, "{word}").and_then(|()| out.flush())
     };
-    say("open")?;
+    say(READY)?;
     std::io::stdin().read_line(&mut String::new())?;
     let before = Instant::now();
     for client in &mut clients {

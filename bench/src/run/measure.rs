@@ -8,7 +8,7 @@ use mtls_tests::{Cmd, Process, slow};
 
 use super::plan::Plan;
 use super::wrk;
-use crate::load::Told;
+use crate::load::{READY, Told};
 use crate::machine;
 use crate::result::{Memory, Round, Workload};
 use crate::systems::{Running, server};
@@ -137,7 +137,7 @@ impl Held {
     pub fn open(system: &Running, connections: u32) -> Result<Self> {
         let command = generator(system)?.args(["idle", &system.address().to_string(), &server::path(64)?]);
         let mut client = command.args(["--connections", &connections.to_string()]).piped().spawn().quiet();
-        let opened = catch_unwind(AssertUnwindSafe(|| client.wait_long_for("open", patience())));
+        let opened = catch_unwind(AssertUnwindSafe(|| client.wait_long_for(READY, patience())));
         if opened.is_err() {
             bail!(
                 "{connections} connections were not open within {:?}: {}",

@@ -11,7 +11,7 @@ use crate::systems::{Kind, server};
 const IDLE: u32 = 10_000;
 /// The same in a quick run, and on the clock that counts instructions, where each costs a millisecond of emulation.
 const IDLE_QUICK: u32 = 500;
-const IDLE_LAB: u32 = 200;
+const IDLE_LAB: u32 = 1000;
 /// Before each measurement, seconds.
 const WARM_UP: f64 = 0.2;
 const WARM_UP_LAB: f64 = 0.05;

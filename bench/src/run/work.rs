@@ -6,6 +6,7 @@ use anyhow::{Result, bail};
 use mtls_tests::Process;
 
 use super::measure::{generator, patience};
+use crate::load::READY;
 use crate::machine;
 use crate::result::Work;
 use crate::syscalls::Syscalls;
@@ -69,7 +70,7 @@ fn work(system: &Running) -> Result<Work> {
 fn client(system: &Running) -> Result<Process> {
     let command = generator(system)?.args(["counted", &system.address().to_string(), &server::path(64)?]);
     let mut client = command.args(["--requests", &REQUESTS.to_string()]).piped().spawn().quiet();
-    client.wait_long_for("open", patience());
+    client.wait_long_for(READY, patience());
     std::thread::sleep(super::measure::SETTLE);
     Ok(client)
 }

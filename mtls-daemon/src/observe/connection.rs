@@ -8,6 +8,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
+use mtls_direct::Address;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -368,16 +369,16 @@ pub struct Opening {
     /// SPIFFE ID of the local workload, if it has one.
     pub local_identity: Option<Arc<str>>,
     /// Address of the client as the applications see it.
-    pub source: SocketAddr,
+    pub source: Address,
     /// Address that the client application connected to.
-    pub destination: SocketAddr,
+    pub destination: Address,
 }
 
 /// What becomes known on the way. Fields are those of [`ConnectionRecord`].
 #[derive(Debug, Clone, Default)]
 pub struct Learned {
     /// The client's address on the wire, once the daemon has dialled for it.
-    pub source: Option<SocketAddr>,
+    pub source: Option<Address>,
     /// The directory's name for the destination.
     pub destination_name: Option<Arc<str>>,
     /// The identity that the peer proved or claimed; cut to [`MAX_PEER_TEXT`].
@@ -563,8 +564,8 @@ impl LiveConnection {
             destination_name: learned.destination_name,
             peer_proven: learned.peer_proven && learned.peer_identity.is_some(),
             peer_identity: learned.peer_identity.map(|text| bounded(&text)),
-            source: learned.source.unwrap_or(opening.source),
-            destination: opening.destination,
+            source: learned.source.unwrap_or(opening.source).into(),
+            destination: opening.destination.into(),
             local_certificate: learned.local_certificate.map(Arc::unwrap_or_clone),
             peer_certificate: learned
                 .peer_certificate
@@ -628,7 +629,7 @@ pub(crate) mod tests {
     /// What every live connection costs here (SPECIFICATION.md, "Direct").
     #[test]
     fn a_live_connection_is_small() {
-        assert!(size_of::<LiveConnection>() <= 336, "{}", size_of::<LiveConnection>());
+        assert!(size_of::<LiveConnection>() <= 296, "{}", size_of::<LiveConnection>());
     }
 
     #[test]

@@ -86,8 +86,8 @@ impl Observer {
             direction: captured.direction,
             workload: Arc::clone(workload.name()),
             local_identity: captured.local_identity,
-            source: captured.source,
-            destination: captured.destination,
+            source: captured.source.into(),
+            destination: captured.destination.into(),
         }));
         self.recorder.open(Arc::clone(&live));
         Observed {

@@ -171,7 +171,7 @@ impl Attempt<'_> {
         let dialled = self.dial().await?;
         let local = dialled.local_addr().ok();
         if let Some(local) = local {
-            self.observed.connection().learn(|learned| learned.source = Some(local));
+            self.observed.connection().learn(|learned| learned.source = Some(local.into()));
         }
         let (mut session, took, peer) = self.shake_hands(dialled, destination).await?;
         // Apart: a question is large, and most connections have none.

@@ -89,7 +89,12 @@ impl Syns {
         }
     }
 
-    /// Its connection is established, or over.
+    /// How many there are.
+    pub fn count(&self) -> usize {
+        lock(&self.0).len()
+    }
+
+    /// Its connection is established, or over: its SYN is not sent again.
     pub fn forget(&self, socket: Socket) {
         lock(&self.0).remove(&socket);
     }

@@ -1,6 +1,7 @@
 //! This node, as the driver of direct connections sees it.
 
 use std::collections::HashMap;
+use std::num::NonZeroU64;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, OnceLock};
@@ -126,20 +127,20 @@ impl Host {
     /// What there is, for people.
     pub fn in_words(&self) -> String {
         let connections = lock(&self.opened).values().filter(|opened| opened.established).count();
+        let (connecting, sessions) = (self.syns.count(), self.links.count());
         let unfit = lock(&self.unfit).list(Instant::now()).len();
-        let sessions = self.links.count();
         format!(
-            "{connections} connections, {sessions} sessions with other nodes' daemons, {unfit} pairs left to a relay for a time"
+            "{connections} connections, {connecting} connecting, {sessions} sessions with other nodes' daemons, {unfit} pairs left to a relay for a time"
         )
     }
 
     /// The guard has closed for good; the kernel's socket is ended too.
     pub fn cut(&self, socket: Socket, tuple: FourTuple, why: Refusal) {
-        let ends = [(tuple.client, tuple.server), (tuple.server, tuple.client)];
+        let (client, server) = (tuple.client.into(), tuple.server.into());
         // Before the event of its end, which comes by the same ring.
         for opened in lock(&self.opened).values_mut() {
             let opening = opened.observed.connection().opening();
-            if ends.contains(&(opening.source, opening.destination)) {
+            if [(client, server), (server, client)].contains(&(opening.source, opening.destination)) {
                 opened.guard = Some(Box::new(why.clone()));
             }
         }
@@ -247,7 +248,7 @@ impl Host {
             let refusal = opened.lease.refusal();
             if refusal.is_none() {
                 opened.established = true;
-                opened.observed.handshake_done(opened.started.elapsed());
+                opened.observed.handshake_done(opened.observed.connection().age());
                 opened.observed.established(Datapath::Direct, None);
                 let standing = opened.lease.standing();
                 opened.observed.connection().learn(|learned| learned.standing = standing);
@@ -363,7 +364,12 @@ impl Node for Host {
     fn install(&self, about: &About<LinkId>, taken: &Taken, keys: SocketKeys) -> Result<(), NotInstalled> {
         let records = self.relay().snapshot.load().config.tls.records_per_key(keys.suite);
         // Full records: the limit is one of blocks, and smaller records have fewer.
-        self.with(about, |opened| opened.key_limit = records.map(|records| records.saturating_mul(RECORD)));
+        let key_limit = records.and_then(|records| NonZeroU64::new(records.saturating_mul(RECORD)));
+        self.with(about, |opened| opened.key_limit = key_limit);
+        // TCP is established: what opened it is not needed any more.
+        if let Some(socket) = about.socket() {
+            self.syns.forget(socket);
+        }
         let armed = hands::arm::enable(taken).and_then(|()| hands::arm::install(taken, &keys.rx, &keys.tx));
         let why = match armed {
             Err(ArmError::NotEstablished) => NotInstalled::NotEstablished,
@@ -379,7 +385,7 @@ impl Node for Host {
 
     fn open_guard(&self, about: &About<LinkId>, taken: &Taken) -> bool {
         let key_limit = self.with(about, |opened| opened.key_limit).flatten();
-        let opened = self.relay().capture.open_guard(taken.as_fd(), key_limit);
+        let opened = self.relay().capture.open_guard(taken.as_fd(), key_limit.map(NonZeroU64::get));
         let wish = *opened.as_ref().unwrap_or(&None);
         self.with(about, |opened| opened.wish = wish);
         self.well(about, opened.map(drop))

@@ -1,7 +1,7 @@
 //! One direct connection as this node sees it, and what is written of its end.
 
+use std::num::NonZeroU64;
 use std::sync::Arc;
-use std::time::Instant;
 
 use mtls_direct::{By, Outcome, Reason as Why};
 
@@ -22,11 +22,10 @@ pub(super) struct Opened {
     pub observed: Observed,
     pub workload: Arc<WorkloadState>,
     pub lease: Lease,
-    pub started: Instant,
     /// The application's TCP_NOTSENT_LOWAT.
     pub wish: Option<u32>,
     /// How many bytes one of its keys may protect.
-    pub key_limit: Option<u64>,
+    pub key_limit: Option<NonZeroU64>,
     /// Bytes may flow.
     pub established: bool,
     /// Why the guard has closed.
@@ -42,7 +41,6 @@ impl Opened {
             observed,
             workload: Arc::clone(workload),
             lease,
-            started: Instant::now(),
             wish: None,
             key_limit: None,
             established: false,
@@ -151,7 +149,7 @@ mod tests {
     /// What every live connection costs here (SPECIFICATION.md, "Direct").
     #[test]
     fn what_is_kept_of_a_connection_is_small() {
-        assert!(size_of::<Opened>() <= 184, "{}", size_of::<Opened>());
+        assert!(size_of::<Opened>() <= 160, "{}", size_of::<Opened>());
     }
 
     #[test]

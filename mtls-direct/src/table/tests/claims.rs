@@ -176,7 +176,7 @@ fn a_late_decision_changes_nothing() {
 fn a_connection_at_rest_takes_a_few_hundred_bytes() {
     let entry = size_of::<super::super::entry::Entry<u64, u64>>();
     let indexes = size_of::<(u64, Nonce, Key)>() + size_of::<(Socket, Key)>() + size_of::<(Key, Box<()>)>();
-    assert!(entry <= 280 && entry + indexes <= 352, "{entry} + {indexes}");
+    assert!(entry <= 216 && entry + indexes <= 288, "{entry} + {indexes}");
 }
 
 #[test]
