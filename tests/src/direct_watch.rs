@@ -19,6 +19,9 @@ pub struct Watch {
     seen: [usize; 2],
 }
 
+/// How [`Watch::look`] begins when a relay has carried a connection that should have been direct.
+pub const BY_RELAY: &str = "a relay carried it";
+
 /// What a group of connections must have left in the access logs.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
@@ -114,6 +117,9 @@ impl Watch {
             return Err(format!("{n} connections, {here} records here, {there} there:\n{}", shown()));
         }
         for record in here.iter().chain(there) {
+            if record.datapath().starts_with("relay") {
+                return Err(format!("{BY_RELAY}: {}", record.0));
+            }
             if record.datapath() != "direct" || !wanted.reasons.contains(&record.reason()) {
                 return Err(format!("not direct or ended for a reason: {}", record.0));
             }
