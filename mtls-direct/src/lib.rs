@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 mod address;
+mod by_name;
 mod client;
 mod half;
 mod io;
@@ -23,6 +24,7 @@ mod table;
 mod tests;
 
 pub use address::Address;
+pub use by_name::{ByName, Named};
 pub use client::{Client, ClientState};
 pub use half::{Half, Session};
 pub use io::{Action, By, Ignored, Input, Outcome, Step, Timer};

@@ -3,7 +3,7 @@ use std::time::Duration;
 
 use super::command::{About, Key, Owner, Role, Socket};
 use super::timers::{Limits, Timers};
-use crate::{Client, ClientState, ConnectionId, Half, Input, Server, ServerState, Step, Timer};
+use crate::{Client, ClientState, ConnectionId, Half, Input, Named, Server, ServerState, Step, Timer};
 
 /// Either side.
 #[derive(Clone, Copy, Debug)]
@@ -76,6 +76,14 @@ pub(super) struct Entry<L, D> {
     opening: bool,
 }
 
+impl<L, D> Named for Entry<L, D> {
+    type Name = Key;
+
+    fn name(&self) -> Key {
+        self.key
+    }
+}
+
 impl<L: Copy, D: Copy> Entry<L, D> {
     pub fn new(key: Key, link: L, machine: Machine<D>) -> Self {
         let running = [None; 2];
@@ -90,6 +98,10 @@ impl<L: Copy, D: Copy> Entry<L, D> {
             owner: Some(owner),
             ..Self::new(key, link, Machine::Client(machine))
         }
+    }
+
+    pub fn socket(&self) -> Option<Socket> {
+        Some(Socket { netns: self.netns?, cookie: self.cookie? })
     }
 
     pub fn about(&self) -> About<L> {

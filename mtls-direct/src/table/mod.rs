@@ -1,6 +1,7 @@
 //! All direct connections of one node: which machine an event is for, and which timers run.
 mod command;
 mod entry;
+mod index;
 #[cfg(test)]
 mod tests;
 mod timers;
@@ -13,8 +14,11 @@ pub use command::{About, Command, Key, Owner, Role, Socket};
 pub use timers::Limits;
 
 use crate::recover::stray;
-use crate::{Body, Client, ConnectionId, Counts, FourTuple, Input, Message, Nonce, Reason, Server, Step};
+use crate::{
+    Body, ByName, Client, ConnectionId, Counts, FourTuple, Input, Message, Nonce, Reason, Server, Step,
+};
 use entry::{Entry, Machine};
+use index::Index;
 use timers::Timers;
 
 /// What the driver has decided about an `Open`.
@@ -32,11 +36,10 @@ pub enum Decision {
 #[derive(Debug)]
 pub struct Table<L, D> {
     limits: Limits,
-    // Boxed: a table has room for almost twice as many as it has.
-    entries: HashMap<Key, Box<Entry<L, D>>>,
+    entries: ByName<Entry<L, D>>,
     /// A nonce is of one connection of a session: who uses it twice is refused.
-    by_nonce: HashMap<(L, Nonce), Key>,
-    by_socket: HashMap<Socket, Key>,
+    by_nonce: Index,
+    by_socket: Index,
     /// Servers that wait for the kernel's first report.
     expected: HashMap<(u64, FourTuple), Key>,
     timers: Timers,
@@ -50,9 +53,9 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
     pub fn new(limits: Limits) -> Self {
         Self {
             limits,
-            entries: HashMap::new(),
-            by_nonce: HashMap::new(),
-            by_socket: HashMap::new(),
+            entries: ByName::default(),
+            by_nonce: Index::default(),
+            by_socket: Index::default(),
             expected: HashMap::new(),
             timers: Timers::default(),
             opening: HashMap::new(),
@@ -77,13 +80,13 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
 
     /// What is known of the connection of a socket.
     pub fn of_socket(&self, socket: Socket) -> Option<About<L>> {
-        self.about(*self.by_socket.get(&socket)?)
+        self.about(self.by_socket(socket)?)
     }
 
     /// Every connection over this session that is not over.
     pub fn over(&self, link: L) -> Vec<Key> {
         let mut keys: Vec<Key> =
-            self.entries.iter().filter(|(_, entry)| entry.link == link).map(|(key, _)| *key).collect();
+            self.entries.iter().filter(|entry| entry.link == link).map(|entry| entry.key).collect();
         keys.sort_unstable();
         keys
     }
@@ -102,21 +105,20 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
         owner: Owner,
         id: ConnectionId,
     ) -> Vec<Command<L, D>> {
-        if self.by_socket.contains_key(&socket) {
+        if self.by_socket(socket).is_some() {
             return Vec::new();
         }
-        if self.is_full(link) || self.by_nonce.contains_key(&(link, id.nonce)) {
+        if self.is_full(link) || self.by_nonce(link, id.nonce).is_some() {
             return vec![Command::RefuseConnect { socket, tuple: id.tuple, reason: Reason::Busy }];
         }
         let (machine, actions) = Client::new(id, self.limits.early_release.is_some());
         let key = self.key();
-        self.by_socket.insert(socket, key);
         self.enter(now, Entry::of_client(key, link, machine, socket, owner), Step::of(actions))
     }
 
     /// Another daemon says something over a session of ours.
     pub fn peer(&mut self, now: Duration, link: L, message: Message) -> Vec<Command<L, D>> {
-        let known = self.by_nonce.get(&(link, message.id.nonce)).copied();
+        let known = self.by_nonce(link, message.id.nonce);
         if let Some(key) = known.filter(|key| self.is_of(*key, message.id)) {
             return self.step(now, key, Input::Peer(message));
         }
@@ -175,7 +177,7 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
         tuple: FourTuple,
         owner: Option<Owner>,
     ) -> Vec<Command<L, D>> {
-        let known = self.by_socket.get(&socket).copied();
+        let known = self.by_socket(socket);
         let key = known.or_else(|| self.expected.get(&(socket.netns, tuple)).copied());
         let Some((key, entry)) = key.and_then(|key| Some((key, self.entries.get_mut(&key)?))) else {
             // Its connection is over: what came up too late is destroyed.
@@ -183,12 +185,14 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
         };
         if entry.cookie.is_none() {
             entry.cookie = Some(socket.cookie);
-            self.by_socket.insert(socket, key);
+            self.name_socket(socket, key);
         }
         let input = match owner {
             None => Input::Established,
             Some(owner) => {
-                entry.owner = Some(owner);
+                if let Some(entry) = self.entries.get_mut(&key) {
+                    entry.owner = Some(owner);
+                }
                 Input::Accepted
             }
         };
@@ -197,8 +201,8 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
 
     /// The kernel's socket reached CLOSE.
     pub fn ended(&mut self, now: Duration, socket: Socket, counts: Counts) -> Vec<Command<L, D>> {
-        match self.by_socket.get(&socket) {
-            Some(key) => self.step(now, *key, Input::SocketEnded(counts)),
+        match self.by_socket(socket) {
+            Some(key) => self.step(now, key, Input::SocketEnded(counts)),
             None => Vec::new(),
         }
     }
@@ -206,7 +210,7 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
     /// What a job of [`Command::Do`] came to, or that its application or lease ended.
     pub fn input(&mut self, now: Duration, key: Key, input: Input<D>) -> Vec<Command<L, D>> {
         match input {
-            Input::Duplicated(duplicate) if !self.entries.contains_key(&key) => {
+            Input::Duplicated(duplicate) if self.entries.get(&key).is_none() => {
                 vec![Command::Close(duplicate)]
             }
             input => self.step(now, key, input),
@@ -230,6 +234,19 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
         commands
     }
 
+    fn by_nonce(&self, link: L, nonce: Nonce) -> Option<Key> {
+        let name_of = |key| self.entries.get(&key).map(|entry| (entry.link, entry.machine.id().nonce));
+        self.by_nonce.get(&(link, nonce), name_of)
+    }
+
+    fn by_socket(&self, socket: Socket) -> Option<Key> {
+        self.by_socket.get(&socket, |key| self.entries.get(&key)?.socket())
+    }
+
+    fn name_socket(&mut self, socket: Socket, key: Key) {
+        self.by_socket.insert(&socket, key, |key| self.entries.get(&key)?.socket());
+    }
+
     fn key(&mut self) -> Key {
         self.last += 1;
         Key(self.last)
@@ -245,10 +262,14 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
     }
 
     fn enter(&mut self, now: Duration, entry: Entry<L, D>, step: Step<D>) -> Vec<Command<L, D>> {
-        let key = entry.key;
-        self.by_nonce.insert((entry.link, entry.machine.id().nonce), key);
+        let (key, about) = (entry.key, entry.about());
         *self.opening.entry(entry.link).or_default() += 1;
-        self.entries.insert(key, Box::new(entry));
+        self.entries.insert(entry);
+        let name_of = |key| self.entries.get(&key).map(|entry| (entry.link, entry.machine.id().nonce));
+        self.by_nonce.insert(&(about.link, about.id.nonce), key, name_of);
+        if let Some(socket) = about.socket() {
+            self.name_socket(socket, key);
+        }
         self.after(now, key, step)
     }
 
@@ -292,9 +313,9 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
 
     fn forget(&mut self, about: &About<L>) {
         self.entries.remove(&about.key);
-        self.by_nonce.remove(&(about.link, about.id.nonce));
+        self.by_nonce.remove(&(about.link, about.id.nonce), about.key);
         if let Some(socket) = about.socket() {
-            self.by_socket.remove(&socket);
+            self.by_socket.remove(&socket, about.key);
         }
     }
 }

@@ -1,5 +1,6 @@
 //! What policy says of one connection, for its record and for its refusal.
 
+use std::cell::RefCell;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 
@@ -23,12 +24,23 @@ pub fn note_decision(connection: &LiveConnection, decision: &Decision<'_>, defau
     let notes = (dry_run.is_some() || !audited.is_empty())
         .then(|| Box::new(PolicyNotes { audited, dry_run, external: None }));
     connection.learn(|learned| {
-        learned.policy = Some(rule.as_str().into());
+        learned.policy = Some(shared(&rule));
         if notes.is_some() {
             learned.notes = notes;
         }
     });
     rule
+}
+
+/// One string for the connections in a row that the same rule decided: they keep it for as long as they live.
+fn shared(rule: &str) -> Arc<str> {
+    thread_local!(static LAST: RefCell<Arc<str>> = RefCell::new("".into()));
+    LAST.with_borrow_mut(|last| {
+        if **last != *rule {
+            *last = rule.into();
+        }
+        Arc::clone(last)
+    })
 }
 
 /// As the memory of flows keeps it; `rule`: what [`note_decision`] returned.
@@ -136,4 +148,19 @@ pub fn early_refusal(
     let rule = denial.rule();
     connection.learn(|learned| learned.policy = Some(Arc::from(rule.as_ref())));
     Refusal::new(denial.verdict.refusal_reason(), format!("{between}: {rule}, {when}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn connections_in_a_row_share_the_name_of_their_rule() {
+        let names = ["web-to-db", "web-to-db", "default of strict", "web-to-db"].map(shared);
+        assert_eq!(
+            names.each_ref().map(|name| &**name),
+            ["web-to-db", "web-to-db", "default of strict", "web-to-db"]
+        );
+        assert!(Arc::ptr_eq(&names[0], &names[1]));
+    }
 }

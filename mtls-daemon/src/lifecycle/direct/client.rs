@@ -7,9 +7,9 @@ use std::sync::{Arc, Mutex};
 
 use mtls_direct::{ConnectionId, FourTuple, Owner, Socket};
 
-use super::host::{Host, Name};
+use super::host::Host;
 use super::links::{PairKey, Peer};
-use super::opened::{Admitted, Opened, note_session};
+use super::opened::{Admitted, Name, Opened, note_session};
 use crate::capture::HeldSyn;
 use crate::datapath::direct::drive::{LinkId, Told};
 use crate::datapath::relay::external::{Outbound, ask_outbound};
@@ -164,12 +164,12 @@ impl Host {
                     return;
                 }
             };
-        let opened = Opened::new(observed, workload, admitted);
         let id = ConnectionId { tuple, nonce };
+        let opened = Opened::new((link, nonce), observed, workload, admitted);
         let connection = opened.observed.shared();
         let from = syn.source.ip();
         self.syns.hold(socket, place, syn);
-        self.enter((link, id.nonce), opened);
+        self.enter(opened);
         let told = Told::Syn { link, socket, owner, id };
         if snapshot.external.is_none() {
             self.tell(told);

@@ -1,6 +1,5 @@
 //! This node, as the driver of direct connections sees it.
 
-use std::collections::HashMap;
 use std::num::NonZeroU64;
 use std::os::fd::AsFd as _;
 use std::path::PathBuf;
@@ -8,8 +7,8 @@ use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
 use mtls_direct::{
-    About, By, ConnectionId, Counts, Decision, FourTuple, Key, Limits, Message, Nonce, Outcome,
-    Reason as Why, Role, Socket,
+    About, By, ByName, ConnectionId, Counts, Decision, FourTuple, Key, Limits, Message, Named as _, Nonce,
+    Outcome, Reason as Why, Role, Socket,
 };
 use rustls::crypto::{SecureRandom, aws_lc_rs};
 
@@ -18,7 +17,7 @@ use super::destroy::destroy;
 use super::journal::Journal;
 use super::leased::Leased;
 use super::links::Links;
-use super::opened::{Opened, ending, errno_of, is_of_identity};
+use super::opened::{Name, Opened, ending, errno_of, is_of_identity};
 use super::recovery::Left;
 use super::unheard::Unheard;
 use super::waiting::Waiting;
@@ -64,9 +63,6 @@ impl Session for DaemonLink {
 /// Bytes of a full record (RFC 8446, section 5.1).
 const RECORD: u64 = 1 << 14;
 
-/// How this node calls a connection: its session, and the client's nonce there.
-pub(super) type Name = (LinkId, Nonce);
-
 /// The kernel and the policy of this node.
 pub(super) struct Host {
     pub daemon: Arc<Daemon>,
@@ -81,8 +77,7 @@ pub(super) struct Host {
     mount: PathBuf,
     pub limits: Limits,
     leased: Leased<Key>,
-    // Boxed: a table has room for almost twice as many as it has.
-    opened: Mutex<HashMap<Name, Box<Opened>>>,
+    opened: Mutex<ByName<Opened>>,
     /// Both are set once, right after they are made.
     pub teller: OnceLock<Teller<DaemonLink>>,
     pub pool: OnceLock<Pool>,
@@ -126,7 +121,7 @@ impl Host {
 
     /// What there is, for people.
     pub fn in_words(&self) -> String {
-        let connections = lock(&self.opened).values().filter(|opened| opened.established).count();
+        let connections = lock(&self.opened).iter().filter(|opened| opened.established).count();
         let (connecting, sessions) = (self.syns.count(), self.links.count());
         let unfit = lock(&self.unfit).list(Instant::now()).len();
         format!(
@@ -138,7 +133,7 @@ impl Host {
     pub fn cut(&self, socket: Socket, tuple: FourTuple, why: Refusal) {
         let (client, server) = (tuple.client.into(), tuple.server.into());
         // Before the event of its end, which comes by the same ring.
-        for opened in lock(&self.opened).values_mut() {
+        for opened in lock(&self.opened).iter_mut() {
             let opening = opened.observed.connection().opening();
             if [(client, server), (server, client)].contains(&(opening.source, opening.destination)) {
                 opened.guard = Some(Box::new(why.clone()));
@@ -148,7 +143,7 @@ impl Host {
     }
 
     pub fn with<T>(&self, about: &About<LinkId>, f: impl FnOnce(&mut Opened) -> T) -> Option<T> {
-        lock(&self.opened).get_mut(&(about.link, about.id.nonce)).map(|opened| f(opened))
+        lock(&self.opened).get_mut(&(about.link, about.id.nonce)).map(f)
     }
 
     /// Begins to observe a connection; `tuple` as its client sees it.
@@ -197,9 +192,9 @@ impl Host {
     }
 
     /// A connection begins.
-    pub fn enter(&self, name: Name, opened: Opened) {
-        self.links.enter(name.0);
-        lock(&self.opened).insert(name, Box::new(opened));
+    pub fn enter(&self, opened: Opened) {
+        self.links.enter(opened.name().0);
+        lock(&self.opened).insert(opened);
     }
 
     /// It is over. `key`: where the driver knew it.
@@ -211,7 +206,7 @@ impl Host {
         if self.links.leave(name.0) {
             self.journal.forget(name.0.0);
         }
-        Some(*opened)
+        Some(opened)
     }
 
     /// Whether there is a session of the pair or one is being made.
@@ -281,11 +276,12 @@ impl Host {
         // First: with its last member a group is over, which must end no connection now.
         self.leased.forget_all();
         self.leave_left();
-        for (name, opened) in std::mem::take(&mut *lock(&self.opened)) {
+        let all: Vec<Opened> = lock(&self.opened).take_all().collect();
+        for opened in all {
             if opened.established {
                 opened.observed.left_open();
             } else {
-                self.links.end(name.0, LinkEnd::ShuttingDown);
+                self.links.end(opened.name().0, LinkEnd::ShuttingDown);
                 opened.observed.end(Ending::Refused(Reason::ShuttingDown.into()));
             }
         }

@@ -3,9 +3,10 @@
 use std::num::NonZeroU64;
 use std::sync::Arc;
 
-use mtls_direct::{By, Outcome, Reason as Why};
+use mtls_direct::{By, Named, Nonce, Outcome, Reason as Why};
 
 use super::links::Peer;
+use crate::datapath::direct::drive::LinkId;
 use crate::datapath::relay::admission::ConnectionPermit;
 use crate::identity::PeerIdentity;
 use crate::lease::Lease;
@@ -17,8 +18,12 @@ use crate::snapshot::WorkloadState;
 /// What a connection needs before it may be.
 pub(super) type Admitted = (ConnectionPermit, Lease);
 
+/// How this node calls a connection: its session, and the client's nonce there.
+pub(super) type Name = (LinkId, Nonce);
+
 /// A connection that is being made or lives.
 pub(super) struct Opened {
+    name: Name,
     pub observed: Observed,
     pub workload: Arc<WorkloadState>,
     pub lease: Lease,
@@ -35,9 +40,23 @@ pub(super) struct Opened {
     _permit: ConnectionPermit,
 }
 
+impl Named for Opened {
+    type Name = Name;
+
+    fn name(&self) -> Name {
+        self.name
+    }
+}
+
 impl Opened {
-    pub fn new(observed: Observed, workload: &Arc<WorkloadState>, (permit, lease): Admitted) -> Self {
+    pub fn new(
+        name: Name,
+        observed: Observed,
+        workload: &Arc<WorkloadState>,
+        (permit, lease): Admitted,
+    ) -> Self {
         Self {
+            name,
             observed,
             workload: Arc::clone(workload),
             lease,
@@ -149,7 +168,7 @@ mod tests {
     /// What every live connection costs here (SPECIFICATION.md, "Direct").
     #[test]
     fn what_is_kept_of_a_connection_is_small() {
-        assert!(size_of::<Opened>() <= 160, "{}", size_of::<Opened>());
+        assert!(size_of::<Opened>() <= 184, "{}", size_of::<Opened>());
     }
 
     #[test]
