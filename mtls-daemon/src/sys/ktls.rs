@@ -106,17 +106,7 @@ pub fn next_sequence(socket: &impl AsFd) -> io::Result<u64> {
 /// `EINVAL` without a key of TLS 1.3 for what is received, `ENOPROTOOPT` where the kernel does not know it.
 pub fn decrypt_into_readers_memory(socket: &impl AsFd) -> io::Result<()> {
     let on: libc::c_int = 1;
-    // SAFETY: the kernel reads one int at `on`.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            SOL_TLS,
-            TLS_RX_EXPECT_NO_PAD,
-            (&raw const on).cast(),
-            libc::socklen_t::try_from(size_of_val(&on)).unwrap_or_default(),
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    set(socket, SOL_TLS, TLS_RX_EXPECT_NO_PAD, &on.to_ne_bytes())
 }
 
 /// Whether it does.
@@ -175,6 +165,14 @@ fn option<const N: usize>(socket: &impl AsFd, level: libc::c_int, name: libc::c_
         length if length == N => Ok(value),
         _ => Err(io::ErrorKind::Unsupported.into()),
     }
+}
+
+pub(super) fn set(socket: &impl AsFd, level: libc::c_int, name: libc::c_int, value: &[u8]) -> io::Result<()> {
+    let length = libc::socklen_t::try_from(value.len()).map_err(io::Error::other)?;
+    // SAFETY: the kernel reads `length` bytes at `value`, which has so many.
+    let result =
+        unsafe { libc::setsockopt(socket.as_fd().as_raw_fd(), level, name, value.as_ptr().cast(), length) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 pub(super) fn get(

@@ -8,6 +8,8 @@ use std::os::fd::{AsFd, AsRawFd};
 use mtls_common::LetGo;
 use nix::libc;
 
+use super::ktls::set;
+
 /// The cookie of the network namespace that a socket lives in (`SO_NETNS_COOKIE`, Linux 5.14).
 ///
 /// # Errors
@@ -34,18 +36,7 @@ pub fn netns_cookie(socket: &impl AsFd) -> io::Result<u64> {
 /// The kernel's.
 pub fn let_go(socket: &impl AsFd, order: LetGo) -> io::Result<()> {
     let bytes = order.to_bytes();
-    let length = libc::socklen_t::try_from(bytes.len()).map_err(io::Error::other)?;
-    // SAFETY: the value is on our stack, and the length says how large it is.
-    let result = unsafe {
-        libc::setsockopt(
-            socket.as_fd().as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_NOTSENT_LOWAT,
-            bytes.as_ptr().cast(),
-            length,
-        )
-    };
-    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    set(socket, libc::IPPROTO_TCP, libc::TCP_NOTSENT_LOWAT, &bytes)
 }
 
 #[cfg(test)]
