@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::num::NonZeroU64;
 use std::os::fd::{AsRawFd, BorrowedFd};
 use std::sync::Mutex;
 use std::time::Duration;
@@ -213,7 +214,7 @@ impl Capture {
     pub fn open_guard(
         &self,
         socket: BorrowedFd<'_>,
-        key_limit: Option<u64>,
+        key_limit: Option<NonZeroU64>,
     ) -> Result<Option<u32>, GuardError> {
         let mut sockets = lock(&self.sockets);
         let fd = socket.as_raw_fd();
@@ -223,7 +224,7 @@ impl Capture {
         }
         // While it is held the programs write nothing into it.
         let kind = SocketKind::DirectArmed.raw();
-        let armed = SocketState { kind, key_limit: key_limit.unwrap_or(0), ..state };
+        let armed = SocketState { kind, key_limit: key_limit.map_or(0, NonZeroU64::get), ..state };
         sockets.insert(&fd, armed, EXIST).map_err(CaptureError::map("SOCKETS"))?;
         match lock(&self.direct.limits).get(&fd, 0) {
             Ok(limit) => Ok((limit.wish != 0).then_some(limit.wish)),

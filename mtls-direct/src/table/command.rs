@@ -1,5 +1,5 @@
 //! What the table knows of a connection, and what it wants done.
-use crate::{Action, ConnectionId, FourTuple, Message, Reason};
+use crate::{Action, ConnectionId, FourTuple, Message, Nonce, Reason};
 
 /// A connection of this node, never used again.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -51,7 +51,12 @@ pub struct About<L> {
     pub owner: Option<Owner>,
 }
 
-impl<L> About<L> {
+impl<L: Copy> About<L> {
+    /// What it is called over its session: by the client's nonce.
+    pub fn name(&self) -> (L, Nonce) {
+        (self.link, self.id.nonce)
+    }
+
     /// The own end, once the kernel has named it.
     pub fn socket(&self) -> Option<Socket> {
         Some(Socket { netns: self.netns?, cookie: self.cookie? })

@@ -100,10 +100,6 @@ impl<L: Copy, D: Copy> Entry<L, D> {
         }
     }
 
-    pub fn socket(&self) -> Option<Socket> {
-        Some(Socket { netns: self.netns?, cookie: self.cookie? })
-    }
-
     pub fn about(&self) -> About<L> {
         About {
             key: self.key,

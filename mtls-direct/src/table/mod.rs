@@ -183,19 +183,17 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
             // Its connection is over: what came up too late is destroyed.
             return vec![Command::Destroy { socket, tuple, reason: Reason::Unknown }];
         };
+        let input = match owner {
+            None => Input::Established,
+            Some(owner) => {
+                entry.owner = Some(owner);
+                Input::Accepted
+            }
+        };
         if entry.cookie.is_none() {
             entry.cookie = Some(socket.cookie);
             self.name_socket(socket, key);
         }
-        let input = match owner {
-            None => Input::Established,
-            Some(owner) => {
-                if let Some(entry) = self.entries.get_mut(&key) {
-                    entry.owner = Some(owner);
-                }
-                Input::Accepted
-            }
-        };
         self.step(now, key, input)
     }
 
@@ -235,16 +233,15 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
     }
 
     fn by_nonce(&self, link: L, nonce: Nonce) -> Option<Key> {
-        let name_of = |key| self.entries.get(&key).map(|entry| (entry.link, entry.machine.id().nonce));
-        self.by_nonce.get(&(link, nonce), name_of)
+        self.by_nonce.get(&(link, nonce), |key| Some(self.entries.get(&key)?.about().name()))
     }
 
     fn by_socket(&self, socket: Socket) -> Option<Key> {
-        self.by_socket.get(&socket, |key| self.entries.get(&key)?.socket())
+        self.by_socket.get(&socket, |key| self.entries.get(&key)?.about().socket())
     }
 
     fn name_socket(&mut self, socket: Socket, key: Key) {
-        self.by_socket.insert(&socket, key, |key| self.entries.get(&key)?.socket());
+        self.by_socket.insert(&socket, key, |key| self.entries.get(&key)?.about().socket());
     }
 
     fn key(&mut self) -> Key {
@@ -265,8 +262,7 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
         let (key, about) = (entry.key, entry.about());
         *self.opening.entry(entry.link).or_default() += 1;
         self.entries.insert(entry);
-        let name_of = |key| self.entries.get(&key).map(|entry| (entry.link, entry.machine.id().nonce));
-        self.by_nonce.insert(&(about.link, about.id.nonce), key, name_of);
+        self.by_nonce.insert(&about.name(), key, |key| Some(self.entries.get(&key)?.about().name()));
         if let Some(socket) = about.socket() {
             self.name_socket(socket, key);
         }
@@ -313,7 +309,7 @@ impl<L: Copy + Eq + Hash, D: Copy> Table<L, D> {
 
     fn forget(&mut self, about: &About<L>) {
         self.entries.remove(&about.key);
-        self.by_nonce.remove(&(about.link, about.id.nonce), about.key);
+        self.by_nonce.remove(&about.name(), about.key);
         if let Some(socket) = about.socket() {
             self.by_socket.remove(&socket, about.key);
         }

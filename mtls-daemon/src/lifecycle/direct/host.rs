@@ -132,10 +132,11 @@ impl Host {
     /// The guard has closed for good; the kernel's socket is ended too.
     pub fn cut(&self, socket: Socket, tuple: FourTuple, why: Refusal) {
         let (client, server) = (tuple.client.into(), tuple.server.into());
+        let ends = [(client, server), (server, client)];
         // Before the event of its end, which comes by the same ring.
         for opened in lock(&self.opened).iter_mut() {
             let opening = opened.observed.connection().opening();
-            if [(client, server), (server, client)].contains(&(opening.source, opening.destination)) {
+            if ends.contains(&(opening.source, opening.destination)) {
                 opened.guard = Some(Box::new(why.clone()));
             }
         }
@@ -143,7 +144,7 @@ impl Host {
     }
 
     pub fn with<T>(&self, about: &About<LinkId>, f: impl FnOnce(&mut Opened) -> T) -> Option<T> {
-        lock(&self.opened).get_mut(&(about.link, about.id.nonce)).map(f)
+        lock(&self.opened).get_mut(&about.name()).map(f)
     }
 
     /// Begins to observe a connection; `tuple` as its client sees it.
@@ -276,7 +277,7 @@ impl Host {
         // First: with its last member a group is over, which must end no connection now.
         self.leased.forget_all();
         self.leave_left();
-        let all: Vec<Opened> = lock(&self.opened).take_all().collect();
+        let all = lock(&self.opened).take_all();
         for opened in all {
             if opened.established {
                 opened.observed.left_open();
@@ -381,7 +382,7 @@ impl Node for Host {
 
     fn open_guard(&self, about: &About<LinkId>, taken: &Taken) -> bool {
         let key_limit = self.with(about, |opened| opened.key_limit).flatten();
-        let opened = self.relay().capture.open_guard(taken.as_fd(), key_limit.map(NonZeroU64::get));
+        let opened = self.relay().capture.open_guard(taken.as_fd(), key_limit);
         let wish = *opened.as_ref().unwrap_or(&None);
         self.with(about, |opened| opened.wish = wish);
         self.well(about, opened.map(drop))
@@ -450,7 +451,7 @@ impl Node for Host {
         if let Some(socket) = about.socket() {
             self.syns.forget(socket);
         }
-        let Some(opened) = self.leave((about.link, about.id.nonce), Some(about.key)) else { return };
+        let Some(opened) = self.leave(about.name(), Some(about.key)) else { return };
         let refusal = opened
             .lease
             .refusal()

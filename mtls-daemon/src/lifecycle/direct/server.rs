@@ -72,7 +72,7 @@ impl Host {
             }
         };
         let nonce = self.nonce().ok_or(Why::Busy)?;
-        self.enter(Opened::new((about.link, about.id.nonce), observed, &workload, admitted));
+        self.enter(Opened::new(about.name(), observed, &workload, admitted));
         Ok((netns, nonce))
     }
 
