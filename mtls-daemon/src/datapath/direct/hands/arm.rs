@@ -142,10 +142,16 @@ mod tests {
 
     /// A pair that is armed, and reads at most a second.
     fn armed() -> (TcpStream, TcpStream) {
-        let ((near, far), [there, back]) = (pair(), [keys(), keys()]);
+        let there = keys();
+        armed_with(&there, &there)
+    }
+
+    /// The same; `sends`: the near end's key, `expects`: what the far end takes for it.
+    fn armed_with(sends: &RecordKeys, expects: &RecordKeys) -> (TcpStream, TcpStream) {
+        let ((near, far), back) = (pair(), keys());
         near.set_nodelay(true).unwrap();
         far.set_read_timeout(Some(Duration::from_secs(1))).unwrap();
-        for (end, receive, send) in [(&near, &back, &there), (&far, &there, &back)] {
+        for (end, receive, send) in [(&near, &back, sends), (&far, expects, &back)] {
             enable(end).unwrap();
             install(end, receive, send).unwrap();
         }
@@ -204,12 +210,8 @@ mod tests {
         if !ktls(a_record_that_is_not_authentic_is_an_error_and_ends_what_can_be_read) {
             return;
         }
-        let ((near, mut far), [there, back, wrong]) = (pair(), [keys(), keys(), keys()]);
-        for (end, receive, send) in [(&near, &back, &wrong), (&far, &there, &back)] {
-            enable(end).unwrap();
-            install(end, receive, send).unwrap();
-        }
-        (&near).write_all(b"not with the key of the other end").unwrap();
+        let (mut near, mut far) = armed_with(&keys(), &keys());
+        near.write_all(b"not with the key of the other end").unwrap();
         for _ in 0..2 {
             let error = far.read(&mut [0; 300]).unwrap_err();
             assert_eq!(error.raw_os_error(), Some(nix::libc::EBADMSG));
