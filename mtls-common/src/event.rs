@@ -5,6 +5,9 @@ use crate::Endpoint;
 /// Room for an IP header and a TCP header with all their options (60 bytes each), rounded up.
 pub const SYN_CAPACITY: usize = 128;
 
+/// In place of a descriptor: the connection could have been direct, but no program saw the system call of its connect().
+pub const UNREPORTED: i32 = -1;
+
 /// What happened. Discriminants are the values in [`Event::kind`].
 #[repr(u32)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -94,7 +97,7 @@ pub struct Event {
     pub sent: u64,
     /// [`EventKind::DirectEnded`]: bytes of payload that TCP received.
     pub received: u64,
-    /// The descriptor of connect() or accept(), where the kind says so.
+    /// The descriptor of connect() or accept(), where the kind says so. [`EventKind::Held`]: [`UNREPORTED`] or 0.
     pub descriptor: i32,
     /// The [`Role`](crate::Role) of a direct connection's socket, 0 when it is not known.
     pub role: u32,

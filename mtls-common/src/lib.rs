@@ -9,7 +9,7 @@ pub mod keys;
 pub mod socket;
 pub mod table;
 
-pub use event::{Event, EventKind, SYN_CAPACITY};
+pub use event::{Event, EventKind, SYN_CAPACITY, UNREPORTED};
 pub use keys::{
     AddressKey, DeliveryKey, DestinationPort, DirectPair, ListenerKey, SharedPort, SourceKey, VerdictKey,
     WorkloadPort,
@@ -23,7 +23,7 @@ pub use table::{
 };
 
 /// Changes whenever the layout or the meaning of a pinned map changes; names the pin directory.
-pub const ABI: u32 = 6;
+pub const ABI: u32 = 7;
 
 /// Deepest cgroup that is looked at; the root of the hierarchy is 0.
 pub const MAX_CGROUP_LEVEL: u32 = 31;

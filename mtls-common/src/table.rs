@@ -178,4 +178,6 @@ counters! {
     DirectBytesAsked = "direct_bytes_asked",
     /// TCP_REPAIR on a direct connection, whose queues are encrypted.
     DirectRepair = "direct_repair",
+    /// connect() calls that could have become direct, but whose descriptor no program reported.
+    DirectUnreported = "direct_unreported",
 }

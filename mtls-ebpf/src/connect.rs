@@ -10,7 +10,9 @@ use aya_ebpf::macros::cgroup_sock_addr;
 use aya_ebpf::programs::SockAddrContext;
 use aya_log_ebpf::debug;
 use mtls_common::socket::is_ipv4;
-use mtls_common::{Counter, DirectPair, Endpoint, EventKind, SocketKind, SocketState, workload_flags};
+use mtls_common::{
+    Counter, DirectPair, Endpoint, EventKind, SocketKind, SocketState, UNREPORTED, workload_flags,
+};
 
 use crate::address::{endpoint, from_v4, from_v6, port_from_network, set_words, words};
 use crate::classify::{Decision, Place, outbound, place};
@@ -86,9 +88,14 @@ fn decide(ctx: &SockAddrContext, to: Endpoint, v6_socket: bool) -> i32 {
                 }
                 return refuse(ECONNREFUSED);
             }
-            let direct = descriptor(&place, &to);
-            let kind = if direct.is_some() { SocketKind::DirectSyn } else { SocketKind::Captured };
-            let (pid, descriptor) = direct.unwrap_or_default();
+            let (kind, pid, descriptor) = match caller(&place, &to) {
+                Caller::NotDirect => (SocketKind::Captured, 0, 0),
+                Caller::Unreported => {
+                    count(Counter::DirectUnreported);
+                    (SocketKind::Captured, 0, UNREPORTED)
+                }
+                Caller::Known { pid, descriptor } => (SocketKind::DirectSyn, pid, descriptor),
+            };
             let mut state = SocketState {
                 kind: kind.raw(),
                 workload: place.workload,
@@ -103,7 +110,7 @@ fn decide(ctx: &SockAddrContext, to: Endpoint, v6_socket: bool) -> i32 {
             if !remember(sk, &mut state) {
                 return refuse(ECONNREFUSED);
             }
-            if direct.is_some() {
+            if kind.raw() == SocketKind::DirectSyn.raw() {
                 count(Counter::DirectCaptured);
                 return ALLOW; // the address stays: egress holds the SYN
             }
@@ -115,22 +122,38 @@ fn decide(ctx: &SockAddrContext, to: Endpoint, v6_socket: bool) -> i32 {
     }
 }
 
-/// The process and the descriptor of a connect() that may become direct. What did not come by the system call (io_uring)
-/// has no descriptor.
+/// Who calls connect().
+enum Caller {
+    /// It does not matter: the connection is not to become direct.
+    NotDirect,
+    /// The connection may, but the call did not come by the system call (io_uring), or the program there was not run: the
+    /// kernel leaves a tracing program out while another thread is inside it on the same processor.
+    Unreported,
+    Known {
+        pid: u32,
+        descriptor: i32,
+    },
+}
+
 #[inline(always)]
-fn descriptor(place: &Place, to: &Endpoint) -> Option<(u32, i32)> {
+fn caller(place: &Place, to: &Endpoint) -> Caller {
     if !place.settings.is_direct(place.netns) {
-        return None;
+        return Caller::NotDirect;
     }
     if place.settings.flags & workload_flags::DIRECT_REQUIRED == 0 {
-        // SAFETY: copied at once.
-        unsafe { DIRECT_PAIRS.get(&DirectPair { workload: place.workload, to: *to }) }?;
+        // SAFETY: nothing of it is kept.
+        let pair = unsafe { DIRECT_PAIRS.get(&DirectPair { workload: place.workload, to: *to }) };
+        if pair.is_none() {
+            return Caller::NotDirect;
+        }
     }
     // SAFETY: no pointer is involved.
     let thread = unsafe { bpf_get_current_pid_tgid() };
     // SAFETY: copied at once.
-    let descriptor = unsafe { CONNECTING.get(&thread) }.copied()?;
-    Some(((thread >> 32) as u32, descriptor))
+    match unsafe { CONNECTING.get(&thread) }.copied() {
+        Some(descriptor) => Caller::Known { pid: (thread >> 32) as u32, descriptor },
+        None => Caller::Unreported,
+    }
 }
 
 /// A process that belongs to no workload.

@@ -31,6 +31,18 @@ unsafe fn word(ctx: *mut c_void, n: usize) -> u64 {
 /// `__sys_connect(fd, address, length)`, before the hook at connect().
 #[fentry(function = "__sys_connect")]
 pub fn connect_enters(ctx: FEntryContext) -> i32 {
+    enters(&ctx)
+}
+
+/// The same once more: a thread that lost its processor inside the first has the kernel leave that out for the next thread
+/// there (`__bpf_prog_enter_recur`).
+#[fentry(function = "__sys_connect")]
+pub fn connect_enters_again(ctx: FEntryContext) -> i32 {
+    enters(&ctx)
+}
+
+#[inline(always)]
+fn enters(ctx: &FEntryContext) -> i32 {
     // SAFETY: it has three arguments.
     let descriptor = unsafe { word(ctx.as_ptr(), 0) } as i32;
     let _ = CONNECTING.insert(&thread(), &descriptor, 0);

@@ -111,10 +111,10 @@ fn hold(ctx: SkBuffContext, state: &mut SocketState) -> i32 {
     let copied = unsafe {
         (*event).announced = state.announced;
         (*event).packet_len = length;
+        (*event).descriptor = state.descriptor;
         if direct {
             (*event).source = tcp.source;
             (*event).pid = state.pid;
-            (*event).descriptor = state.descriptor;
             (*event).role = Role::Client as u32;
         }
         bpf_skb_load_bytes(skb.cast(), 0, (&raw mut (*event).packet).cast(), length)

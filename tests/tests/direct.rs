@@ -3,7 +3,7 @@
 //! Needs kernel TLS and tracing programs: a virtual machine (`cargo xtask test --only integration --kernel 6.12=direct`).
 
 use mtls_tests::direct::{HTTP, World, direct_records, records};
-use mtls_tests::hold::{ktls_is_listed, why_not_direct};
+use mtls_tests::hold::{App, ktls_is_listed, why_not_direct};
 use mtls_tests::lab::Output;
 use mtls_tests::{could_not_run, eventually, programs, slow};
 
@@ -106,6 +106,32 @@ fn whom_the_servers_policy_denies_is_refused_at_connect() {
         records(&world.here, "web").into_iter().find(|record| record.reason() == "policy_denied")
     });
     assert!(here.refused(), "{here:?}");
+}
+
+#[test]
+fn a_connect_that_no_program_reports_goes_by_a_relay_whose_record_says_so() {
+    if let Some(why) = why_not_direct() {
+        return could_not_run(a_connect_that_no_program_reports_goes_by_a_relay_whose_record_says_so, why);
+    }
+    let world = World::with_session();
+    let to = world.far().at(HTTP);
+    let unreported = || world.here.metric("mtlsd_ebpf_events_total", &[("event", "direct_unreported")]);
+    assert_eq!(unreported(), 0.0);
+    let app = App::new(world.web());
+    let answer = app.ask("main", &format!("uring-get {to}"));
+    assert!(answer.contains("hello from far"), "{answer}");
+    assert_eq!(unreported(), 1.0);
+    let all = eventually(slow::limit(20), "both records", || {
+        Some(records(&world.here, "web")).filter(|records| records.len() >= 2)
+    });
+    let [first, second] = &all[..] else { panic!("{all:?}") };
+    assert!(first.why_not_better() != "" && !first.why_not_better().contains("io_uring"), "{first:?}");
+    assert!(second.datapath().starts_with("relay"), "{second:?}");
+    assert!(second.why_not_better().contains("no tracing program saw its connect()"), "{second:?}");
+    // The same process by the system call.
+    app.does("main", &format!("connect c {to}"), "ok");
+    app.does("main", "close c", "ok");
+    direct_records(&world.here, "web", 1);
 }
 
 #[test]

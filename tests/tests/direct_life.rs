@@ -6,7 +6,7 @@
 use std::path::PathBuf;
 
 use mtls_tests::direct::{HTTP, World, direct_records, records, require_direct};
-use mtls_tests::hold::why_not_direct;
+use mtls_tests::hold::{App, why_not_direct};
 use mtls_tests::lab::{Daemon, Process};
 use mtls_tests::{could_not_run, eventually, programs, slow};
 use nix::sys::signal::Signal;
@@ -170,14 +170,21 @@ fn where_direct_is_required_the_first_connection_is_direct_and_none_is_relayed()
         (all.len() >= 3).then_some(all)
     });
     assert!(all.iter().all(|record| record.datapath() == "direct" && record.reason() == ""), "{all:?}");
+    // What cannot be direct is refused, and the record says what was in the way.
+    let app = App::new(world.web());
+    app.does("main", &format!("uring-get {to}"), "ECONNREFUSED");
+    let record = eventually(slow::limit(20), "the refusal of io_uring", || {
+        records(&world.here, "web").into_iter().find(mtls_tests::Record::refused)
+    });
+    assert!(record.detail().contains("no tracing program saw its connect()"), "{record:?}");
     // Nobody to have a session with: connect() fails, and the record says why.
     world.there.kill9();
     let refused = world.get(to);
     assert_eq!(refused.code, Some(7), "curl's word for a failed connect(): {refused}");
-    let record = eventually(slow::limit(20), "the refusal", || {
-        records(&world.here, "web").into_iter().find(mtls_tests::Record::refused)
+    eventually(slow::limit(20), "the refusal", || {
+        let mut all = records(&world.here, "web").into_iter();
+        all.find(|record| record.refused() && record.detail().contains("the daemon at"))
     });
-    assert!(record.detail().contains("the daemon at"), "{record:?}");
 }
 
 #[test]

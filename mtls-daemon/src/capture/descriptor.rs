@@ -44,6 +44,7 @@ pub(super) fn attach(
     let (accept, accept4) = (format!("{prefix}accept"), format!("{prefix}accept4"));
     // First the one whose refusal tells: where it is refused, all are.
     load(&mut object, "connect_enters", "__sys_connect", &btf)?;
+    load(&mut object, "connect_enters_again", "__sys_connect", &btf)?;
     load(&mut object, "connect_leaves", "__sys_connect", &btf)?;
     load(&mut object, "accept_returns", &accept, &btf)?;
     load(&mut object, "accept4_returns", &accept4, &btf)?;
@@ -57,9 +58,15 @@ pub(super) fn attach(
     };
     load(&mut object, "bytes_are_asked", "tcp_ioctl", &btf)?;
     // What is remembered must be forgotten again, so what forgets comes first.
-    for name in
-        ["connect_leaves", "connect_enters", "accept_returns", "accept4_returns", takes, "bytes_are_asked"]
-    {
+    for name in [
+        "connect_leaves",
+        "connect_enters",
+        "connect_enters_again",
+        "accept_returns",
+        "accept4_returns",
+        takes,
+        "bytes_are_asked",
+    ] {
         let program = object.program_mut(name).ok_or(CaptureError::Missing(name))?;
         programs::uses_our_tables(program, name, &ours)?;
         let attached = match program {
@@ -106,7 +113,7 @@ mod tests {
         for name in exits.iter().chain(&ACCEPT_TAKES) {
             assert!(matches!(object.programs[*name].section, ProgramSection::FExit { .. }), "{name}");
         }
-        for name in ["connect_enters", "bytes_are_asked"] {
+        for name in ["connect_enters", "connect_enters_again", "bytes_are_asked"] {
             assert!(matches!(object.programs[name].section, ProgramSection::FEntry { .. }), "{name}");
         }
     }

@@ -6,7 +6,7 @@ use std::time::Duration;
 use aya::Ebpf;
 use aya::maps::{MapData, RingBuf};
 use aya_log::EbpfLogger;
-use mtls_common::{Endpoint, Event, EventKind, Role};
+use mtls_common::{Endpoint, Event, EventKind, Role, UNREPORTED};
 use tokio::io::unix::AsyncFd;
 
 use super::address::socket_address;
@@ -38,6 +38,8 @@ pub enum What {
         syn: HeldSyn,
         /// True when the kernel sent it again.
         again: bool,
+        /// It could have been direct, but no program saw the system call of its connect().
+        unreported: bool,
     },
     /// The application gave up waiting.
     Abandoned,
@@ -166,7 +168,11 @@ impl CaptureEvent {
     pub fn read(record: &[u8]) -> Option<Self> {
         let event = fields(record)?;
         let what = match EventKind::from_raw(event.kind)? {
-            EventKind::Held => What::Held { syn: held(&event)?, again: event.announced > 0 },
+            EventKind::Held => What::Held {
+                syn: held(&event)?,
+                again: event.announced > 0,
+                unreported: event.descriptor == UNREPORTED,
+            },
             EventKind::Abandoned => What::Abandoned,
             EventKind::DeniedPolicy => What::DeniedPolicy,
             EventKind::DeniedUnknown => What::DeniedUnknown,
@@ -329,6 +335,18 @@ mod tests {
         unclassified[pid..pid + 4].copy_from_slice(&77u32.to_ne_bytes());
         let unclassified = CaptureEvent::read(&unclassified).unwrap();
         assert_eq!(unclassified.what, What::Unclassified { pid: Some(77), from: Some(from) });
+    }
+
+    #[test]
+    fn a_held_connection_says_whether_its_connect_was_reported() {
+        let syn = crate::capture::packet::tests::syn_v4();
+        for (descriptor, expected) in [(0, false), (UNREPORTED, true)] {
+            let mut bytes = record(EventKind::Held as u32, &syn);
+            let at = std::mem::offset_of!(Event, descriptor);
+            bytes[at..at + 4].copy_from_slice(&i32::to_ne_bytes(descriptor));
+            let What::Held { unreported, .. } = CaptureEvent::read(&bytes).unwrap().what else { panic!() };
+            assert_eq!(unreported, expected);
+        }
     }
 
     /// A record of a direct connection with everything set.

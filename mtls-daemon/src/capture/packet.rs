@@ -197,10 +197,10 @@ fn array<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use super::*;
 
-    fn syn_v4() -> Vec<u8> {
+    pub(in crate::capture) fn syn_v4() -> Vec<u8> {
         let mut packet = v4_header(TCP, Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST);
         packet.extend(40000u16.to_be_bytes());
         packet.extend(15001u16.to_be_bytes());

@@ -13,6 +13,7 @@ use super::build::own_marks;
 use super::revoke::revoke;
 use crate::control::drill::{DrillReport, DrillStep};
 use crate::datapath::relay::Admission;
+use crate::datapath::relay::carrier::NotDirect;
 use crate::datapath::relay::context::note_handshake;
 use crate::datapath::relay::convey::{self, Limits, Open, Peer};
 use crate::datapath::relay::outbound::refusal_of;
@@ -262,7 +263,12 @@ async fn convey(
     let lease = ground.leases.join(parties);
     // Its own count: a drill takes no place of a workload's.
     let permit = Admission::new(1, None).connection(1, &Arc::default(), 1)?;
-    let peer = Peer::Tls { session, offload: Err("it is a drill".into()), records_per_key: None };
+    let peer = Peer::Tls {
+        session,
+        offload: Err("it is a drill".into()),
+        records_per_key: None,
+        not_direct: NotDirect::NoSession,
+    };
     convey::spawn(Open { application, peer }, Limits { idle: None, lease, permit }, observed);
     Ok(outside)
 }

@@ -10,6 +10,7 @@ use super::enclosures;
 use crate::capture::events::What;
 use crate::capture::{CaptureEvent, EventStream, Listeners};
 use crate::datapath::listen::recover;
+use crate::datapath::relay::carrier::NotDirect;
 use crate::datapath::relay::{Place, Relay, authorise, inbound, outbound};
 use crate::flows::judge::UNKNOWN_DESTINATIONS_DENY;
 use crate::observe::connection::{Direction, Ending};
@@ -28,7 +29,7 @@ pub async fn events(daemon: Arc<Daemon>, mut events: EventStream) {
 
 fn handle(daemon: &Arc<Daemon>, event: CaptureEvent) {
     match event.what {
-        What::Held { syn, again } => {
+        What::Held { syn, again, unreported } => {
             let Some(place) = lock(&daemon.node).place(event.netns) else {
                 return;
             };
@@ -39,6 +40,7 @@ fn handle(daemon: &Arc<Daemon>, event: CaptureEvent) {
                     destination: event.destination,
                     syn,
                     gone,
+                    not_direct: if unreported { NotDirect::Unreported } else { NotDirect::NoSession },
                 };
                 daemon.want_direct(event.workload, event.destination);
                 tokio::spawn(outbound::carry(Arc::clone(&daemon.relay), place, held));

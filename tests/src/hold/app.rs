@@ -74,6 +74,23 @@ fn worker(name: String, sockets: Sockets) -> Sender<(String, String)> {
     sender
 }
 
+/// What a web server answers, on one line; connect() and all else by io_uring.
+fn uring_get(to: &str) -> io::Result<String> {
+    let to: SocketAddr = to.parse().map_err(io::Error::other)?;
+    tokio_uring::start(async {
+        let stream = tokio_uring::net::TcpStream::connect(to).await?;
+        stream.write_all(b"GET / HTTP/1.0\r\n\r\n".to_vec()).await.0?;
+        let mut answer = Vec::new();
+        loop {
+            let (got, buffer) = stream.read(vec![0; 4096]).await;
+            match got? {
+                0 => return Ok(String::from_utf8_lossy(&answer).replace(['\r', '\n'], " ")),
+                got => answer.extend_from_slice(&buffer[..got]),
+            }
+        }
+    })
+}
+
 fn obey(sockets: &Sockets, command: &str) -> io::Result<String> {
     let words: Vec<&str> = command.split(' ').collect();
     let named = |name: &str| {
@@ -106,6 +123,7 @@ fn obey(sockets: &Sockets, command: &str) -> io::Result<String> {
             named(name)?.connect(&to)?;
             done()
         }
+        ["uring-get", to] => uring_get(to),
         ["make", name, at] => {
             keep(name, made(at)?.0);
             done()

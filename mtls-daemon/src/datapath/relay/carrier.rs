@@ -20,15 +20,39 @@ use crate::observe::Reason;
 use crate::observe::connection::Datapath;
 use crate::observe::observer::Observed;
 
-const NO_DIRECT: &str = "`direct` is off at one of both ends, their daemons had no session for it yet, or it failed for this pair a \
-                         moment ago (the log says so); docs/direct.md";
 const NOT_MUCH: &str = "relay-ktls takes over, while both directions are open, when large reads have brought 1 MiB; for \
                         small messages user space is faster; `datapath: relay-ktls` begins with it";
+
+/// Why a relay carries a connection.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NotDirect {
+    /// Nothing could make it direct.
+    NoSession,
+    /// It could have been, but no tracing program saw its connect().
+    Unreported,
+}
+
+impl NotDirect {
+    /// For the log.
+    #[must_use]
+    pub const fn why(self) -> &'static str {
+        match self {
+            Self::NoSession => {
+                "`direct` is off at one of both ends, their daemons had no session for it yet, or it failed for this pair a \
+                 moment ago (the log says so); docs/direct.md"
+            }
+            Self::Unreported => {
+                "no tracing program saw its connect(): it came by io_uring, or the kernel left the program out since another \
+                 thread was in it on the same processor (the next one is likely to be direct); docs/direct.md"
+            }
+        }
+    }
+}
 
 /// A pump of any kind.
 pub enum Carrier<'a> {
     /// relay-userspace. The terms: on which the kernel may take over.
-    UserSpace(UserPump<'a>, Option<Terms>),
+    UserSpace(UserPump<'a>, Option<Terms>, NotDirect),
     /// relay-ktls.
     Kernel(KernelPump<'a>),
     /// Plain on both sides, TLS 1.2, and what cannot be taken out of rustls.
@@ -49,13 +73,14 @@ impl<'a> Carrier<'a> {
         observed: &'a Observed,
         offload: Result<Offload, Cow<'static, str>>,
         records_per_key: Option<u64>,
+        not_direct: NotDirect,
     ) -> Result<Self, ChannelError> {
         let (session, later, why) = match offload {
             Err(why) => (session, None, why),
             Ok(Offload { terms, at_once: false }) => (session, Some(terms), NOT_MUCH.into()),
             Ok(Offload { terms, at_once: true }) => match session.into_kernel(&terms) {
                 Ok(Opened { tcp, channel, plaintext }) => {
-                    observed.established(Datapath::RelayKtls, Some(NO_DIRECT.into()));
+                    observed.established(Datapath::RelayKtls, Some(not_direct.why().into()));
                     observed.add_received(count(plaintext.waiting().len()));
                     return Ok(Self::Kernel(KernelPump::new(application, tcp, channel, observed, plaintext)));
                 }
@@ -65,12 +90,16 @@ impl<'a> Carrier<'a> {
                 Err(NotTaken::Lost(error)) => return lost(&application, error),
             },
         };
+        let why = match not_direct {
+            NotDirect::NoSession => why,
+            NotDirect::Unreported => format!("{}; {why}", not_direct.why()).into(),
+        };
         match session.into_user_space(records_per_key) {
             Ok(Opened { tcp, channel, plaintext }) => {
                 observed.established(Datapath::RelayUserspace, Some(why));
                 let mut pump = UserPump::new(application, tcp, channel, observed, plaintext);
                 pump.hand_over(later.map(|_| Handover::after(WORTH)));
-                Ok(Self::UserSpace(pump, later))
+                Ok(Self::UserSpace(pump, later, not_direct))
             }
             Err(NotTaken::Stays(session, stays)) => {
                 let why = if later.is_some() { format!("no relay-ktls: {stays}").into() } else { why };
@@ -103,7 +132,7 @@ impl<'a> Carrier<'a> {
     async fn move_all(&mut self) -> Result<(), PumpError> {
         loop {
             match self {
-                Self::UserSpace(pump, _) => match pump.run().await? {
+                Self::UserSpace(pump, ..) => match pump.run().await? {
                     Moved::All => return Ok(()),
                     Moved::Enough => self.hand_over()?,
                 },
@@ -117,7 +146,8 @@ impl<'a> Carrier<'a> {
     /// Hands a connection that carries much to the kernel, or leaves it for good where it is.
     fn hand_over(&mut self) -> Result<(), ChannelError> {
         let observed = self.observed();
-        let Self::UserSpace(pump, later) = self else { return Ok(()) };
+        let Self::UserSpace(pump, later, not_direct) = self else { return Ok(()) };
+        let not_direct = *not_direct;
         let Some(terms) = later.take() else {
             pump.hand_over(None);
             return Ok(());
@@ -127,10 +157,10 @@ impl<'a> Carrier<'a> {
             pump.hand_over(None);
             return Ok(());
         }
-        let Self::UserSpace(pump, _) = std::mem::replace(self, Self::Lost(observed)) else { return Ok(()) };
+        let Self::UserSpace(pump, ..) = std::mem::replace(self, Self::Lost(observed)) else { return Ok(()) };
         let (application, peer, handed, to_application) = pump.into_parts()?;
         let channel = Channel::install(&peer, handed, &terms)?;
-        observed.moved(Datapath::RelayKtls, NO_DIRECT.into());
+        observed.moved(Datapath::RelayKtls, not_direct.why().into());
         *self = Self::Kernel(KernelPump::new(application, peer, channel, observed, to_application));
         Ok(())
     }
@@ -156,7 +186,7 @@ impl<'a> Carrier<'a> {
     /// Closes both sockets as the result asks for.
     pub fn end(self, result: &Result<(), PumpError>) {
         match self {
-            Self::UserSpace(pump, _) => pump.end(result),
+            Self::UserSpace(pump, ..) => pump.end(result),
             Self::Kernel(pump) => pump.end(result),
             Self::Other(pump) => pump.end(result),
             Self::Lost(_) => {}
@@ -165,7 +195,7 @@ impl<'a> Carrier<'a> {
 
     fn observed(&self) -> &'a Observed {
         match self {
-            Self::UserSpace(pump, _) => pump.observed(),
+            Self::UserSpace(pump, ..) => pump.observed(),
             Self::Kernel(pump) => pump.observed(),
             Self::Other(pump) => pump.observed(),
             Self::Lost(observed) => observed,

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::net::TcpStream;
 
 use super::admission::ConnectionPermit;
-use super::carrier::Carrier;
+use super::carrier::{Carrier, NotDirect};
 use super::context::Offload;
 use super::pump::{Codec, Pump};
 use super::session::Session;
@@ -26,6 +26,8 @@ pub enum Peer {
         offload: Result<Offload, Cow<'static, str>>,
         /// How many records one key may protect.
         records_per_key: Option<u64>,
+        /// Why it is not direct.
+        not_direct: NotDirect,
     },
     /// Bytes that are passed on as they are.
     Plain {
@@ -85,8 +87,8 @@ async fn convey(all: Box<(Open, Limits, Observed)>) {
 fn begin(open: Open, observed: &Observed) -> Result<Carrier<'_>, PumpError> {
     let Open { application, peer } = open;
     match peer {
-        Peer::Tls { session, offload, records_per_key } => {
-            Ok(Carrier::new(session, application, observed, offload, records_per_key)?)
+        Peer::Tls { session, offload, records_per_key, not_direct } => {
+            Ok(Carrier::new(session, application, observed, offload, records_per_key, not_direct)?)
         }
         Peer::Plain { tcp, first, datapath } => {
             observed.established(datapath, None);

@@ -8,6 +8,7 @@ use tokio::net::TcpStream;
 
 use super::admission::HandshakePermit;
 use super::authorise::{note_chain, note_unproven};
+use super::carrier::NotDirect;
 use super::context::{Other, Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
@@ -236,6 +237,7 @@ impl Reception<'_> {
                     offload: self.relay.offload(&self.workload.settings, tls, suite),
                     records_per_key: suite.and_then(|suite| tls.records_per_key(suite)),
                     session,
+                    not_direct: NotDirect::NoSession,
                 };
                 return Ok((Open { application, peer }, Some(identity)));
             }

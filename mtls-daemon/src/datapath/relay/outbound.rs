@@ -11,6 +11,7 @@ use tokio::sync::oneshot;
 
 use super::admission::ConnectionPermit;
 use super::authorise;
+use super::carrier::NotDirect;
 use super::context::{Other, Relay, note_handshake};
 use super::convey::{self, Limits, Open, Peer};
 use super::dial;
@@ -43,6 +44,8 @@ pub struct Held {
     pub syn: HeldSyn,
     /// Resolves when the application gives up.
     pub gone: oneshot::Receiver<()>,
+    /// Why it comes this way.
+    pub not_direct: NotDirect,
 }
 
 /// Carries one captured connection from its held SYN to where bytes can flow.
@@ -61,7 +64,7 @@ pub async fn carry(relay: Arc<Relay>, place: Arc<Place>, held: Held) {
             destination: held.destination,
         },
     );
-    let Held { cookie, destination, syn, gone, .. } = held;
+    let Held { cookie, destination, syn, gone, not_direct, .. } = held;
     let attempt = Attempt {
         relay: &relay,
         place: &place,
@@ -71,6 +74,7 @@ pub async fn carry(relay: Arc<Relay>, place: Arc<Place>, held: Held) {
         cookie,
         destination,
         syn: &syn,
+        not_direct,
     };
     let mut stopped = workload.stopped.clone();
     let opened = tokio::select! {
@@ -93,6 +97,7 @@ pub async fn carry(relay: Arc<Relay>, place: Arc<Place>, held: Held) {
         offload: relay.offload(&workload.settings, &snapshot.config.tls, suite),
         records_per_key: suite.and_then(|suite| snapshot.config.tls.records_per_key(suite)),
         session: ready.session,
+        not_direct,
     };
     let other = Other {
         direction: Direction::Outbound,
@@ -123,6 +128,7 @@ struct Attempt<'a> {
     cookie: u64,
     destination: SocketAddr,
     syn: &'a HeldSyn,
+    not_direct: NotDirect,
 }
 
 impl Attempt<'_> {
@@ -145,9 +151,12 @@ impl Attempt<'_> {
             learned.destination_name = Some(Arc::clone(&destination.name));
         });
         if settings.direct == DirectChoice::Require {
+            let why = match self.not_direct {
+                NotDirect::NoSession => "see `mtlsd status` and docs/direct.md",
+                unreported => unreported.why(),
+            };
             let detail = format!(
-                "{} takes only direct connections (`direct: require`), and this one was not made so that it could be: see \
-                 `mtlsd status` and docs/direct.md",
+                "{} takes only direct connections (`direct: require`), and this one was not made so that it could be: {why}",
                 settings.name
             );
             return Err(Refusal::new(Reason::DirectFailed, detail));

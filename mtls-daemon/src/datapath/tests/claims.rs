@@ -12,7 +12,7 @@ use super::ends::{
 };
 use crate::datapath::PumpError;
 use crate::datapath::buffer::Buffer;
-use crate::datapath::relay::carrier::Carrier;
+use crate::datapath::relay::carrier::{Carrier, NotDirect};
 use crate::datapath::relay::pump::{Codec, Pump};
 use crate::datapath::relay::session::{Session, SessionError};
 use crate::datapath::tls::ChannelError;
@@ -282,7 +282,7 @@ async fn a_connection_whose_keys_cannot_be_had_is_reset_at_both_ends() {
     }
     let session = Session::new(from_peer, client, Vec::new());
     let observed = observed();
-    let lost = Carrier::new(session, at_pump, &observed, Err("a test".into()), None);
+    let lost = Carrier::new(session, at_pump, &observed, Err("a test".into()), None, NotDirect::NoSession);
     assert!(matches!(lost.err(), Some(ChannelError::Keys(_))));
     for socket in [&mut application, &mut peer] {
         assert_eq!(next(socket).await.unwrap_err().kind(), io::ErrorKind::ConnectionReset);

@@ -15,7 +15,7 @@ use tokio::net::{TcpListener, TcpStream};
 use crate::datapath::PumpError;
 use crate::datapath::buffer::Buffer;
 use crate::datapath::ktls::{self, Abilities, Channel, KernelPump, Suite, Terms};
-use crate::datapath::relay::carrier::Carrier;
+use crate::datapath::relay::carrier::{Carrier, NotDirect};
 use crate::datapath::relay::pump::{Codec, Pump};
 use crate::datapath::tls::channel::Handed;
 use crate::datapath::tls::pump::{Handover, UserPump};
@@ -165,7 +165,11 @@ pub fn tls_pump(
     observed: &Observed,
 ) -> Carrier<'_> {
     let Some((offload, abilities)) = &*KERNEL else {
-        return Carrier::UserSpace(user_pump(application, peer, records, observed), None);
+        return Carrier::UserSpace(
+            user_pump(application, peer, records, observed),
+            None,
+            NotDirect::NoSession,
+        );
     };
     let suite = records.suite().and_then(Suite::of).unwrap();
     let terms = Terms { suite, rekey: abilities.rekey, records_per_key: suite.records_per_key() };
@@ -173,11 +177,15 @@ pub fn tls_pump(
         let worth = WORTH[TURN.fetch_add(1, Ordering::Relaxed) % WORTH.len()];
         let mut pump = user_pump(application, peer, records, observed);
         pump.hand_over(Some(Handover::after(worth)));
-        return Carrier::UserSpace(pump, Some(terms));
+        return Carrier::UserSpace(pump, Some(terms), NotDirect::NoSession);
     }
     if ktls::enable(&peer).is_err() {
         // The peer has ended its direction already; so does the daemon then.
-        return Carrier::UserSpace(user_pump(application, peer, records, observed), None);
+        return Carrier::UserSpace(
+            user_pump(application, peer, records, observed),
+            None,
+            NotDirect::NoSession,
+        );
     }
     let channel = Channel::install(&peer, Handed::of(records).unwrap(), &terms).unwrap();
     Carrier::Kernel(KernelPump::new(application, peer, channel, observed, Buffer::default()))
