@@ -10,6 +10,7 @@ use mtls_tests::direct::{World, records, require_direct, wait_empty};
 use mtls_tests::hold::why_not_direct;
 use mtls_tests::lab::{Pod, Process};
 use mtls_tests::stress::adversary::{Adversary, Victims};
+use mtls_tests::stress::steps::Steps;
 use mtls_tests::stress::{count, seed, verdict};
 use mtls_tests::{could_not_run, slow};
 
@@ -52,10 +53,22 @@ fn world() -> World {
     world
 }
 
-/// Runs the connections, with or without the adversary.
+/// Who is in the way meanwhile.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Torment {
+    Nobody,
+    /// Somebody who schedules programs and daemons badly, at random.
+    Adversary,
+    /// Somebody who stops the daemons behind their steps.
+    Steps,
+}
+
+/// Runs the connections.
 #[track_caller]
-fn stress(torment: bool) {
-    let (seed, count) = (seed(), count() / PAIRS * PAIRS);
+fn stress(torment: Torment) {
+    // Stopped that often, a daemon needs several times as long.
+    let share = if torment == Torment::Steps { 3 } else { 1 };
+    let (seed, count) = (seed(), count() / share / PAIRS * PAIRS);
     println!("MTLSD_SEED={seed} MTLSD_STRESS={count}");
     let mut world = world();
     let capture = world.lab.capture();
@@ -64,7 +77,9 @@ fn stress(torment: bool) {
     let mut clients: Vec<_> = (0..PAIRS).map(|pair| client(&world, seed, pair * each, each)).collect();
     let applications = clients.iter().chain([&server]).map(Process::pid).collect();
     let daemons = vec![world.here.process().pid(), world.there.process().pid()];
-    let adversary = torment.then(|| Adversary::new(Victims { applications, daemons }, seed));
+    let adversary = (torment == Torment::Adversary)
+        .then(|| Adversary::new(Victims { applications, daemons: daemons.clone() }, seed));
+    let steps = (torment == Torment::Steps).then(|| Steps::new(&daemons, world.lab.dir(), seed));
     for client in &mut clients {
         // Each connection has its limit; all together they must come to an end too.
         client.wait_long_for("done", slow::limit(60) * u32::from(each));
@@ -73,6 +88,11 @@ fn stress(torment: bool) {
         let deeds = std::sync::Arc::clone(&adversary.deeds);
         drop(adversary);
         deeds
+    });
+    let stops = steps.map(|steps| {
+        let stops = std::sync::Arc::clone(&steps.stops);
+        drop(steps);
+        stops.load(std::sync::atomic::Ordering::Relaxed)
     });
     for daemon in [&world.here, &world.there] {
         wait_empty(&world.lab, daemon, "DIRECT_SOCKETS");
@@ -98,7 +118,8 @@ fn stress(torment: bool) {
         .unwrap_or_else(|wrong| panic!("MTLSD_SEED={seed}:\n{wrong}\n{}", world.printed()));
     let direct =
         all.iter().filter(|r| r.workload() == "web" && r.datapath() == "direct" && r.reason() == "").count();
-    println!("{whole} of {count} whole, {direct} of them direct; {deeds:?}");
+    println!("{whole} of {count} whole, {direct} of them direct; {deeds:?} {stops:?}");
+    assert!(stops != Some(0), "nobody was stopped");
     // Or it would have shown nothing.
     assert!(whole >= usize::from(count) * 9 / 10, "MTLSD_SEED={seed}: only {whole} of {count} were whole");
     assert!(direct >= whole, "MTLSD_SEED={seed}: only {direct} of {whole} were direct");
@@ -112,7 +133,7 @@ fn random_connections_are_whole_and_sealed() {
     if let Some(why) = why_not_direct() {
         return could_not_run(random_connections_are_whole_and_sealed, why);
     }
-    stress(false);
+    stress(Torment::Nobody);
 }
 
 #[test]
@@ -121,5 +142,16 @@ fn random_connections_under_an_adversary_are_whole_or_refused_before_their_first
     if let Some(why) = why_not_direct() {
         return could_not_run(test, why);
     }
-    stress(true);
+    stress(Torment::Adversary);
+}
+
+#[test]
+fn random_connections_whose_daemons_are_stopped_between_two_steps_are_whole_or_refused_before_their_first_byte()
+ {
+    let test =
+        random_connections_whose_daemons_are_stopped_between_two_steps_are_whole_or_refused_before_their_first_byte;
+    if let Some(why) = why_not_direct() {
+        return could_not_run(test, why);
+    }
+    stress(Torment::Steps);
 }

@@ -4,6 +4,7 @@ pub mod adversary;
 mod duplex;
 mod plan;
 mod program;
+pub mod steps;
 pub mod verdict;
 
 pub use plan::{BASE, Plan};

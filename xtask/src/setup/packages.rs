@@ -24,7 +24,7 @@ pub enum Probe {
 type Row = (Probe, &'static str, Option<&'static str>);
 
 /// The programs that the tests talk to.
-pub const TESTS: [Row; 23] = [
+pub const TESTS: [Row; 24] = [
     (Probe::Program("ip"), "iproute2", None),
     (Probe::Program("nginx"), "nginx-light", Some("nginx")),
     (Probe::Program("curl"), "curl", None),
@@ -37,6 +37,7 @@ pub const TESTS: [Row; 23] = [
     (Probe::Program("sshd"), "openssh-server", Some("ssh")),
     (Probe::Program("iperf3"), "iperf3", Some("iperf3")),
     (Probe::Program("tcpdump"), "tcpdump", None),
+    (Probe::Program("strace"), "strace", None),
     (Probe::Program("socat"), "socat", None),
     (Probe::Program("ps"), "procps", None),
     (Probe::Program("mount"), "mount", None),
