@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use time::OffsetDateTime;
@@ -19,6 +19,7 @@ use super::logging::LogControl;
 use super::reconcile::Node;
 use super::registry::Registry;
 use super::secrets::{self, Secrets};
+use super::supervisor::{self, Supervisor};
 use super::verify::keep::{self as coverage, Coverage};
 use super::{alarms, leases, ocsp, offload, serve, watch as files};
 use crate::capture::{Capture, EbpfLog};
@@ -135,7 +136,10 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     tokio::spawn(coverage::keep(Arc::clone(&daemon)));
     daemon.readiness.clear(Readiness::STARTING);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
-    daemon.attend(signals).await;
+    let mut supervisor = Supervisor::of_this_process();
+    supervisor.ready(daemon.status_line());
+    daemon.attend(signals, &mut supervisor).await;
+    supervisor.stopping(daemon.relay.snapshot.load().config.timeouts.drain);
     daemon.stop().await;
     Ok(())
 }
@@ -268,7 +272,7 @@ impl Daemon {
     }
 
     /// Signals and the regular look at the node, until it is time to stop.
-    async fn attend(self: &Arc<Self>, mut signals: Signals) {
+    async fn attend(self: &Arc<Self>, mut signals: Signals, supervisor: &mut Supervisor) {
         let mut tick = tokio::time::interval(TICK);
         let mut look_for_ktls = tokio::time::interval(offload::LOOK);
         let mut look_at_alarms = tokio::time::interval(alarms::LOOK);
@@ -278,9 +282,14 @@ impl Daemon {
                 _ = signals.interrupt.recv() => return,
                 _ = signals.hangup.recv() => {
                     self.relay.observer.access_log().reopen();
+                    supervisor.reloading();
                     self.reload();
+                    supervisor.ready(self.status_line());
                 }
-                _ = tick.tick() => self.reconcile(),
+                _ = tick.tick() => {
+                    self.reconcile();
+                    supervisor.served(Instant::now(), self.status_line());
+                }
                 _ = look_for_ktls.tick() => self.look_for_ktls(),
                 _ = look_at_alarms.tick() => self.look_at_alarms(),
                 () = self.look_now.notified() => {
@@ -319,6 +328,10 @@ impl Daemon {
         })
         .await;
         tracing::info!("stopped; what is pinned stays in force until `mtlsd uninstall`");
+    }
+
+    fn status_line(&self) -> String {
+        supervisor::status(&self.readiness.reasons(), lock(&self.changing).last_refusal.as_deref())
     }
 
     /// For events of the file system, which come in bursts: a configuration that is equal, or broken in the

@@ -21,6 +21,7 @@ pub mod registry;
 mod revoke;
 pub mod secrets;
 pub mod serve;
+mod supervisor;
 pub mod tables;
 pub mod verify;
 pub mod view;
