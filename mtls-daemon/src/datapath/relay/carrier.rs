@@ -47,6 +47,14 @@ impl NotDirect {
             }
         }
     }
+
+    /// With what keeps it in user space, where this is more than the usual.
+    fn and(self, why: Cow<'static, str>) -> Cow<'static, str> {
+        match self {
+            Self::NoSession => why,
+            Self::Unreported => format!("{}; {why}", self.why()).into(),
+        }
+    }
 }
 
 /// A pump of any kind.
@@ -90,20 +98,16 @@ impl<'a> Carrier<'a> {
                 Err(NotTaken::Lost(error)) => return lost(&application, error),
             },
         };
-        let why = match not_direct {
-            NotDirect::NoSession => why,
-            NotDirect::Unreported => format!("{}; {why}", not_direct.why()).into(),
-        };
         match session.into_user_space(records_per_key) {
             Ok(Opened { tcp, channel, plaintext }) => {
-                observed.established(Datapath::RelayUserspace, Some(why));
+                observed.established(Datapath::RelayUserspace, Some(not_direct.and(why)));
                 let mut pump = UserPump::new(application, tcp, channel, observed, plaintext);
                 pump.hand_over(later.map(|_| Handover::after(WORTH)));
                 Ok(Self::UserSpace(pump, later, not_direct))
             }
             Err(NotTaken::Stays(session, stays)) => {
                 let why = if later.is_some() { format!("no relay-ktls: {stays}").into() } else { why };
-                observed.established(Datapath::RelayUserspace, Some(why));
+                observed.established(Datapath::RelayUserspace, Some(not_direct.and(why)));
                 let (peer, codec, incoming, to_application, to_peer) = session.into_parts();
                 let pump = Pump::new(application, peer, codec, observed, incoming, to_application, to_peer);
                 Ok(Self::Other(pump))
@@ -146,8 +150,7 @@ impl<'a> Carrier<'a> {
     /// Hands a connection that carries much to the kernel, or leaves it for good where it is.
     fn hand_over(&mut self) -> Result<(), ChannelError> {
         let observed = self.observed();
-        let Self::UserSpace(pump, later, not_direct) = self else { return Ok(()) };
-        let not_direct = *not_direct;
+        let Self::UserSpace(pump, later, _) = self else { return Ok(()) };
         let Some(terms) = later.take() else {
             pump.hand_over(None);
             return Ok(());
@@ -157,7 +160,9 @@ impl<'a> Carrier<'a> {
             pump.hand_over(None);
             return Ok(());
         }
-        let Self::UserSpace(pump, ..) = std::mem::replace(self, Self::Lost(observed)) else { return Ok(()) };
+        let Self::UserSpace(pump, _, not_direct) = std::mem::replace(self, Self::Lost(observed)) else {
+            return Ok(());
+        };
         let (application, peer, handed, to_application) = pump.into_parts()?;
         let channel = Channel::install(&peer, handed, &terms)?;
         observed.moved(Datapath::RelayKtls, not_direct.why().into());
