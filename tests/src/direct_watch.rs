@@ -19,9 +19,6 @@ pub struct Watch {
     seen: [usize; 2],
 }
 
-/// How [`Watch::look`] begins when a relay has carried a connection that should have been direct.
-pub const BY_RELAY: &str = "a relay carried it";
-
 /// What a group of connections must have left in the access logs.
 #[derive(Debug, Clone, Copy)]
 pub struct Wanted<'a> {
@@ -118,7 +115,7 @@ impl Watch {
         }
         for record in here.iter().chain(there) {
             if record.datapath().starts_with("relay") {
-                return Err(format!("{BY_RELAY}: {}", record.0));
+                return Err(format!("a relay carried it: {}", record.0));
             }
             if record.datapath() != "direct" || !wanted.reasons.contains(&record.reason()) {
                 return Err(format!("not direct or ended for a reason: {}", record.0));
