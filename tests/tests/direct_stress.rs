@@ -9,9 +9,8 @@ use std::time::Duration;
 use mtls_tests::direct::{World, records, require_direct, wait_empty};
 use mtls_tests::hold::why_not_direct;
 use mtls_tests::lab::{Pod, Process};
-use mtls_tests::stress::adversary::{Adversary, Victims};
-use mtls_tests::stress::steps::Steps;
-use mtls_tests::stress::{count, seed, verdict};
+use mtls_tests::stress::adversary::{self, Victims};
+use mtls_tests::stress::{count, seed, steps, verdict};
 use mtls_tests::{could_not_run, slow};
 
 /// Where the server listens.
@@ -78,22 +77,14 @@ fn stress(torment: Torment) {
     let applications = clients.iter().chain([&server]).map(Process::pid).collect();
     let daemons = vec![world.here.process().pid(), world.there.process().pid()];
     let adversary = (torment == Torment::Adversary)
-        .then(|| Adversary::new(Victims { applications, daemons: daemons.clone() }, seed));
-    let steps = (torment == Torment::Steps).then(|| Steps::new(&daemons, world.lab.dir(), seed));
+        .then(|| adversary::begin(Victims { applications, daemons: daemons.clone() }, seed));
+    let steps = (torment == Torment::Steps).then(|| steps::begin(&daemons, world.lab.dir(), seed));
     for client in &mut clients {
         // Each connection has its limit; all together they must come to an end too.
         client.wait_long_for("done", slow::limit(60) * u32::from(each));
     }
-    let deeds = adversary.map(|adversary| {
-        let deeds = std::sync::Arc::clone(&adversary.deeds);
-        drop(adversary);
-        deeds
-    });
-    let stops = steps.map(|steps| {
-        let stops = std::sync::Arc::clone(&steps.stops);
-        drop(steps);
-        stops.load(std::sync::atomic::Ordering::Relaxed)
-    });
+    let deeds = adversary.map(|adversary| adversary.end());
+    let stops = steps.map(|steps| steps.end().into_iter().sum::<usize>());
     for daemon in [&world.here, &world.there] {
         wait_empty(&world.lab, daemon, "DIRECT_SOCKETS");
         wait_empty(&world.lab, daemon, "EXPECTED");

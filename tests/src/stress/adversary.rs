@@ -2,15 +2,15 @@
 
 use std::fs;
 use std::process::{Command, Stdio};
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::thread::{JoinHandle, sleep};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::sleep;
 use std::time::Duration;
 
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use super::background::Background;
 use crate::bytes::Random;
 
 /// Whom it torments.
@@ -26,50 +26,26 @@ pub struct Victims {
 #[derive(Debug, Default)]
 pub struct Deeds {
     /// SIGSTOP and SIGCONT.
-    pub stops: AtomicUsize,
+    pub stops: usize,
     /// Signals that a handler took, or that nobody hears.
-    pub signals: AtomicUsize,
+    pub signals: usize,
     /// Threads that got one processor.
-    pub pins: AtomicUsize,
+    pub pins: usize,
     /// Threads that became SCHED_IDLE, or usual again.
-    pub idles: AtomicUsize,
+    pub idles: usize,
 }
 
-/// It goes on until it is dropped; then nobody is stopped any more.
-#[derive(Debug)]
-pub struct Adversary {
-    over: Arc<AtomicBool>,
-    thread: Option<JoinHandle<()>>,
-    /// So far.
-    pub deeds: Arc<Deeds>,
-}
-
-impl Adversary {
-    /// It begins.
-    pub fn new(victims: Victims, seed: u64) -> Self {
-        let (over, deeds) = (Arc::new(AtomicBool::new(false)), Arc::new(Deeds::default()));
-        let thread = std::thread::spawn({
-            let (over, deeds) = (Arc::clone(&over), Arc::clone(&deeds));
-            move || {
-                let mut random = Random(seed);
-                while !over.load(Ordering::Relaxed) {
-                    act(&victims, &mut random, &deeds);
-                    // At once, or after a while: neither is to be relied on.
-                    sleep(Duration::from_micros(random.next() % 15_000));
-                }
-            }
-        });
-        Self { over, thread: Some(thread), deeds }
-    }
-}
-
-impl Drop for Adversary {
-    fn drop(&mut self) {
-        self.over.store(true, Ordering::Relaxed);
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
+/// It begins. Once it is ended nobody is stopped any more.
+pub fn begin(victims: Victims, seed: u64) -> Background<Deeds> {
+    Background::start([move |over: &AtomicBool| {
+        let (mut random, mut deeds) = (Random(seed), Deeds::default());
+        while !over.load(Ordering::Relaxed) {
+            act(&victims, &mut random, &mut deeds);
+            // At once, or after a while: neither is to be relied on.
+            sleep(Duration::from_micros(random.next() % 15_000));
         }
-    }
+        deeds
+    }])
 }
 
 fn one<T: Copy>(of: &[T], random: &mut Random) -> Option<T> {
@@ -77,25 +53,24 @@ fn one<T: Copy>(of: &[T], random: &mut Random) -> Option<T> {
     of.get(usize::try_from(random.next().checked_rem(length)?).ok()?).copied()
 }
 
-fn act(victims: &Victims, random: &mut Random, deeds: &Deeds) {
+fn act(victims: &Victims, random: &mut Random, deeds: &mut Deeds) {
     let everybody: Vec<u32> = victims.applications.iter().chain(&victims.daemons).copied().collect();
-    let count = |what: &AtomicUsize| what.fetch_add(1, Ordering::Relaxed);
     match random.next() % 16 {
         0..=5 => {
             let Some(pid) = one(&everybody, random) else { return };
-            count(&deeds.stops);
+            deeds.stops += 1;
             stop(&[pid], random);
         }
         // Both daemons and an application, or another two.
         6 => {
             let several: Vec<_> = (0..3).filter_map(|_| one(&everybody, random)).collect();
-            count(&deeds.stops);
+            deeds.stops += 1;
             stop(&several, random);
         }
         7..=10 => {
             for _ in 0..=random.next() % 4 {
                 if let Some(pid) = one(&victims.applications, random) {
-                    count(&deeds.signals);
+                    deeds.signals += 1;
                     send(pid, Signal::SIGUSR1);
                 }
             }
@@ -103,7 +78,7 @@ fn act(victims: &Victims, random: &mut Random, deeds: &Deeds) {
         11 => {
             let signal = one(&[Signal::SIGURG, Signal::SIGWINCH], random);
             if let (Some(pid), Some(signal)) = (one(&everybody, random), signal) {
-                count(&deeds.signals);
+                deeds.signals += 1;
                 send(pid, signal);
             }
         }
@@ -114,7 +89,7 @@ fn act(victims: &Victims, random: &mut Random, deeds: &Deeds) {
                 let mut set = CpuSet::new();
                 // A thread may have ended meanwhile.
                 if set.set(cpu).and_then(|()| sched_setaffinity(Pid::from_raw(thread), &set)).is_ok() {
-                    count(&deeds.pins);
+                    deeds.pins += 1;
                 }
             }
         }
@@ -126,7 +101,7 @@ fn act(victims: &Victims, random: &mut Random, deeds: &Deeds) {
                 let mut chrt = Command::new("chrt");
                 chrt.args([policy, "-p", "0", &thread.to_string()]);
                 if chrt_ends(&mut chrt) {
-                    count(&deeds.idles);
+                    deeds.idles += 1;
                 }
             }
         }
@@ -146,7 +121,8 @@ fn stop(pids: &[u32], random: &mut Random) {
     pids.iter().for_each(|pid| send(*pid, Signal::SIGCONT));
 }
 
-fn send(pid: u32, signal: Signal) {
+/// It may have ended meanwhile.
+pub(super) fn send(pid: u32, signal: Signal) {
     let _ = kill(Pid::from_raw(pid.cast_signed()), signal);
 }
 

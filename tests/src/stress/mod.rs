@@ -1,6 +1,7 @@
 //! Many random connections between applications, and somebody who schedules them badly. Everything follows from one seed.
 
 pub mod adversary;
+mod background;
 mod duplex;
 mod plan;
 mod program;
