@@ -93,7 +93,7 @@ pub struct Direction {
     pub first: u32,
     /// The number behind the FIN, when [`Direction::FIN`] is seen.
     pub fin: u32,
-    /// [`Direction::RECORD`] and [`Direction::FIN`].
+    /// [`Direction::RECORD`], [`Direction::FIN`] and [`Direction::WITH_WRITER`].
     pub seen: u32,
     /// Always zero.
     pub reserved: u32,
@@ -106,6 +106,8 @@ impl Direction {
     pub const RECORD: u32 = 1;
     /// A FIN was seen.
     pub const FIN: u32 = 1 << 1;
+    /// Nothing comes in before this end's writer was let go: a server that reads a request must be able to answer it.
+    pub const WITH_WRITER: u32 = 1 << 2;
 
     /// Bytes of payload, from how many numbers were used since ESTABLISHED by the kernel's count and the number that is
     /// next. The low half of the count is corrected by the numbers: the kernel counts a client's SYN too.

@@ -1,5 +1,5 @@
 //! The side of the application that called connect().
-use crate::half::{Context, Half, Held, fail};
+use crate::half::{Context, Half, Held, Role, fail};
 use crate::{Action, Body, By, ConnectionId, Ignored, Input, Message, Nonce, Reason, Step, Timer};
 
 /// Where the client's side stands.
@@ -35,7 +35,7 @@ pub struct Client<D> {
 impl<D: Copy> Client<D> {
     /// A SYN of a direct workload is held. `early_release`: the writer may be let go before a slow accept().
     pub fn new(id: ConnectionId, early_release: bool) -> (Self, Vec<Action<D>>) {
-        let context = Context::new(id, early_release);
+        let context = Context::new(id, Role::Client { early_release });
         (Self { context, state: ClientState::Duplicating }, vec![Action::Duplicate])
     }
 

@@ -30,7 +30,8 @@ pub enum Half<D> {
         /// The other side's `Ready` came already.
         peer_ready: bool,
     },
-    /// Own side is armed, `Ready` is sent, the writer is held until the other side's comes.
+    /// Own side is armed, the writer is held until the other side's `Ready` comes. A client has sent its own and opened its guard;
+    /// a server does both when it lets go.
     Armed {
         /// The duplicate.
         dup: D,
@@ -59,13 +60,42 @@ pub(crate) struct Context {
     client: Address,
     server: Address,
     nonce: Nonce,
-    pub early_release: bool,
+    // Two flags: as one `Role` they would cost each connection eight bytes.
+    early_release: bool,
+    is_server: bool,
+}
+
+/// Where the two sides do not do alike.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Role {
+    /// Says `Ready` when it is armed itself. `early_release`: its writer may be let go before the server is ready.
+    Client { early_release: bool },
+    /// Says `Ready` last of all: whoever has read a request may answer it at once. Programs take EAGAIN for an error where nothing
+    /// was sent before.
+    Server,
 }
 
 impl Context {
-    pub fn new(id: ConnectionId, early_release: bool) -> Self {
+    pub fn new(id: ConnectionId, role: Role) -> Self {
         let FourTuple { client, server } = id.tuple;
-        Self { client: client.into(), server: server.into(), nonce: id.nonce, early_release }
+        let (client, server) = (client.into(), server.into());
+        let early_release = matches!(role, Role::Client { early_release: true });
+        Self { client, server, nonce: id.nonce, early_release, is_server: matches!(role, Role::Server) }
+    }
+
+    /// What is done when nobody is left in a plain call.
+    fn when_armed<D>(&self, dup: D) -> Vec<Action<D>> {
+        if self.is_server { Vec::new() } else { vec![Action::OpenGuard(dup), self.send(Body::Ready)] }
+    }
+
+    /// What is done when the other side is ready, too.
+    fn when_both_are<D: Copy>(&self, dup: D) -> Vec<Action<D>> {
+        let (let_go, close) = (Action::ReleaseWriter(dup), Action::Close(dup));
+        if self.is_server {
+            vec![Action::OpenGuard(dup), let_go, self.send(Body::Ready), close]
+        } else {
+            vec![let_go, close]
+        }
     }
 
     pub fn id(&self) -> ConnectionId {
@@ -178,17 +208,16 @@ impl<D: Copy> Half<D> {
                 (Self::Emptying { dup, peer_ready }, Step::of(vec![Action::Empty(dup)]))
             }
             (Self::Emptying { dup, peer_ready }, Input::Emptied) => {
-                let mut actions = vec![Action::OpenGuard(dup), context.send(Body::Ready)];
+                let mut actions = context.when_armed(dup);
                 if !peer_ready {
                     return (Self::Armed { dup }, Step::of(actions));
                 }
-                actions.extend([Action::ReleaseWriter(dup), Action::Close(dup)]);
+                actions.extend(context.when_both_are(dup));
                 (Self::Released { session: Session::Live, peer: None }, Step::of(actions))
             }
-            (Self::Armed { dup }, Input::Peer(Message { body: Body::Ready, .. })) => (
-                Self::Released { session: Session::Live, peer: None },
-                Step::of(vec![Action::ReleaseWriter(dup), Action::Close(dup)]),
-            ),
+            (Self::Armed { dup }, Input::Peer(Message { body: Body::Ready, .. })) => {
+                (Self::Released { session: Session::Live, peer: None }, Step::of(context.when_both_are(dup)))
+            }
             (Self::Armed { dup }, Input::Timer(Timer::EarlyRelease)) if context.early_release => {
                 (Self::Early, Step::of(vec![Action::ReleaseWriter(dup), Action::Close(dup)]))
             }

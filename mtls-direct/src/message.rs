@@ -44,7 +44,8 @@ pub enum Body {
     Accept(Nonce),
     /// Server to client: no.
     Refuse(Reason),
-    /// Either: my side has its keys, nobody is left in a plain call, and my guard lets TLS records in.
+    /// Either: my side has its keys, nobody is left in a plain call, and my guard lets TLS records in. From the server also: my
+    /// application can write.
     Ready,
     /// Either: the connection is over, destroy your side.
     Abort(Reason),

@@ -1,5 +1,5 @@
 //! The side of the application that listens.
-use crate::half::{Context, Half, Held, fail};
+use crate::half::{Context, Half, Held, Role, fail};
 use crate::{Action, Body, By, ConnectionId, Ignored, Input, Message, Nonce, Outcome, Reason, Step, Timer};
 
 /// Where the server's side stands.
@@ -42,7 +42,7 @@ pub struct Server<D> {
 impl<D: Copy> Server<D> {
     /// An `Open` came for a connection that is not known.
     pub fn new(id: ConnectionId) -> (Self, Vec<Action<D>>) {
-        let context = Context::new(id, false);
+        let context = Context::new(id, Role::Server);
         (Self { context, state: ServerState::Deciding }, vec![Action::Decide])
     }
 

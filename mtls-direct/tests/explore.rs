@@ -3,7 +3,7 @@
 #![allow(clippy::cast_possible_truncation)]
 mod model;
 
-use model::{Direct, END, Flaw, LEAK, LEAVES, LEFT, LIVES, PREFIX, REACHED, READ, STUCK};
+use model::{ANSWERS, Direct, END, Flaw, LEAK, LEAVES, LEFT, LIVES, PREFIX, REACHED, READ, STUCK};
 use stateright::{Checker, HasDiscoveries, Model};
 
 const RIGHT: Direct = Direct {
@@ -19,7 +19,7 @@ const RIGHT: Direct = Direct {
 fn holds(name: &str, direct: Direct) {
     let checker = direct.checker().spawn_bfs().join();
     println!("{name}: {} states, {} steps", checker.unique_state_count(), checker.state_count());
-    for property in [LEAK, READ, PREFIX, STUCK, LIVES, LEFT, END] {
+    for property in [LEAK, READ, PREFIX, STUCK, LIVES, LEFT, END, ANSWERS] {
         if let Some(path) = checker.discovery(property) {
             let last = path.last_state().clone();
             panic!("{name}: {property} is broken by {:#?}\n{last:#?}", path.into_actions());
@@ -90,6 +90,11 @@ fn a_writer_let_go_before_the_peer_is_ready_is_read_as_ciphertext() {
 #[test]
 fn a_guard_that_opens_before_the_kick_lets_injected_plaintext_be_read() {
     breaks(Direct { flaw: Flaw::GuardBeforeKick, ..RIGHT }, READ);
+}
+
+#[test]
+fn a_guard_that_opens_before_the_writer_goes_lets_a_held_server_read() {
+    breaks(Direct { flaw: Flaw::GuardBeforeKick, early_release: true, attacker: false, ..RIGHT }, ANSWERS);
 }
 
 #[test]

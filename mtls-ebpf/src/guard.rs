@@ -52,7 +52,7 @@ pub fn receives(ctx: SkBuffContext, state: &mut SocketState) -> i32 {
     let Some(tcp) = parse(ctx) else {
         return drop();
     };
-    if state.kind != SocketKind::DirectArmed.raw() {
+    if state.kind != SocketKind::DirectArmed.raw() || state.received.seen & Direction::WITH_WRITER != 0 {
         return if tcp.has_payload || tcp.flags & FLAG_FIN != 0 { drop() } else { PASS };
     }
     let verdict = match first_record(ctx, &tcp, &state.received) {

@@ -211,7 +211,8 @@ pub fn established(ctx: SockOpsContext, role: Role) {
     // SAFETY: context fields; the socket is a full one.
     let (send, receive) = unsafe { ((*ctx.ops).snd_nxt, (*ctx.ops).rcv_nxt) };
     state.sent = Direction { first: send, ..Direction::default() };
-    state.received = Direction { first: receive, ..Direction::default() };
+    let opens = if matches!(role, Role::Server) { Direction::WITH_WRITER } else { 0 };
+    state.received = Direction { first: receive, seen: opens, ..Direction::default() };
     // SAFETY: sock_ops programs may ask for the socket cookie.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.as_ptr()) };
     let socket = DirectSocket {

@@ -6,12 +6,12 @@ use aya_ebpf::bindings::{BPF_TCP_LISTEN, BPF_TCP_SYN_RECV};
 use aya_ebpf::helpers::generated::bpf_sk_fullsock;
 use aya_ebpf::macros::cgroup_skb;
 use aya_ebpf::programs::SkBuffContext;
-use mtls_common::{Counter, SocketKind, SocketState};
+use mtls_common::{Counter, Direction, SocketKind, SocketState};
 
 use crate::egress::{DROP, PASS};
 use crate::maps::count;
 use crate::packet::{FLAG_FIN, parse};
-use crate::{expected, guard, storage};
+use crate::{expected, guard, limit, storage};
 
 #[cgroup_skb(ingress)]
 pub fn ingress(ctx: SkBuffContext) -> i32 {
@@ -29,7 +29,7 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
     }
     // SAFETY: a full socket, not null.
     if let Some(state) = unsafe { storage::get(sk.cast::<c_void>()) } {
-        return known(&ctx, state);
+        return known(&ctx, sk.cast::<c_void>(), state);
     }
     if !expected::direct_is_on() {
         return PASS;
@@ -43,17 +43,21 @@ pub fn ingress(ctx: SkBuffContext) -> i32 {
     // Between the first look and here another processor may have made a direct connection of it.
     // SAFETY: a full socket, not null.
     match unsafe { storage::get(sk.cast::<c_void>()) } {
-        Some(state) => known(&ctx, state),
+        Some(state) => known(&ctx, sk.cast::<c_void>(), state),
         None => PASS,
     }
 }
 
 #[inline(always)]
-fn known(ctx: &SkBuffContext, state: &mut SocketState) -> i32 {
+fn known(ctx: &SkBuffContext, sk: *mut c_void, state: &mut SocketState) -> i32 {
     if state.kind == SocketKind::DirectFlowing.raw() {
         return guard::flows(ctx, state, false);
     }
     if SocketKind::is_direct(state.kind) {
+        // SAFETY: a full socket, not null.
+        if state.received.seen & Direction::WITH_WRITER != 0 && unsafe { limit::is_let_go(sk) } {
+            state.received.seen &= !Direction::WITH_WRITER;
+        }
         return guard::receives(SkBuffContext::new(ctx.skb.skb), state);
     }
     // A violation leaves no way in either. What else is blocked has no way out, and answers nothing.

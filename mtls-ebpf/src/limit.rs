@@ -20,6 +20,8 @@ use crate::{expected, incompatible, storage};
 
 /// The kernel goes on with the option.
 const GO_ON: i32 = 1;
+/// setsockopt() fails with EPERM.
+const REFUSED: i32 = 0;
 /// `optlen` of an option that is done: setsockopt() succeeds.
 const DONE: i32 = -1;
 const IPPROTO_TCP: u32 = 6;
@@ -77,16 +79,21 @@ pub fn unsent_limit(ctx: SockoptContext) -> i32 {
 fn of_direct(ctx: &SockoptContext, sk: *mut c_void, order: &LetGo) -> i32 {
     // SAFETY: from the context, not null.
     let Some(limit) = (unsafe { get_or_zeroed(sk) }) else {
-        return done(ctx); // no memory: the wish is lost, the hold is not
+        // No memory. The application's wish is lost, the hold is not; the daemon must hear of it.
+        return if order.is_from_the_daemon() { REFUSED } else { done(ctx) };
     };
-    let lets_go = order.is_from_the_daemon();
-    if lets_go {
+    if order.is_from_the_daemon() {
+        let let_go = UnsentLimit { ceiling: order.ceiling, ..*limit };
+        if !set(sk, let_go.in_force()) {
+            return REFUSED;
+        }
+        // Only now: by this the guard lets requests in, which may be answered at once.
         limit.ceiling = order.ceiling;
-    } else {
-        limit.wish = order.limit;
+        return done(ctx);
     }
-    if limit.ceiling != 0 && !set(sk, limit.in_force()) && lets_go {
-        return GO_ON; // the daemon must hear of it
+    limit.wish = order.limit;
+    if limit.ceiling != 0 {
+        set(sk, limit.in_force());
     }
     done(ctx)
 }
@@ -128,6 +135,16 @@ fn set(sk: *mut c_void, mut value: u32) -> bool {
 #[inline(always)]
 fn map() -> *mut c_void {
     (&raw const LIMITS).cast_mut().cast()
+}
+
+/// Whether the daemon has let the writer of a direct socket go.
+///
+/// # Safety
+/// As [`storage::get`].
+#[inline(always)]
+pub unsafe fn is_let_go(sk: *mut c_void) -> bool {
+    // SAFETY: as the caller promises.
+    unsafe { get(sk) }.is_some_and(|limit| limit.ceiling != 0)
 }
 
 /// What is known of a direct socket's limit, if anything.

@@ -49,6 +49,10 @@ fn postgresql() {
     pgbench(&["-i", "-q"]);
     let printed = pgbench(&["-c", "4", "-j", "2", "-t", "20"]);
     assert!(printed.contains("80/80"), "{printed}");
+    // A connection for each transaction. The server answers the first eight bytes with one, in non-blocking mode, and gives up when it
+    // is told EAGAIN: it must never be able to read before it can write.
+    let printed = pgbench(&["-c", "4", "-j", "2", "-t", "10", "-C"]);
+    assert!(printed.contains("40/40"), "{printed}");
     watch.direct_however_many("pgbench");
     watch.only_tls();
 }

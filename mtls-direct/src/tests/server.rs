@@ -48,6 +48,21 @@ fn a_quick_client_is_remembered() {
     check(&before, Input::Duplicated(DUP), vec![install()], installing);
 }
 
+/// So that no request is read by an application that cannot answer it yet.
+#[test]
+fn the_server_opens_lets_go_and_only_then_says_ready() {
+    let mut emptying = duplicating();
+    emptying.extend([Input::Duplicated(DUP), Input::Installed]);
+    let armed = ServerState::Half(Half::Armed { dup: DUP });
+    check(&emptying, Input::Emptied, vec![], armed);
+    let all = vec![Action::OpenGuard(DUP), Action::ReleaseWriter(DUP), send(Body::Ready), Action::Close(DUP)];
+    let released = ServerState::Half(Half::Released { session: Session::Live, peer: None });
+    let before = [&emptying[..], &[Input::Emptied]].concat();
+    check(&before, peer(Body::Ready), all.clone(), released);
+    check(&[&emptying[..], &[peer(Body::Ready)]].concat(), Input::Emptied, all, released);
+    assert_eq!(server(&before).timers(), [Timer::PeerReady]);
+}
+
 #[test]
 fn a_refusal_has_nothing_to_give_back() {
     for (input, reason) in [

@@ -1,8 +1,8 @@
 //! What a kernel does: calls, segments, the guard, and the machines' actions.
 use mtls_direct::{Action, Body, Input, Mark, Reason, Recovery, Server, recover};
 
-use super::props::{END, LEAK, LIVES, PREFIX, READ};
-use super::world::{Content, DUP, Daemon, Direct, Flaw, Job, Side, Socket, Thread, World, id};
+use super::props::{ANSWERS, END, LEAK, LIVES, PREFIX, READ};
+use super::world::{B, Content, DUP, Daemon, Direct, Flaw, Job, Side, Socket, Thread, World, id};
 
 impl World {
     /// Hands an input to a machine and carries out what it says.
@@ -120,7 +120,7 @@ impl World {
 
     pub fn restart(&mut self, direct: &Direct, i: usize) {
         self.side[i].daemon = Daemon::Restarted;
-        if i == super::world::B {
+        if i == B {
             self.expected = false;
         }
         let mark = if self.side[i].held { Mark::Held } else { Mark::Released };
@@ -157,6 +157,9 @@ impl World {
     }
 
     pub fn tls_recv(&mut self, direct: &Direct, i: usize) {
+        if i == B && self.side[i].held {
+            self.breaks(ANSWERS);
+        }
         let numbered = direct.flaw != Flaw::NoRecordNumbers;
         let content = self.side[i].queue.remove(0);
         match content {

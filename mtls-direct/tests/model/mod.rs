@@ -7,5 +7,5 @@ mod kernel;
 mod props;
 mod world;
 
-pub use props::{END, LEAK, LEAVES, LEFT, LIVES, PREFIX, REACHED, READ, STUCK};
+pub use props::{ANSWERS, END, LEAK, LEAVES, LEFT, LIVES, PREFIX, REACHED, READ, STUCK};
 pub use world::{Direct, Flaw};

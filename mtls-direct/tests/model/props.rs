@@ -17,6 +17,8 @@ pub const LIVES: &str = "P5 released connections need no daemon";
 pub const LEFT: &str = "P6 nothing is left behind";
 /// An end is read only after every byte that the other side sent. Holds against all but a forged FIN.
 pub const END: &str = "P7 no end before the end";
+/// Whoever can read a request can answer it.
+pub const ANSWERS: &str = "P8 no server reads while it is held";
 /// Not vacuous: every byte of both directions can arrive.
 pub const REACHED: &str = "R1 every byte arrives";
 /// Not vacuous: an early writer's bytes can be on the wire before the server has accepted.
@@ -43,6 +45,7 @@ pub fn all() -> Vec<Property<Direct>> {
         Property::always(PREFIX, |_, w: &World| !w.broken.contains(&PREFIX)),
         Property::always(LIVES, |_, w: &World| !w.broken.contains(&LIVES)),
         Property::always(END, |_, w: &World| !w.broken.contains(&END)),
+        Property::always(ANSWERS, |_, w: &World| !w.broken.contains(&ANSWERS)),
         Property::always(STUCK, |direct: &Direct, w: &World| {
             if !w.broken.is_empty() || w.rests(direct) {
                 return true;
