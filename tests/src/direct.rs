@@ -6,7 +6,7 @@ use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use crate::hold::App;
-use crate::lab::{Daemon, Lab, NODE, Output, Pod, Process, Record, eventually};
+use crate::lab::{Daemon, Lab, NODE, Output, Pod, Process, Record, eventually, metrics};
 use crate::{programs, slow};
 
 /// The port of nginx in `far`.
@@ -185,6 +185,29 @@ direct: {{ listen: "{node}:15080" }}
     /// What was printed by both daemons, for a message.
     pub fn printed(&self) -> String {
         format!("web's node:\n{}\nfar's node:\n{}", self.here.printed(), self.there.printed())
+    }
+}
+
+/// A test that fails shows what the daemons recorded: why a connection ended stands there, and the directory goes with the world.
+impl Drop for World {
+    fn drop(&mut self) {
+        if !std::thread::panicking() {
+            return;
+        }
+        for (daemon, node) in [(&self.here, "web's node"), (&self.there, "far's node")] {
+            let records = daemon.access_log();
+            eprintln!("{node}: {} records; those with a reason:", records.len());
+            records
+                .iter()
+                .filter(|record| !record.reason().is_empty())
+                .for_each(|record| eprintln!("{record:?}"));
+            if let Ok((_, text)) = metrics::get(daemon.metrics_address(), "/metrics") {
+                let counted =
+                    |line: &&str| line.contains("_total") && !line.starts_with('#') && !line.ends_with(" 0");
+                text.lines().filter(counted).for_each(|line| eprintln!("{line}"));
+            }
+        }
+        eprintln!("{}", self.printed());
     }
 }
 

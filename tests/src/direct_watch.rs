@@ -98,16 +98,25 @@ impl Watch {
     /// # Errors
     /// When one is missing, was not direct, ended for a reason that was not wanted, or counted other bytes than its other end.
     pub fn look(&mut self, wanted: Wanted<'_>) -> Result<(), String> {
-        let mut fresh = [Vec::new(), Vec::new()];
         within(slow::limit(20), || {
-            fresh = self.of_both();
-            for (records, seen) in fresh.iter_mut().zip(self.seen) {
-                records.drain(..seen.min(records.len()));
-            }
-            fresh.iter().all(|records| records.len() >= wanted.connections).then_some(())
+            self.fresh().iter().all(|records| records.len() >= wanted.connections).then_some(())
         });
+        let fresh = self.fresh();
+        self.judge(&fresh, wanted)
+    }
+
+    /// What both ends recorded since the last call.
+    fn fresh(&self) -> [Vec<Record>; 2] {
+        let mut fresh = self.of_both();
+        for (records, seen) in fresh.iter_mut().zip(self.seen) {
+            records.drain(..seen.min(records.len()));
+        }
+        fresh
+    }
+
+    fn judge(&mut self, fresh: &[Vec<Record>; 2], wanted: Wanted<'_>) -> Result<(), String> {
         self.seen = [0, 1].map(|end: usize| self.seen[end] + fresh[end].len());
-        let [here, there] = &fresh;
+        let [here, there] = fresh;
         let shown = || here.iter().chain(there).map(|r| r.0.to_string()).collect::<Vec<_>>().join("\n");
         if here.len() != wanted.connections || there.len() != wanted.connections {
             let (n, here, there) = (wanted.connections, here.len(), there.len());
@@ -148,13 +157,18 @@ impl Watch {
     /// When something is wrong.
     #[track_caller]
     pub fn direct_however_many(&mut self, what: &str) {
-        within(slow::limit(15), || {
-            let now = self.of_both().map(|records| records.len());
-            (now[0] > self.seen[0] && now[0] - self.seen[0] == now[1] - self.seen[1]).then_some(())
+        // Equal at both ends, and no more of them a second later: a program's connections do not all end at once.
+        let mut fresh = self.fresh();
+        within(slow::limit(20), || {
+            std::thread::sleep(Duration::from_secs(1));
+            let before = std::mem::replace(&mut fresh, self.fresh()).map(|records| records.len());
+            let [here, there] = [0, 1].map(|end: usize| fresh[end].len());
+            (here > 0 && here == there && before == [here, there]).then_some(())
         });
-        let connections = self.of_both()[0].len() - self.seen[0];
+        let connections = fresh[0].len();
         assert!(connections > 0, "{what}: no connection\n{}", self.world.printed());
-        self.all_direct(what, connections);
+        let told = self.judge(&fresh, Wanted { connections, reasons: &[""] });
+        told.unwrap_or_else(|told| panic!("{what}: {told}\n{}", self.world.printed()));
     }
 
     /// Nothing but TLS was on the wire from and to the port, since the beginning.
