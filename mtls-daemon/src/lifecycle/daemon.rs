@@ -57,6 +57,9 @@ pub struct Daemon {
     pub(super) crl_policy: Mutex<Option<config::CrlPolicy>>,
     pub(super) readiness: Readiness,
     pub(super) changing: Mutex<Changing>,
+    /// Why the last reload was refused. Not with `changing`, which a reload holds for as long as it takes: the watchdog's status line
+    /// must not wait for it.
+    pub(super) last_refusal: Mutex<Option<String>>,
     pub(super) node: Mutex<Node>,
     pub(super) stopping: watch::Sender<bool>,
     /// Wakes the regular look at the node before its time.
@@ -78,7 +81,6 @@ pub(super) struct Changing {
     pub registry: Registry,
     pub generation: u64,
     pub loaded: OffsetDateTime,
-    pub last_refusal: Option<String>,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -248,7 +250,7 @@ impl Daemon {
             probes: Arc::new(Observer::silent()),
         });
         let now = OffsetDateTime::now_utc();
-        let changing = Changing { prepared, registry, generation: 1, loaded: now, last_refusal: None };
+        let changing = Changing { prepared, registry, generation: 1, loaded: now };
         Ok(Self {
             config_file: config_file.to_owned(),
             started: now,
@@ -259,6 +261,7 @@ impl Daemon {
             crl_policy: Mutex::default(),
             readiness: Readiness::new(),
             changing: Mutex::new(changing),
+            last_refusal: Mutex::default(),
             node: Mutex::default(),
             stopping: watch::channel(false).0,
             look_now: Notify::new(),
@@ -331,7 +334,7 @@ impl Daemon {
     }
 
     fn status_line(&self) -> String {
-        supervisor::status(&self.readiness.reasons(), lock(&self.changing).last_refusal.as_deref())
+        supervisor::status(&self.readiness.reasons(), lock(&self.last_refusal).as_deref())
     }
 
     /// For events of the file system, which come in bursts: a configuration that is equal, or broken in the
@@ -339,8 +342,7 @@ impl Daemon {
     pub(super) fn reload_if_changed(&self) {
         match Config::load(&self.config_file) {
             Ok(config) if lock(&self.changing).prepared.is_of(&config) => {}
-            Err(error)
-                if lock(&self.changing).last_refusal.as_deref() == Some(error.to_string().as_str()) => {}
+            Err(error) if lock(&self.last_refusal).as_deref() == Some(error.to_string().as_str()) => {}
             _ => {
                 self.reload();
             }
@@ -353,11 +355,9 @@ impl Daemon {
         let outcome = self.try_reload();
         let applied = outcome.is_ok();
         self.relay.observer.metrics().config_reloaded(applied);
-        let mut changing = lock(&self.changing);
         match outcome {
             Ok(messages) => {
-                changing.last_refusal = None;
-                drop(changing);
+                *lock(&self.last_refusal) = None;
                 self.look_at_ocsp();
                 self.reconcile();
                 // The old configuration and what it took to read the new one.
@@ -366,7 +366,7 @@ impl Daemon {
             }
             Err(error) => {
                 tracing::error!(%error, "the new configuration was refused; the last good one stays in force");
-                changing.last_refusal = Some(error.clone());
+                *lock(&self.last_refusal) = Some(error.clone());
                 (false, error.lines().map(str::to_owned).collect())
             }
         }

@@ -60,7 +60,7 @@ impl DaemonView for Daemon {
                 file: self.config_file.clone(),
                 generation: changing.generation,
                 loaded: changing.loaded,
-                last_refusal: changing.last_refusal.clone(),
+                last_refusal: lock(&self.last_refusal).clone(),
             },
             connections: total(&snapshot),
             abilities: self.abilities(),
