@@ -56,6 +56,8 @@ fn command(command: Command) -> Result<(), CommandError> {
         Command::Config(ConfigCommand::Schema) => commands::print_schema(out),
         Command::Ca(command) => commands::ca::run(&command, out),
         Command::Uninstall(args) => commands::uninstall(&args.config.config, args.output.json, out),
+        Command::Completions { shell } => commands::packaging::completions(shell, out),
+        Command::Man { directory } => commands::packaging::man(&directory),
         Command::Run(_) | Command::Ask(_) | Command::Policy(_) => Ok(()),
     }
 }

@@ -9,6 +9,7 @@ pub mod flow;
 pub mod flows;
 pub mod foreign;
 pub mod hold;
+pub mod hosts;
 pub mod lab;
 pub mod manners;
 pub mod middle;

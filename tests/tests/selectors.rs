@@ -1,6 +1,9 @@
 //! Which processes are whose, and what is left alone.
 
-use mtls_tests::lab::program_beside_the_test;
+use std::fs;
+use std::path::PathBuf;
+
+use mtls_tests::lab::{NODE, cgroup, program_beside_the_test};
 use mtls_tests::slow;
 use mtls_tests::{Pair, STRICT_PAIR, eventually, programs};
 
@@ -52,6 +55,79 @@ policy: [ { name: client-only, action: allow, to: { workloads: [server] }, from:
     });
     assert!(stranger.is_err() || stranger.is_ok_and(|n| n == 0), "a stranger got an answer");
     pair.daemon.wait_for_log("the stranger's refusal", |r| r.inbound() && r.reason() == "plaintext");
+}
+
+/// What systemd does with a unit's cgroup: made at its start, removed at its end, made again with another ID.
+struct Unit(PathBuf);
+
+impl Unit {
+    fn start(pair: &Pair, path: &str) -> Self {
+        let unit = Self(pair.lab.node(NODE).cgroup_root.join(path));
+        fs::create_dir_all(&unit.0).expect("cgroup v2 is writable");
+        unit
+    }
+
+    fn stop(self) {
+        cgroup::destroy(&self.0);
+    }
+
+    /// Asks db, as a program of this unit in web's namespace.
+    fn get(&self, pair: &Pair) -> Option<i32> {
+        let url = format!("http://{}/", pair.http()[0]);
+        pair.web().cmd_in_cgroup(self.0.clone(), "curl").args(["-sS", "--max-time", "10", &url]).run().code
+    }
+}
+
+#[test]
+fn a_unit_is_found_in_its_slice_and_again_at_each_start() {
+    let yaml = STRICT_PAIR.replacen("select: { netns: $web.netns }", "select: { unit: app.service }", 1);
+    let pair = Pair::configured(Pair::lab(), &yaml);
+    let presence = |pair: &Pair| {
+        let workloads = pair.daemon.ask(&["workloads"]);
+        let all = workloads.as_array().expect("a list").clone();
+        let web = all.into_iter().find(|one| one["name"] == "web").expect("web");
+        format!("{} {} {}", web["selector"], web["state"], web["detail"])
+    };
+    assert!(presence(&pair).contains("unit app.service"), "{}", presence(&pair));
+    assert!(presence(&pair).contains("does not run there"), "{}", presence(&pair));
+    let capture = pair.lab.capture();
+    for path in ["system.slice/app.service", "system.slice/system-app.slice/app.service"] {
+        let unit = Unit::start(&pair, path);
+        let _main = pair.web().cmd_in_cgroup(unit.0.clone(), "sleep").arg("600").spawn();
+        // What it sends before the daemon has seen it is not captured: its unit has it wait for that.
+        let (code, text) = pair.daemon.cli(&["wait-enrolled", "web"]);
+        assert_eq!(code, Some(0), "{text}");
+        assert_eq!(unit.get(&pair), Some(0));
+        let record = pair
+            .daemon
+            .wait_for_log("web's record", |r| !r.inbound() && r.workload() == "web" && !r.refused());
+        assert_eq!(record.local(), "spiffe://example.org/web");
+        unit.stop();
+        eventually(slow::limit(10), "the unit to be gone", || {
+            presence(&pair).contains("does not run there").then_some(())
+        });
+    }
+    let traffic = capture.stop();
+    traffic.assert_absent(b"GET / HTTP");
+    traffic.assert_only_tls(80);
+}
+
+#[test]
+fn a_unit_inside_another_workloads_slice_is_not_enrolled_and_says_so() {
+    let yaml = STRICT_PAIR.replacen(
+        "select: { netns: $web.netns }",
+        "select: { unit: app.slice } }\n  - { name: inner, select: { unit: app.service }",
+        1,
+    );
+    let pair = Pair::configured(Pair::lab(), &yaml);
+    let unit = Unit::start(&pair, "app.slice/app.service");
+    let _main = pair.web().cmd_in_cgroup(unit.0.clone(), "sleep").arg("600").spawn();
+    eventually(slow::limit(10), "the slice to be enrolled", || (unit.get(&pair) == Some(0)).then_some(()));
+    let record = pair.daemon.wait_for_log("the slice's record", |r| !r.inbound() && !r.refused());
+    assert_eq!(record.workload(), "web");
+    let text = pair.daemon.ask(&["workloads"]).to_string();
+    assert!(text.contains("its cgroup lies inside that of workload web"), "{text}");
+    unit.stop();
 }
 
 #[test]

@@ -80,6 +80,12 @@ pub fn directory(mount: &Path, configured: &Path) -> PathBuf {
     mount.join(relative.strip_prefix("/").unwrap_or(relative))
 }
 
+/// The ID of the cgroup that has this directory, as eBPF and sock_diag give it.
+#[must_use]
+pub fn id(directory: &Path) -> Option<u64> {
+    std::fs::metadata(directory).ok().map(|metadata| metadata.ino())
+}
+
 /// Looks a configured cgroup path up; see [`directory`] for how it is written.
 /// `None` when it does not exist now.
 #[must_use]

@@ -13,6 +13,7 @@ use super::scalar::{
     PathError, ServiceAccountError, ThresholdError, VaultAddressError, VaultPathError, WorkloadLabelError,
 };
 use super::types::SpiffeIdPrefixError;
+use super::unit::UnitError;
 
 /// A place in a configuration file. Line and column count from 1, in characters.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -401,14 +402,26 @@ pub enum Fault {
         first: Place,
     },
     /// `select: {}`.
-    #[error("the selector selects nothing; give `netns`, `cgroup`, or both")]
+    #[error("the selector selects nothing; give `netns`, `cgroup` or `unit`")]
     EmptySelector,
+    /// A unit that cannot be selected.
+    #[error("the unit {0} cannot be: {1}")]
+    Unit(Quoted, UnitError),
+    /// `select: { cgroup, unit }`.
+    #[error("a unit is a cgroup, and `cgroup` names another one; remove one of the two")]
+    UnitAndCgroup,
     /// `listen_ports` of a workload that has a namespace to itself.
     #[error(
         "`listen_ports` is for a workload that shares its namespace (selected by cgroup), and this one has its \
          netns to itself; remove `listen_ports`: every port of the namespace is captured"
     )]
     ListenPortsWithNetns,
+    /// A strict unit without `listen_ports`.
+    #[error(
+        "this unit is strict and its ports are learned: for half a second after it begins to listen plaintext may reach \
+         it; name them in `listen_ports`"
+    )]
+    LearnedStrictPorts,
     /// The embedded CA cannot issue for another trust domain.
     #[error(
         "the embedded CA issues for the trust domain {own} only, and {id} is in another; change the ID, or give the \

@@ -18,6 +18,7 @@ mod schema;
 #[cfg(test)]
 mod tests;
 mod types;
+mod unit;
 mod yaml;
 
 use std::io::ErrorKind;
@@ -36,6 +37,28 @@ pub use scalar::{
 };
 pub use schema::schema;
 pub use types::*;
+pub use unit::{UnitError, UnitName};
+
+/// A drop-in that is not there yet, or not any more.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Change {
+    /// Its file.
+    pub path: PathBuf,
+    /// What it will say; `None`: it will be gone.
+    pub text: Option<String>,
+}
+
+impl Change {
+    fn apply(&self, files: &mut Vec<PathBuf>) {
+        files.retain(|file| *file != self.path);
+        if self.text.is_some() {
+            // They are read in the order of their names, directory by directory.
+            let behind = |file: &PathBuf| file.parent() == self.path.parent() && *file > self.path;
+            let place = files.iter().position(behind).unwrap_or(files.len());
+            files.insert(place, self.path.clone());
+        }
+    }
+}
 
 impl Config {
     /// Reads the file and its drop-ins.
@@ -43,6 +66,14 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, in the order of the files.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        Self::load_as_if(path, None)
+    }
+
+    /// The same as if one of the drop-ins were another one: to know what would become of a change before it is made.
+    ///
+    /// # Errors
+    /// As [`Config::load`].
+    pub fn load_as_if(path: &Path, change: Option<&Change>) -> Result<Self, ConfigError> {
         let mut check = Check::new();
         let mut budget = MAX_BYTES;
         check.enter(path);
@@ -56,9 +87,17 @@ impl Config {
         let Some(main) = main else { return Err(check.into_error()) };
         let directories = drop_in_directories(&mut check, path, &main);
         let mut drop_ins = Vec::new();
-        for file in drop_in_files(&mut check, &directories) {
+        let mut files = drop_in_files(&mut check, &directories);
+        if let Some(change) = change {
+            change.apply(&mut files);
+        }
+        for file in files {
             let index = check.enter(&file);
-            match read::read_file(&file, &mut budget) {
+            let read = match change {
+                Some(Change { path, text: Some(text) }) if *path == file => Ok(text.clone()),
+                _ => read::read_file(&file, &mut budget),
+            };
+            match read {
                 Ok(text) => drop_ins.extend(parse_drop_in(&mut check, &text).map(|drop_in| (index, drop_in))),
                 Err(fault) => {
                     let full = fault == Fault::FilesTooLarge;

@@ -534,6 +534,8 @@ pub(super) struct Select {
     pub netns: Given<String>,
     /// cgroup: a path below the cgroup v2 mount, or an absolute path under it.
     pub cgroup: Given<String>,
+    /// systemd unit instead of a cgroup: the whole name of a service, scope or slice, such as nginx.service.
+    pub unit: Given<String>,
 }
 
 /// Either an issuer, or files: a certificate, its key and its roots, absolute paths to PEM files. The key may be in a token.

@@ -24,6 +24,7 @@ use super::direct::{Direct, DirectChoice, NodeAddress};
 use super::error::Problem;
 use super::external::ExternalPolicy;
 use super::rule::Rule;
+use super::unit::UnitName;
 
 /// One node's whole configuration. Two equal values mean that a reload has nothing to do.
 #[derive(Clone, Debug, PartialEq)]
@@ -575,6 +576,16 @@ pub struct Selector {
     pub netns: Option<PathBuf>,
     /// cgroup as written: below the cgroup v2 mount, or an absolute path under that mount.
     pub cgroup: Option<PathBuf>,
+    /// systemd unit, whose cgroup is meant; never together with `cgroup`.
+    pub unit: Option<UnitName>,
+}
+
+impl Selector {
+    /// Whether it is told apart from others of its namespace by its cgroup.
+    #[must_use]
+    pub fn is_by_cgroup(&self) -> bool {
+        self.cgroup.is_some() || self.unit.is_some()
+    }
 }
 
 /// What an inbound connection must be.

@@ -20,7 +20,7 @@ use tokio::sync::oneshot;
 
 use super::socket::AdminSocket;
 use super::view::{DaemonView, ReloadReport, Status, VerifyReport, WorkloadStatus};
-use super::{diagnose, drill, revoke, rollout};
+use super::{diagnose, drill, enroll, revoke, rollout};
 use crate::diagnose::{PathReport, UnknownParty};
 use crate::observe::connection::{ConnectionId, ConnectionRecord};
 use crate::observe::explain::{Explanation, explain_with};
@@ -96,6 +96,7 @@ fn router<V: DaemonView>(view: Arc<V>) -> Router {
         .route("/v1/verify", get(verify::<V>))
         .route("/v1/reload", post(reload::<V>))
         .merge(revoke::routes())
+        .merge(enroll::routes())
         .merge(drill::routes())
         .merge(diagnose::routes())
         .merge(rollout::routes())
@@ -268,6 +269,7 @@ pub(crate) mod tests {
     use time::OffsetDateTime;
 
     use super::super::drill::{DrillError, DrillReport, DrillStep};
+    use super::super::enroll::{self, Changed, EnrolError, EnrolReport, EnrolRequest, Enrolled};
     use super::super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
     use super::super::rollout::RolloutError;
     use super::super::view::{
@@ -402,6 +404,8 @@ pub(crate) mod tests {
             }]
         }
 
+        fn look(&self) {}
+
         fn recorder(&self) -> &Recorder {
             &self.recorder
         }
@@ -453,6 +457,29 @@ pub(crate) mod tests {
         fn unrevoke(&self, request: UnrevokeRequest, _: String) -> Result<UnrevokeReport, RevocationError> {
             let entries = self.revocations.unrevoke(&request.target, SystemTime::now())?;
             Ok(UnrevokeReport { entries })
+        }
+
+        fn enroll(&self, request: &EnrolRequest, _: &str) -> Result<EnrolReport, EnrolError> {
+            enroll::tests::enroll(request, self.healthy)
+        }
+
+        fn unenroll(&self, name: &str, _: &str) -> Result<Changed, EnrolError> {
+            match name {
+                "nginx" => Ok(Changed { name: name.to_owned() }),
+                other => Err(EnrolError::NotEnrolled(other.to_owned())),
+            }
+        }
+
+        fn confirm(&self, _: &str) -> Result<Changed, EnrolError> {
+            if self.healthy {
+                Ok(Changed { name: "nginx".to_owned() })
+            } else {
+                Err(EnrolError::NothingToConfirm)
+            }
+        }
+
+        fn enrolled(&self) -> Result<Vec<Enrolled>, EnrolError> {
+            Ok(enroll::tests::list(self.healthy))
         }
 
         async fn drill_revoke(&self) -> Result<DrillReport, DrillError> {

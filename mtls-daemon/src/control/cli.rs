@@ -10,11 +10,12 @@ use super::ca_cli::CaCommand;
 use super::client::{AdminClient, ClientError, Which};
 use super::diagnose::DiagnoseArgs;
 use super::drill::DrillCommand;
+use super::enroll::args::{EnrolArgs, UnenrolArgs, WaitArgs};
 use super::replay::ReplayArgs;
 use super::revoke::args::{CertificateFileError, RevokeArgs, UnrevokeArgs};
 use super::rollout::{RolloutArgs, RolloutCommand};
 use super::socket::DEFAULT_SOCKET;
-use super::{diagnose, drill, render, revoke, rollout};
+use super::{diagnose, drill, enroll, render, revoke, rollout};
 use crate::observe::connection::ConnectionId;
 
 /// Exit code: what was asked holds.
@@ -58,6 +59,18 @@ pub enum Command {
     Ca(CaCommand),
     /// Remove everything that the daemon attached or pinned on this node
     Uninstall(UninstallArgs),
+    /// Print completions for a shell, as a package installs them
+    #[command(hide = true)]
+    Completions {
+        /// Which shell
+        shell: clap_complete::Shell,
+    },
+    /// Write the man pages into a directory, as a package installs them
+    #[command(hide = true)]
+    Man {
+        /// Where; it is made if it is absent
+        directory: PathBuf,
+    },
 }
 
 /// Which configuration.
@@ -172,6 +185,19 @@ pub enum Ask {
     Verify(AskOptions),
     /// Load the configuration anew: all of it, or none
     Reload(AskOptions),
+    /// Make a systemd unit a workload, from now on and after a restart
+    ///
+    /// Writes a drop-in of the configuration and has it in force at once, or says why it would be refused. With --confirm-within it is
+    /// undone unless `mtlsd confirm` is run in time, also across a restart of the daemon or the host.
+    Enroll(EnrolArgs),
+    /// Take back what `mtlsd enroll` did
+    Unenroll(UnenrolArgs),
+    /// Have the last `mtlsd enroll` stay
+    Confirm(AskOptions),
+    /// Which units were enrolled by `mtlsd enroll`?
+    List(AskOptions),
+    /// Wait until a workload is enrolled: for ExecStartPre= of its unit, so that no packet of it is earlier
+    WaitEnrolled(WaitArgs),
     /// Revoke a certificate, a key or an identity on this node at once, and cut its connections
     Revoke(RevokeArgs),
     /// Take back what was revoked
@@ -237,10 +263,15 @@ impl Ask {
             Self::Status(options)
             | Self::Workloads(options)
             | Self::Verify(options)
+            | Self::Confirm(options)
+            | Self::List(options)
             | Self::Reload(options) => options,
             Self::Connections { options, .. } => options,
             Self::Explain(arguments) => &arguments.options,
             Self::Diagnose(arguments) => &arguments.options,
+            Self::Enroll(arguments) => &arguments.options,
+            Self::Unenroll(arguments) => &arguments.options,
+            Self::WaitEnrolled(arguments) => &arguments.options,
             Self::Revoke(arguments) => &arguments.options,
             Self::Unrevoke(arguments) => &arguments.options,
             Self::Drill(DrillCommand::Revoke(options)) => options,
@@ -250,7 +281,7 @@ impl Ask {
 
     /// Asks the daemon and writes its answer; the exit code says whether what was asked holds: `status` that
     /// the daemon is ready, `verify` that every check holds, `drill` that every step does, `rollout status` that every port is strict or may become so, `reload` that the configuration is in force, `explain --from --to`
-    /// that the connection would be allowed, `diagnose` that it works, and the others that there is an answer.
+    /// that the connection would be allowed, `diagnose` that it works, `wait-enrolled` that it is enrolled, and the others that there is an answer.
     ///
     /// # Errors
     /// When there is no answer; the exit code is then [`EXIT_DOES_NOT_HOLD`].
@@ -297,6 +328,28 @@ impl Ask {
                 let report = client.reload().await?;
                 show(out, json, &report, render::reload)?;
                 report.applied
+            }
+            Self::Enroll(arguments) => {
+                let ssh = std::env::var("SSH_CONNECTION").ok();
+                show(out, json, &client.enroll(&arguments.request(ssh.as_deref())).await?, enroll::enrolled)?;
+                true
+            }
+            Self::Unenroll(arguments) => {
+                show(out, json, &client.unenroll(&arguments.request()).await?, enroll::unenrolled)?;
+                true
+            }
+            Self::Confirm(_) => {
+                show(out, json, &client.confirm().await?, enroll::confirmed)?;
+                true
+            }
+            Self::WaitEnrolled(arguments) => {
+                let waited = arguments.wait(&client).await?;
+                show(out, json, &waited, enroll::waited)?;
+                waited.holds()
+            }
+            Self::List(_) => {
+                show(out, json, &client.enrolled().await?, |all| enroll::list(all))?;
+                true
             }
             Self::Revoke(arguments) => {
                 match arguments.request()? {
@@ -385,6 +438,15 @@ mod tests {
             "mtlsd verify",
             "mtlsd reload",
             "mtlsd drill revoke --json",
+            "mtlsd enroll unit:nginx.service",
+            "mtlsd enroll unit:a@1.service --name a --mode strict --listen-ports 80,443 --confirm-within 2m --dry-run --json",
+            "mtlsd enroll unit:a.slice --confirm-within off",
+            "mtlsd unenroll nginx",
+            "mtlsd confirm --json",
+            "mtlsd list --json",
+            "mtlsd wait-enrolled nginx --timeout 5s",
+            "mtlsd completions bash",
+            "mtlsd man /x",
             "mtlsd rollout status",
             "mtlsd rollout status --workload db --since 7d --json",
             "mtlsd policy replay --since 24h --with /x.yaml --socket /s --json",
@@ -432,6 +494,14 @@ mod tests {
             "mtlsd explain --last-refused --from a --to b",
             "mtlsd connections --limit -1",
             "mtlsd diagnose",
+            "mtlsd enroll",
+            "mtlsd enroll nginx.service",
+            "mtlsd enroll unit:nginx",
+            "mtlsd enroll unit:a.service --mode disabled",
+            "mtlsd enroll unit:a.service --listen-ports 70000",
+            "mtlsd enroll unit:a.service --confirm-within soon",
+            "mtlsd unenroll",
+            "mtlsd completions cmd.exe",
             "mtlsd diagnose db:1 --as",
             "mtlsd diagnose db:1 --expect http://x",
             "mtlsd diagnose db:1 --timeout 99",
@@ -481,6 +551,8 @@ mod tests {
             ("verify", 0, 1),
             ("reload", 0, 1),
             ("drill revoke", 0, 1),
+            ("list", 0, 0),
+            ("wait-enrolled db --timeout 1s", 0, 1),
             ("rollout status", 0, 1),
         ] {
             assert_eq!(ask(line, &good.path).await.0.unwrap(), good_code, "{line}");
@@ -501,6 +573,11 @@ mod tests {
             ("verify", "All 1 checks hold.", "/checks/0/ok"),
             ("reload", "generation 2", "/applied"),
             ("drill revoke", "Revocation works on this node.", "/steps/0/took_us"),
+            ("enroll unit:nginx.service --dry-run", "Would enrol nginx", "/spiffe_id"),
+            ("unenroll nginx", "nginx is no workload any more", "/name"),
+            ("confirm", "nginx stays as it is", "/name"),
+            ("list", "unit nginx.service", "/0/undone_in"),
+            ("wait-enrolled db", "db is enrolled", "/state"),
             ("rollout status --workload db", "1 of 1 permissive ports", "/ports/0/peers/0/channel"),
         ] {
             let (_, human) = ask(line, &served.path).await;
@@ -519,6 +596,15 @@ mod tests {
         let (unknown, out) = ask("explain 00000000000000ff", &served.path).await;
         assert!(unknown.unwrap_err().to_string().contains("mtlsd connections"));
         assert!(out.is_empty());
+        let unhealthy = serve(false);
+        for (line, why, mend) in [
+            ("enroll unit:nginx.service", "taken already", "nothing was changed"),
+            ("unenroll apache", "was not enrolled", "mtlsd list"),
+            ("confirm", "nothing waits", "mtlsd list"),
+        ] {
+            let error = ask(line, &unhealthy.path).await.0.unwrap_err().to_string();
+            assert!(error.contains(why) && error.contains(mend), "{line}: {error}");
+        }
     }
 
     #[tokio::test]

@@ -15,6 +15,7 @@ use tokio::net::UnixStream;
 
 use super::admin::ApiError;
 use super::drill::DrillReport;
+use super::enroll::{Changed, EnrolReport, EnrolRequest, Enrolled, UnenrolRequest};
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use super::view::{ReloadReport, Status, VerifyReport, WorkloadStatus};
 use crate::diagnose::{LiveReport, LiveRequest, PathReport};
@@ -113,6 +114,14 @@ impl AdminClient {
         self.ask(Method::GET, "/v1/workloads").await
     }
 
+    /// The same, after the daemon has looked at the node.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists.
+    pub async fn look(&self) -> Result<Vec<WorkloadStatus>, ClientError> {
+        self.ask(Method::POST, "/v1/look").await
+    }
+
     /// One connection explained; `near`: with the rules that nearly decided otherwise, also if it was let in.
     ///
     /// # Errors
@@ -203,6 +212,38 @@ impl AdminClient {
     /// As [`ClientError`] lists.
     pub async fn revoke(&self, request: &RevokeRequest) -> Result<RevokeReport, ClientError> {
         self.tell("/v1/revoke", request).await
+    }
+
+    /// Enrols a unit, or asks what would become of it.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists; so do the others.
+    pub async fn enroll(&self, request: &EnrolRequest) -> Result<EnrolReport, ClientError> {
+        self.tell("/v1/enroll", request).await
+    }
+
+    /// Takes back what was enrolled so.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists.
+    pub async fn unenroll(&self, request: &UnenrolRequest) -> Result<Changed, ClientError> {
+        self.tell("/v1/unenroll", request).await
+    }
+
+    /// Has the last change stay.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists.
+    pub async fn confirm(&self) -> Result<Changed, ClientError> {
+        self.ask(Method::POST, "/v1/confirm").await
+    }
+
+    /// What was enrolled so.
+    ///
+    /// # Errors
+    /// As [`ClientError`] lists.
+    pub async fn enrolled(&self) -> Result<Vec<Enrolled>, ClientError> {
+        self.ask(Method::GET, "/v1/enrolled").await
     }
 
     /// Takes something off the deny list.

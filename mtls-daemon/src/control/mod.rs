@@ -6,6 +6,7 @@ pub mod cli;
 pub mod client;
 pub mod diagnose;
 pub mod drill;
+pub mod enroll;
 pub mod http;
 pub mod render;
 pub mod replay;

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
 use super::drill::{DrillError, DrillReport};
+use super::enroll::{Changed, EnrolError, EnrolReport, EnrolRequest, Enrolled};
 use super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use super::rollout::RolloutError;
 use crate::diagnose::{LiveError, LiveReport, LiveRequest, PathReport, UnknownParty};
@@ -28,6 +29,9 @@ pub trait DaemonView: Send + Sync + 'static {
 
     /// Every configured workload, by name.
     fn workloads(&self) -> Vec<WorkloadStatus>;
+
+    /// Looks at the node now and brings the tables to what is found.
+    fn look(&self);
 
     /// The flight recorder; `connections` and `explain` are answered from it.
     fn recorder(&self) -> &Recorder;
@@ -68,6 +72,30 @@ pub trait DaemonView: Send + Sync + 'static {
     /// # Errors
     /// Nothing was changed.
     fn unrevoke(&self, request: UnrevokeRequest, by: String) -> Result<UnrevokeReport, RevocationError>;
+
+    /// Enrols a unit, or says what would become of it. May wait for the disk and a reload; so do the others.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    fn enroll(&self, request: &EnrolRequest, by: &str) -> Result<EnrolReport, EnrolError>;
+
+    /// Takes back what was enrolled so.
+    ///
+    /// # Errors
+    /// Nothing was changed.
+    fn unenroll(&self, name: &str, by: &str) -> Result<Changed, EnrolError>;
+
+    /// Has the last change stay.
+    ///
+    /// # Errors
+    /// Nothing waits.
+    fn confirm(&self, by: &str) -> Result<Changed, EnrolError>;
+
+    /// What was enrolled so.
+    ///
+    /// # Errors
+    /// It cannot be found out.
+    fn enrolled(&self) -> Result<Vec<Enrolled>, EnrolError>;
 
     /// Tries on an identity made for it whether revocation works.
     ///

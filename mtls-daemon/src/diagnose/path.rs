@@ -91,7 +91,7 @@ impl Ground<'_> {
             ),
         );
         let server = destination.local_workload.as_deref().and_then(|name| self.snapshot.by_name(name));
-        if server.is_some_and(|server| server.number == client.number) && settings.select.cgroup.is_none() {
+        if server.is_some_and(|server| server.number == client.number) && !settings.select.is_by_cgroup() {
             walk.passed(
                 "captured",
                 format!("{name} has its namespace to itself and talks to itself over lo."),

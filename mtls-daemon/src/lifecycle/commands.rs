@@ -1,6 +1,7 @@
 //! The commands that need no running daemon: `config`, `ca`, `uninstall`.
 
 pub mod ca;
+pub mod packaging;
 pub mod policy;
 pub mod replay;
 
@@ -17,6 +18,7 @@ use crate::config::{self, Config, ConfigError, Place, Problem};
 use crate::control::client::ClientError;
 use crate::flows::{FlowFile, FlowFileError};
 use crate::identity::CaError;
+use crate::workload::Hierarchy;
 
 /// Why a command did not do what was asked.
 #[derive(Debug, thiserror::Error)]
@@ -111,7 +113,8 @@ fn problems(error: &ConfigError) -> serde_json::Value {
 
 /// Namespaces and cgroups that do not exist now: no error, since workloads come and go.
 fn absent(config: &Config) -> Vec<String> {
-    let mount = cgroup::mount_point().ok();
+    let hierarchy = Hierarchy::of(config);
+    let mount = hierarchy.as_ref().map(Hierarchy::mount);
     let mut absent = Vec::new();
     for workload in &config.workloads {
         let name = &workload.name;
@@ -121,9 +124,14 @@ fn absent(config: &Config) -> Vec<String> {
             absent.push(format!("workload {name}: network namespace {} does not exist now", netns.display()));
         }
         if let Some(path) = &workload.select.cgroup
-            && mount.as_deref().and_then(|mount| cgroup::find(mount, path)).is_none()
+            && mount.and_then(|mount| cgroup::find(mount, path)).is_none()
         {
             absent.push(format!("workload {name}: cgroup {} does not exist now", path.display()));
+        }
+        if let Some(unit) = &workload.select.unit
+            && hierarchy.as_ref().is_none_or(|hierarchy| hierarchy.directory(&workload.select).is_err())
+        {
+            absent.push(format!("workload {name}: unit {unit} does not run now"));
         }
     }
     absent

@@ -21,7 +21,7 @@ use super::registry::Registry;
 use super::secrets::{self, Secrets};
 use super::supervisor::{self, Supervisor};
 use super::verify::keep::{self as coverage, Coverage};
-use super::{alarms, leases, ocsp, offload, serve, watch as files};
+use super::{alarms, enroll, leases, ocsp, offload, serve, watch as files};
 use crate::capture::{Capture, EbpfLog};
 use crate::config::{self, Config};
 use crate::control::http::{HttpServer, Readiness};
@@ -62,6 +62,8 @@ pub struct Daemon {
     pub(super) last_refusal: Mutex<Option<String>>,
     pub(super) node: Mutex<Node>,
     pub(super) stopping: watch::Sender<bool>,
+    /// What was enrolled by command and waits to be confirmed. Whoever holds the lock is the only one who writes such drop-ins.
+    pub(super) enrolling: Mutex<Option<enroll::Waiting>>,
     /// Wakes the regular look at the node before its time.
     pub(super) look_now: Notify,
     /// The alarms that the log was told of.
@@ -92,8 +94,11 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     // First of all: a SIGTERM during the start is obeyed when there is something to stop, and never lost.
     let signals = Signals::handle()?;
     raise_descriptor_limit();
-    let config = Config::load(config_file)?;
+    let mut config = Config::load(config_file)?;
     log.set_level(config.log.level);
+    if enroll::put_back_overdue(&config) {
+        config = Config::load(config_file)?;
+    }
     warn_about(&config);
     let _lock = Lock::take(&config.paths.runtime)?;
     make_directory(&config.paths.state)?;
@@ -263,6 +268,7 @@ impl Daemon {
             changing: Mutex::new(changing),
             last_refusal: Mutex::default(),
             node: Mutex::default(),
+            enrolling: Mutex::new(enroll::Waiting::left_behind(&state)),
             stopping: watch::channel(false).0,
             look_now: Notify::new(),
             told: Mutex::default(),
@@ -291,6 +297,7 @@ impl Daemon {
                 }
                 _ = tick.tick() => {
                     self.reconcile();
+                    self.look_at_unconfirmed();
                     supervisor.served(Instant::now(), self.status_line());
                 }
                 _ = look_for_ktls.tick() => self.look_for_ktls(),

@@ -7,13 +7,13 @@ use std::time::SystemTime;
 use tokio::sync::{Semaphore, SemaphorePermit};
 
 use super::daemon::{Daemon, lock};
-use crate::capture::cgroup;
+use crate::config::Config;
 use crate::datapath::relay::dial;
 use crate::diagnose::live::Dialling;
 use crate::diagnose::{self, Ground, Live, LiveError, LiveReport, LiveRequest};
 use crate::snapshot::WorkloadState;
 use crate::sys::netns::Netns;
-use crate::workload::{Presence, find};
+use crate::workload::{Hierarchy, Presence, find};
 
 /// Most diagnoses at one time.
 const MAX_AT_ONCE: usize = 4;
@@ -29,7 +29,7 @@ impl Daemon {
         let _place = place()?;
         let snapshot = self.relay.snapshot.load_full();
         let (client, limit) = (request.client(&snapshot)?, request.limit()?);
-        let netns = Arc::new(namespace(&client)?);
+        let netns = Arc::new(namespace(&client, &snapshot.config)?);
         let dial = |to: SocketAddr| -> Dialling {
             let (relay, netns) = (Arc::clone(&self.relay), Arc::clone(&netns));
             Box::pin(async move { dial::dial(&relay.capture, &netns, to, None, None).await })
@@ -62,9 +62,9 @@ fn place() -> Result<SemaphorePermit<'static>, LiveError> {
 }
 
 /// Where to connect from: any of the workload's namespaces.
-fn namespace(client: &WorkloadState) -> Result<Netns, LiveError> {
+fn namespace(client: &WorkloadState, config: &Config) -> Result<Netns, LiveError> {
     let nowhere = |why: String| LiveError::Nowhere { workload: client.settings.name.clone(), why };
-    match find(&client.settings, cgroup::mount_point().ok().as_deref()) {
+    match find(&client.settings, Hierarchy::of(config).as_ref()) {
         Ok(here) => {
             let first = here.namespaces.into_iter().next();
             first.ok_or_else(|| nowhere("its cgroup has no process".to_owned()))
@@ -92,7 +92,7 @@ mod tests {
         let yaml = "workloads: [ { name: web, select: { netns: mtlsd-no-such } }, { name: db, select: { cgroup: /mtlsd/no/such } } ]\n";
         let snapshot = snapshot(config(yaml));
         for (name, part) in [("web", "/run/netns/mtlsd-no-such"), ("db", "/mtlsd/no/such does not exist")] {
-            let error = namespace(snapshot.by_name(name).unwrap()).unwrap_err();
+            let error = namespace(snapshot.by_name(name).unwrap(), &snapshot.config).unwrap_err();
             assert!(
                 error.to_string().contains(part) && error.to_string().contains("start it first"),
                 "{error}"

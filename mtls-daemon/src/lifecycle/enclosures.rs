@@ -16,7 +16,7 @@ use crate::observe::connection::{Direction, Ending};
 use crate::observe::observer::Captured;
 use crate::observe::{Reason, Refusal};
 use crate::sys::netns::Netns;
-use crate::workload;
+use crate::workload::{self, Hierarchy};
 
 /// What metrics and records call the workload of a process that has none: no workload can be named so.
 pub const NO_WORKLOAD: &str = "(none)";
@@ -52,11 +52,11 @@ pub fn find(config: &Config, mount: Option<&Path>, found: &mut Found) {
 /// Notes where a workload that is left alone is: its processes are known, though nothing is captured.
 pub fn know(
     workload: &Workload,
-    mount: Option<&Path>,
+    hierarchy: Option<&Hierarchy>,
     cookies: &mut HashMap<(u64, u64), u64>,
     found: &mut Found,
 ) {
-    let Ok(here) = workload::find(workload, mount) else { return };
+    let Ok(here) = workload::find(workload, hierarchy) else { return };
     if let Some(cgroup) = here.cgroup {
         found.known.push(cgroup);
         return;

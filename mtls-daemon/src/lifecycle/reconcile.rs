@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use super::daemon::{Daemon, lock};
 use super::enclosures;
+use super::ports;
 use super::serve;
 use super::tables::{Found, tables};
-use crate::capture::cgroup;
 use crate::capture::namespace::cookie;
 use crate::capture::{CaptureError, EnrolError, Injector, Listeners};
 use crate::datapath::relay::place::Owners;
 use crate::datapath::relay::{Place, Relay};
 use crate::snapshot::{Snapshot, number_of};
 use crate::sys::netns::Netns;
-use crate::workload::{Presence, find};
+use crate::workload::{Hierarchy, Presence, find, overlaps};
 
 /// What the daemon has on this node.
 #[derive(Default)]
@@ -263,36 +263,78 @@ fn enter(relay: &Arc<Relay>, cookie: u64, wanted: Wanted) -> Result<Arc<Place>, 
     Ok(place)
 }
 
+/// Units whose ports are learned.
+#[derive(Default)]
+struct Learning {
+    units: ports::Units,
+    /// Which of them, by the cookie of the namespace that they are in.
+    wanted: HashMap<u64, Vec<String>>,
+}
+
+impl Learning {
+    /// Gives each its ports; one that is named for another workload stays that one's.
+    fn finish(self, wanted: &mut HashMap<u64, Wanted>, presence: &mut HashMap<String, Presence>) {
+        for (cookie, workloads) in self.wanted {
+            let Some(place) = wanted.get_mut(&cookie) else { continue };
+            match self.units.ports_in(&place.netns) {
+                Ok(learned) => {
+                    for (port, number) in learned {
+                        place.owners.ports.entry(port).or_insert(number);
+                    }
+                }
+                Err(error) => {
+                    let why =
+                        format!("what it listens on cannot be learned: {error}; name its `listen_ports`");
+                    presence.extend(workloads.into_iter().map(|name| (name, Presence::Failed(why.clone()))));
+                }
+            }
+        }
+    }
+}
+
 /// What exists of what the configuration names.
 fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wanted>, Found) {
     let mut wanted: HashMap<u64, Wanted> = HashMap::new();
     let mut found = Found { direct, ..Found::default() };
-    let mount = cgroup::mount_point().ok();
+    let hierarchy = Hierarchy::of(&snapshot.config);
     let mut presence = HashMap::new();
-    enclosures::find(&snapshot.config, mount.as_deref(), &mut found);
+    enclosures::find(&snapshot.config, hierarchy.as_ref().map(Hierarchy::mount), &mut found);
+    let mut present = Vec::new();
     for workload in &snapshot.config.workloads {
         if workload.is_left_alone() {
             if enclosures::any(&snapshot.config) {
-                enclosures::know(workload, mount.as_deref(), &mut node.cookies, &mut found);
+                enclosures::know(workload, hierarchy.as_ref(), &mut node.cookies, &mut found);
             }
             continue;
         }
-        let number = number_of(&workload.name);
-        let outcome = find(workload, mount.as_deref());
-        let here = match outcome {
-            Ok(here) => here,
+        match find(workload, hierarchy.as_ref()) {
+            Ok(here) => present.push((workload, here)),
             Err(absent) => {
                 presence.insert(workload.name.clone(), absent);
-                continue;
             }
-        };
-        if let Some(cgroup) = here.cgroup {
-            found.cgroups.insert(number, cgroup);
         }
+    }
+    let mut learning = Learning::default();
+    let overlaps = overlaps(present.iter().map(|(workload, here)| (*workload, here)));
+    for (workload, here) in present {
+        let number = number_of(&workload.name);
         let mut state = match here.namespaces.is_empty() {
             true => Presence::Absent("its cgroup has no process".to_owned()),
             false => Presence::Enrolled,
         };
+        match overlaps.get(&workload.name) {
+            // Its ports stay closed to plaintext; what its processes send is the outer workload's.
+            Some(outer) => {
+                state = Presence::Failed(format!(
+                    "its cgroup lies inside that of workload {outer}; select cgroups that do not contain each other"
+                ));
+            }
+            None => found.cgroups.extend(here.cgroup.map(|cgroup| (number, cgroup))),
+        }
+        let learns = ports::are_learned(workload);
+        if let (true, Some(directory)) = (learns, &here.directory) {
+            learning.units.add(directory, number);
+        }
         for netns in here.namespaces {
             let cookie = match node.cookies.get(&netns.identity()) {
                 Some(cookie) => Ok(*cookie),
@@ -304,6 +346,9 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
                         found.restricted.insert(number, cookie);
                     }
                     node.cookies.insert(netns.identity(), cookie);
+                    if learns {
+                        learning.wanted.entry(cookie).or_default().push(workload.name.clone());
+                    }
                     let place =
                         wanted.entry(cookie).or_insert_with(|| Wanted { netns, owners: Owners::default() });
                     if here.whole {
@@ -317,6 +362,7 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
         }
         presence.insert(workload.name.clone(), state);
     }
+    learning.finish(&mut wanted, &mut presence);
     found.owners = wanted.iter().map(|(cookie, wanted)| (*cookie, wanted.owners.clone())).collect();
     node.presence = presence;
     (wanted, found)

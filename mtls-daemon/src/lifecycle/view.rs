@@ -8,6 +8,7 @@ use super::secrets::Secrets;
 use super::{drill, verify};
 use crate::config::{Selector, Workload};
 use crate::control::drill::{DrillError, DrillReport};
+use crate::control::enroll::{Changed, EnrolError, EnrolReport, EnrolRequest, Enrolled};
 use crate::control::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
 use crate::control::rollout::RolloutError;
 use crate::control::view::{
@@ -109,6 +110,10 @@ impl DaemonView for Daemon {
         workloads
     }
 
+    fn look(&self) {
+        self.reconcile();
+    }
+
     fn recorder(&self) -> &Recorder {
         self.relay.observer.recorder()
     }
@@ -148,6 +153,22 @@ impl DaemonView for Daemon {
 
     fn unrevoke(&self, request: UnrevokeRequest, by: String) -> Result<UnrevokeReport, RevocationError> {
         self.take_off_deny_list(&request, &by)
+    }
+
+    fn enroll(&self, request: &EnrolRequest, by: &str) -> Result<EnrolReport, EnrolError> {
+        self.enroll_unit(request, by)
+    }
+
+    fn unenroll(&self, name: &str, by: &str) -> Result<Changed, EnrolError> {
+        self.unenroll_unit(name, by)
+    }
+
+    fn confirm(&self, by: &str) -> Result<Changed, EnrolError> {
+        self.confirm_change(by)
+    }
+
+    fn enrolled(&self) -> Result<Vec<Enrolled>, EnrolError> {
+        Ok(self.enrolled_units())
     }
 
     async fn drill_revoke(&self) -> Result<DrillReport, DrillError> {
@@ -333,13 +354,13 @@ fn presence(settings: &Workload, presence: Option<&Presence>) -> (WorkloadState,
     }
 }
 
-fn selector(select: &Selector) -> String {
+pub(super) fn selector(select: &Selector) -> String {
     let part = |what: &str, path: &Option<std::path::PathBuf>| {
         path.as_ref().map(|path| format!("{what} {}", path.display()))
     };
-    let parts: Vec<_> =
-        [part("netns", &select.netns), part("cgroup", &select.cgroup)].into_iter().flatten().collect();
-    parts.join(", ")
+    let unit = select.unit.as_ref().map(|unit| format!("unit {unit}"));
+    let parts = [part("netns", &select.netns), part("cgroup", &select.cgroup), unit];
+    parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 
 #[cfg(test)]

@@ -6,8 +6,10 @@ use std::path::{Path, PathBuf};
 use mtls_common::MAX_CGROUP_LEVEL;
 
 use crate::capture::cgroup::{self, Cgroup};
-use crate::config::Workload;
+use crate::config::{Config, Selector, Workload};
 use crate::sys::netns::Netns;
+
+mod unit;
 
 /// How a workload stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -20,62 +22,128 @@ pub enum Presence {
     Failed(String),
 }
 
+/// The hierarchy of cgroup v2 that workloads are looked for in.
+#[derive(Debug, Clone)]
+pub struct Hierarchy {
+    mount: PathBuf,
+    /// Where systemd's slices begin.
+    root: PathBuf,
+}
+
+impl Hierarchy {
+    /// The one that is mounted; `None`: there is none.
+    #[must_use]
+    pub fn of(config: &Config) -> Option<Self> {
+        let mount = cgroup::mount_point().ok()?;
+        let root = config.cgroup_root.clone().unwrap_or_else(|| mount.clone());
+        Some(Self { mount, root })
+    }
+
+    /// Where it is mounted.
+    #[must_use]
+    pub fn mount(&self) -> &Path {
+        &self.mount
+    }
+
+    /// The directory that a selector's cgroup or unit has, or would have. `None`: it is not by cgroup.
+    ///
+    /// # Errors
+    /// [`Presence::Absent`] or [`Presence::Failed`] with the reason: a unit's place is known only while it runs.
+    pub fn directory(&self, select: &Selector) -> Result<Option<PathBuf>, Presence> {
+        match (&select.cgroup, &select.unit) {
+            (Some(path), _) => Ok(Some(cgroup::directory(&self.mount, path))),
+            (None, Some(unit)) => unit::directory(&self.root, unit).map(Some).map_err(|error| match error {
+                unit::NoPlace::Absent(..) => Presence::Absent(error.to_string()),
+                unit::NoPlace::Several { .. } => Presence::Failed(error.to_string()),
+            }),
+            (None, None) => Ok(None),
+        }
+    }
+}
+
 /// Where a workload is.
 pub struct Here {
     /// The namespaces that its processes are in.
     pub namespaces: Vec<Netns>,
     /// Its cgroup.
     pub cgroup: Option<Cgroup>,
+    /// The directory of its cgroup.
+    pub directory: Option<PathBuf>,
     /// It has its namespace to itself.
     pub whole: bool,
 }
 
-/// Looks for what a workload's selector names. `mount`: where cgroup v2 is mounted.
+/// Looks for what a workload's selector names.
 ///
 /// # Errors
 /// [`Presence::Absent`] or [`Presence::Failed`] with the reason.
-pub fn find(workload: &Workload, mount: Option<&Path>) -> Result<Here, Presence> {
+pub fn find(workload: &Workload, hierarchy: Option<&Hierarchy>) -> Result<Here, Presence> {
     let select = &workload.select;
-    let cgroup = match &select.cgroup {
+    let directory = match hierarchy {
+        Some(hierarchy) => hierarchy.directory(select)?,
+        None if select.is_by_cgroup() => return Err(Presence::Absent("no cgroup v2 is mounted".to_owned())),
         None => None,
-        Some(path) => {
-            let cgroup = mount.and_then(|mount| cgroup::find(mount, path));
-            let absent = || Presence::Absent(format!("cgroup {} does not exist", path.display()));
-            let cgroup = cgroup.ok_or_else(absent)?;
-            if cgroup.level > MAX_CGROUP_LEVEL {
-                let depth = format!("cgroup {} is more than {MAX_CGROUP_LEVEL} levels deep", path.display());
-                return Err(Presence::Failed(format!("{depth}; select one of its ancestors")));
-            }
-            Some((cgroup, path))
-        }
     };
-    let namespaces = match (&select.netns, &cgroup) {
+    let cgroup = directory.as_deref().map(|directory| find_cgroup(hierarchy, directory)).transpose()?;
+    let namespaces = match (&select.netns, &directory) {
         (Some(path), _) => {
             let netns = Netns::open(path).map_err(|error| {
                 Presence::Absent(format!("network namespace {}: {error}", path.display()))
             })?;
             vec![netns]
         }
-        (None, Some((_, path))) => namespaces_of_cgroup(mount, path),
+        (None, Some(directory)) => namespaces_of_cgroup(directory),
         (None, None) => Vec::new(),
     };
-    Ok(Here { namespaces, whole: cgroup.is_none(), cgroup: cgroup.map(|(cgroup, _)| cgroup) })
+    Ok(Here { namespaces, whole: cgroup.is_none(), cgroup, directory })
+}
+
+fn find_cgroup(hierarchy: Option<&Hierarchy>, directory: &Path) -> Result<Cgroup, Presence> {
+    let cgroup = hierarchy.and_then(|hierarchy| cgroup::find(&hierarchy.mount, directory));
+    let name = || {
+        let mount = hierarchy.map(Hierarchy::mount).unwrap_or(Path::new("/"));
+        format!("cgroup /{}", directory.strip_prefix(mount).unwrap_or(directory).display())
+    };
+    let cgroup = cgroup.ok_or_else(|| Presence::Absent(format!("{} does not exist", name())))?;
+    if cgroup.level > MAX_CGROUP_LEVEL {
+        let depth = format!("{} is more than {MAX_CGROUP_LEVEL} levels deep", name());
+        return Err(Presence::Failed(format!("{depth}; select one of its ancestors")));
+    }
+    Ok(cgroup)
+}
+
+/// Workloads whose cgroup lies inside another one's, and that one's name: a process would be two workloads. The configuration is
+/// refused where it can be seen there; where a unit is, is known only now.
+#[must_use]
+pub fn overlaps<'a>(present: impl Iterator<Item = (&'a Workload, &'a Here)>) -> HashMap<String, String> {
+    let mut placed: Vec<_> =
+        present.filter_map(|(workload, here)| Some((here.directory.as_deref()?, &workload.name))).collect();
+    // Paths sort by segment, so that what lies inside a cgroup follows it directly.
+    placed.sort();
+    let mut inner = HashMap::new();
+    let mut outer: Option<(&Path, &String)> = None;
+    for (directory, name) in placed {
+        match outer {
+            Some((around, other)) if directory.starts_with(around) => {
+                inner.insert(name.clone(), other.clone());
+            }
+            _ => outer = Some((directory, name)),
+        }
+    }
+    inner
 }
 
 /// The namespaces of the processes in a cgroup and below it. Not also the host's: the workload's ports there
 /// may be somebody else's.
-fn namespaces_of_cgroup(mount: Option<&Path>, configured: &Path) -> Vec<Netns> {
+fn namespaces_of_cgroup(directory: &Path) -> Vec<Netns> {
     let mut found = HashMap::new();
     let mut add = |path: &Path| {
         if let Ok(netns) = Netns::open(path) {
             found.entry(netns.identity()).or_insert(netns);
         }
     };
-    if let Some(mount) = mount {
-        let root = cgroup::directory(mount, configured);
-        for pid in processes_below(&root) {
-            add(&PathBuf::from(format!("/proc/{pid}/ns/net")));
-        }
+    for pid in processes_below(directory) {
+        add(&PathBuf::from(format!("/proc/{pid}/ns/net")));
     }
     found.into_values().collect()
 }
@@ -109,23 +177,66 @@ pub fn directories_below(cgroup: &Path) -> Vec<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Config, Source};
+    use crate::config::Source;
 
-    fn workload(select: &str) -> Workload {
+    fn config(select: &str) -> Config {
         let text = format!("trust_domain: a\nworkloads: [ {{ name: w, select: {{ {select} }} }}]\n");
-        Config::parse(&Source { path: "F".into(), text }, &[]).unwrap().workloads.remove(0)
+        Config::parse(&Source { path: "F".into(), text }, &[]).unwrap()
     }
 
     #[test]
     fn what_does_not_exist_is_absent_with_its_name() {
-        let absent = |select: &str| match find(&workload(select), cgroup::mount_point().ok().as_deref()) {
-            Err(Presence::Absent(why)) => why,
-            Err(other) => panic!("{other:?}"),
-            Ok(_) => panic!("found"),
+        let absent = |select: &str| {
+            let config = config(select);
+            match find(&config.workloads[0], Hierarchy::of(&config).as_ref()) {
+                Err(Presence::Absent(why)) => why,
+                Err(other) => panic!("{other:?}"),
+                Ok(_) => panic!("found"),
+            }
         };
         assert!(absent("netns: mtlsd-no-such").contains("/run/netns/mtlsd-no-such"));
         assert!(absent("cgroup: /mtlsd/no/such").contains("/mtlsd/no/such"));
+        assert!(absent("unit: mtlsd-no-such.service").contains("mtlsd-no-such.service"));
         assert!(absent("netns: /dev/null").contains("/dev/null"), "a file that is no namespace");
+        let config = config("cgroup: /mtlsd/no/such");
+        assert!(
+            matches!(find(&config.workloads[0], None), Err(Presence::Absent(why)) if why.contains("cgroup v2"))
+        );
+    }
+
+    #[test]
+    fn of_cgroups_that_contain_each_other_the_inner_ones_are_named() {
+        let config = Config::parse(
+            &Source {
+                path: "F".into(),
+                text: "trust_domain: a\nworkloads:\n  - { name: slice, select: { unit: a.slice } }\n  \
+                       - { name: service, select: { unit: b.service } }\n  \
+                       - { name: beside, select: { cgroup: /a.slice-not } }\n  \
+                       - { name: same, select: { cgroup: /c } }\n  - { name: whole, select: { netns: n } }\n"
+                    .to_owned(),
+            },
+            &[],
+        )
+        .unwrap();
+        let directories = [
+            Some("/m/a.slice"),
+            Some("/m/a.slice/b.service"),
+            Some("/m/a.slice-not"),
+            Some("/m/a.slice"),
+            None,
+        ];
+        let here: Vec<_> = directories
+            .iter()
+            .map(|directory| Here {
+                namespaces: Vec::new(),
+                cgroup: None,
+                directory: directory.map(PathBuf::from),
+                whole: false,
+            })
+            .collect();
+        let found = overlaps(config.workloads.iter().zip(&here));
+        let pair = |inner: &str, outer: &str| (inner.to_owned(), outer.to_owned());
+        assert_eq!(found, HashMap::from([pair("service", "same"), pair("slice", "same")]));
     }
 
     #[test]
@@ -133,7 +244,7 @@ mod tests {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned();
         let mount = cgroup::mount_point().unwrap();
-        let namespaces = namespaces_of_cgroup(Some(&mount), Path::new(&own));
+        let namespaces = namespaces_of_cgroup(&cgroup::directory(&mount, Path::new(&own)));
         let here = Netns::open(Path::new("/proc/self/ns/net")).unwrap().identity();
         assert!(namespaces.iter().any(|netns| netns.identity() == here));
     }

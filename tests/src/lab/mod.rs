@@ -12,7 +12,7 @@
 //! the next run removes what a killed one left.
 
 mod ability;
-mod cgroup;
+pub mod cgroup;
 mod daemon;
 pub mod metrics;
 mod names;
@@ -193,6 +193,14 @@ impl Lab {
         daemon
     }
 
+    /// As [`Lab::prepare`], with the daemon in the namespace of `pod`, as on a host whose services are its workloads. What listens
+    /// on its loopback, the metrics among it, is not to be had from here.
+    #[track_caller]
+    pub fn prepare_in(&self, node: &str, pod: &str, yaml: &str) -> Daemon {
+        let place = self.tools(Some(&self.pod(pod).netns));
+        Daemon::prepare(Node { place, ..self.node(node) }, &self.expand(yaml))
+    }
+
     /// Writes the configuration of a node's daemon without starting it.
     #[track_caller]
     pub fn prepare(&self, node: &str, yaml: &str) -> Daemon {
@@ -256,7 +264,11 @@ impl Pod {
 
     /// A program in this pod's namespace but in another pod's cgroup, as services share a host.
     pub fn cmd_in_cgroup_of(&self, other: &Self, program: impl AsRef<std::ffi::OsStr>) -> Cmd {
-        let cgroup = other.place.cgroup.clone();
+        self.cmd_in_cgroup(other.place.cgroup.clone(), program)
+    }
+
+    /// A program in this pod's namespace but in this cgroup.
+    pub fn cmd_in_cgroup(&self, cgroup: PathBuf, program: impl AsRef<std::ffi::OsStr>) -> Cmd {
         Cmd::new(Place { cgroup, ..self.place.clone() }, program)
     }
 

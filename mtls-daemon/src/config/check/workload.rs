@@ -12,6 +12,7 @@ use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::scalar;
 use crate::config::types::{AtEnd, LeaseSettings, Mode, Selector, Workload, WorkloadIdentity};
+use crate::config::unit::UnitName;
 
 use crate::identity::{Subject, SubjectAttribute};
 
@@ -34,6 +35,7 @@ struct Unique {
     names: Seen<String>,
     netns: Seen<PathBuf>,
     cgroups: Seen<PathBuf>,
+    units: Seen<UnitName>,
     /// Every cgroup, normalised, with the text and place of its selector.
     cgroup_list: Vec<(PathBuf, String, FileSpot)>,
 }
@@ -43,6 +45,7 @@ pub(super) fn check(check: &mut Check, node: &Node, modes: &Modes, raw: InFile<r
         names: Seen::new("workload name", "rename one"),
         netns: Seen::new("network namespace", "select it for one workload only"),
         cgroups: Seen::new("cgroup", "select it for one workload only"),
+        units: Seen::new("unit", "select it for one workload only"),
         cgroup_list: Vec::new(),
     };
     let mut workloads = Workloads { list: Vec::new(), addresses: Vec::new(), says_default: BTreeSet::new() };
@@ -51,6 +54,12 @@ pub(super) fn check(check: &mut Check, node: &Node, modes: &Modes, raw: InFile<r
         let addresses = addresses(check, &at.value.addresses, &mut workloads.addresses);
         if let Some(mut workload) = workload(check, node, &mut unique, &at.value, addresses) {
             modes.apply(check, &mut workload, at.value.mode.0.is_some());
+            if let Some(unit) = &at.value.select.value.unit.0
+                && workload.mode == Mode::Strict
+                && workload.listen_ports.is_empty()
+            {
+                check.warn(unit.spot, Fault::LearnedStrictPorts);
+            }
             if at.value.policy_default.0.is_some() {
                 workloads.says_default.insert(workload.name.clone());
             }
@@ -98,7 +107,8 @@ fn workload(
     };
     let subject = subject(check, &raw.certificate, identity.as_ref());
     let listen_ports = raw.listen_ports.0.as_ref().map(|at| {
-        if raw.select.value.netns.0.is_some() && raw.select.value.cgroup.0.is_none() {
+        let raw::Select { netns, cgroup, unit } = &raw.select.value;
+        if netns.0.is_some() && cgroup.0.is_none() && unit.0.is_none() {
             check.fault(at.spot, Fault::ListenPortsWithNetns);
         }
         check.ports(&at.value)
@@ -167,17 +177,17 @@ fn subject(
 }
 
 fn selector(check: &mut Check, node: &Node, unique: &mut Unique, at: &At<raw::Select>) -> Option<Selector> {
-    let raw::Select { netns, cgroup } = &at.value;
-    if netns.0.is_none() && cgroup.0.is_none() {
+    let raw::Select { netns, cgroup, unit } = &at.value;
+    if netns.0.is_none() && cgroup.0.is_none() && unit.0.is_none() {
         check.fault(at.spot, Fault::EmptySelector);
         return None;
     }
-    let mut selector = Selector { netns: None, cgroup: None };
+    let mut selector = Selector { netns: None, cgroup: None, unit: None };
     if let Some(at) = &netns.0
         && let Some(path) = check.text(at, scalar::netns, Fault::Netns)
     {
         // Several workloads may share a namespace when each has a cgroup in it.
-        if cgroup.0.is_none() {
+        if cgroup.0.is_none() && unit.0.is_none() {
             unique.netns.note(check, &path, &at.value, at.spot);
         }
         selector.netns = Some(path);
@@ -189,6 +199,15 @@ fn selector(check: &mut Check, node: &Node, unique: &mut Unique, at: &At<raw::Se
         unique.cgroups.note(check, &path, &at.value, at.spot);
         unique.cgroup_list.push((path, at.value.clone(), (check.file, at.spot)));
         selector.cgroup = Some(PathBuf::from(&at.value));
+    }
+    if let Some(at) = &unit.0
+        && let Some(name) = check.text(at, str::parse::<UnitName>, Fault::Unit)
+    {
+        if cgroup.0.is_some() {
+            check.fault(at.spot, Fault::UnitAndCgroup);
+        }
+        unique.units.note(check, &name, name.as_str(), at.spot);
+        selector.unit = Some(name);
     }
     Some(selector)
 }

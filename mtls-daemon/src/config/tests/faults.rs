@@ -188,6 +188,18 @@ fn a_text_that_cannot_be_is_refused() {
     one("workloads: [{ name: §W, select: { netns: w } }]", &["the name `W` cannot be", "use a-z"]);
     one("workloads: [{ name: w, select: §{} }]", &["the selector selects nothing; give `netns`"]);
     one("workloads: [{ name: w, select: { netns: §a/b } }]", &["the network namespace `a/b` cannot be"]);
+    one(
+        "workloads: [{ name: w, select: { unit: §nginx } }]",
+        &["the unit `nginx` cannot be", "nginx.service"],
+    );
+    one(
+        "workloads: [{ name: w, select: { unit: §worker@.service } }]",
+        &["the unit `worker@.service` cannot be: it is a template"],
+    );
+    one(
+        "workloads: [{ name: w, select: { cgroup: /k, unit: §a.service } }]",
+        &["a unit is a cgroup, and `cgroup` names another one; remove one of the two"],
+    );
     one("workloads: [{ name: w, select: { cgroup: §/ } }]", &["the cgroup `/` cannot be: it is the root"]);
     one(&workload("spiffe_id: §web"), &["the SPIFFE ID `web` cannot be: it does not start with spiffe://"]);
     one(&workload("spiffe_id: §'spiffe://b/w'"), &["the embedded CA issues for the trust domain `a` only"]);
@@ -413,6 +425,10 @@ fn the_second_of_two_points_to_the_first() {
     one(
         &two("select: { cgroup: ¤/k/x }", "select: { cgroup: §/sys/fs/cgroup/k//x/ }"),
         &["the cgroup `/sys/fs/cgroup/k//x/` is taken already, at ¤"],
+    );
+    one(
+        &two("select: { unit: ¤a.service }", "select: { netns: n, unit: §a.service }"),
+        &["the unit `a.service` is taken already, at ¤"],
     );
     one(
         &two("select: { cgroup: ¤k/x/y }", "select: { cgroup: §/k/x }"),

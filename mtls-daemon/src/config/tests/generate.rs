@@ -55,7 +55,7 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
             ports(),
             exclusions(),
         ),
-        (0..3_u8, 0..3_u8, 1..10_000_000_u32, 0..=addresses.len()),
+        (0..4_u8, 0..3_u8, 1..10_000_000_u32, 0..=addresses.len()),
         select(vec![ConnectHold::Ready, ConnectHold::Handshake, ConnectHold::Off]),
         select(vec![UnknownDestinations::Passthrough, UnknownDestinations::Deny]),
         datapath(),
@@ -72,7 +72,8 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                     name: format!("w{index}-{name}"),
                     select: Selector {
                         netns: (kind != 1).then(|| PathBuf::from(format!("/run/netns/n{index}"))),
-                        cgroup: (kind != 0).then(|| PathBuf::from(format!("k/c{index}"))),
+                        cgroup: matches!(kind, 1 | 2).then(|| PathBuf::from(format!("k/c{index}"))),
+                        unit: (kind == 3).then(|| format!("u@{index}.service").parse().unwrap()),
                     },
                     spiffe_id: format!("spiffe://{}/w{index}", if identity < 2 { "other" } else { "own" })
                         .parse()
@@ -564,7 +565,11 @@ pub(super) fn document(config: &Config) -> Value {
         .map(|w| {
             given(json!({
                 "name": w.name,
-                "select": given(json!({ "netns": w.select.netns, "cgroup": w.select.cgroup })),
+                "select": given(json!({
+                    "netns": w.select.netns,
+                    "cgroup": w.select.cgroup,
+                    "unit": w.select.unit.as_ref().map(UnitName::as_str),
+                })),
                 "spiffe_id": w.spiffe_id,
                 "dns_names": w.dns_names,
                 "certificate": (w.subject != Subject::default()).then(|| json!({ "subject": given(json!({

@@ -123,7 +123,7 @@ impl Live<'_> {
             Host::Address(_, workload) => workload.as_ref(),
             _ => None,
         })?;
-        if server.number == self.client.number && settings.select.cgroup.is_none() {
+        if server.number == self.client.number && !settings.select.is_by_cgroup() {
             let why = format!("workload {name} has its namespace to itself and talks to itself over lo");
             return Some((why, "Nothing needs mending."));
         }

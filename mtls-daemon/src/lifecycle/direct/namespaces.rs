@@ -4,11 +4,10 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::hold::{self, HoldError};
-use crate::capture::cgroup;
 use crate::config::Config;
 use crate::datapath::relay::Place;
 use crate::lifecycle::daemon::{Daemon, lock};
-use crate::workload::find;
+use crate::workload::{Hierarchy, find};
 
 /// A namespace that is enrolled no longer: its sockets are born free again.
 pub(in crate::lifecycle) fn let_go(place: &Place) {
@@ -21,9 +20,9 @@ pub(in crate::lifecycle) fn let_go(place: &Place) {
 
 /// For `mtlsd uninstall`: nothing stays held once no program lets it go. Namespaces that are gone need nothing.
 pub(in crate::lifecycle) fn let_all_go(config: &Config) {
-    let mount = cgroup::mount_point().ok();
+    let hierarchy = Hierarchy::of(config);
     for workload in &config.workloads {
-        for netns in find(workload, mount.as_deref()).map(|found| found.namespaces).unwrap_or_default() {
+        for netns in find(workload, hierarchy.as_ref()).map(|found| found.namespaces).unwrap_or_default() {
             if let Err(error) = hold::let_go(&netns) {
                 tracing::warn!(netns = %netns.path().display(), %error, "net.ipv4.tcp_notsent_lowat could not be set back");
             }

@@ -4,7 +4,6 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::io;
 use std::net::SocketAddr;
-use std::path::Path;
 
 use super::account::{Account, Ground, Lack, Mark, Seen, account};
 use super::processes::holders;
@@ -14,7 +13,7 @@ use crate::datapath::relay::Place;
 use crate::lifecycle::daemon::Daemon;
 use crate::snapshot::{Snapshot, number_of};
 use crate::sys::sock_diag::{CONNECTED, StateFlags, each_tcp, state_name};
-use crate::workload::directories_below;
+use crate::workload::{Hierarchy, directories_below};
 
 /// So many unaccounted connections are listed one by one; all are counted.
 const LISTED: usize = 100;
@@ -134,9 +133,9 @@ fn walk(
 
 /// The workload of every cgroup at or below one that a workload is selected by.
 fn cgroups(snapshot: &Snapshot) -> HashMap<u64, u32> {
-    let Ok(mount) = cgroup::mount_point() else { return HashMap::new() };
+    let Some(hierarchy) = Hierarchy::of(&snapshot.config) else { return HashMap::new() };
     let selected = snapshot.config.workloads.iter().filter_map(|workload| {
-        let directory = cgroup::directory(&mount, workload.select.cgroup.as_deref()?);
+        let directory = hierarchy.directory(&workload.select).ok()??;
         Some((directory, number_of(&workload.name)))
     });
     let mut selected: Vec<_> = selected.collect();
@@ -144,15 +143,10 @@ fn cgroups(snapshot: &Snapshot) -> HashMap<u64, u32> {
     selected.sort_by_key(|(directory, _)| directory.components().count());
     let mut found = HashMap::new();
     for (directory, number) in selected {
-        let ids = directories_below(&directory).into_iter().filter_map(|path| id_of(&path));
+        let ids = directories_below(&directory).into_iter().filter_map(|path| cgroup::id(&path));
         found.extend(ids.map(|id| (id, number)));
     }
     found
-}
-
-fn id_of(directory: &Path) -> Option<u64> {
-    use std::os::unix::fs::MetadataExt;
-    std::fs::metadata(directory).ok().map(|metadata| metadata.ino())
 }
 
 fn findings(snapshot: &Snapshot, tally: &Tally, holders: &HashMap<u32, String>) -> Vec<Finding> {
