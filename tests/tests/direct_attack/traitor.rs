@@ -6,7 +6,7 @@ use std::net::{SocketAddr, TcpStream};
 use mtls_tests::hold::why_not_direct;
 use mtls_tests::lab::{NODE, Pod};
 use mtls_tests::rogue::{Id, Rogue, kind};
-use mtls_tests::{could_not_run, slow};
+use mtls_tests::{could_not_run, eventually, slow};
 use socket2::{Domain, Socket, Type};
 
 use super::{Attack, EVIL, SECRET, assert_errno, assert_silent, at};
@@ -78,10 +78,15 @@ fn a_peer_that_authorises_and_then_sends_plaintext_is_cut_and_no_application_rea
         return could_not_run(test, why);
     }
     let mut traitor = traitor();
-    // Before the application has accepted; TCP sends it again until somebody takes it.
+    // Nobody takes it: the server's side is closed until it may answer, and TCP sends it again and again.
     traitor.tcp.write_all(EVIL.as_bytes()).expect("TCP takes it");
     traitor.attack.far.does("main", "accept x l", "ok");
-    traitor.end_found_out(true);
+    let dropped =
+        || traitor.attack.world.there.metric("mtlsd_ebpf_events_total", &[("event", "direct_guard_dropped")]);
+    eventually(slow::limit(20), "the guard to drop it", || (dropped() > 1.5).then_some(()));
+    // Only when it says that it is ready is it looked at.
+    traitor.session.say(&traitor.id.frame(kind::READY, &[])).expect("the session takes it");
+    traitor.end_found_out(false);
 }
 
 #[test]
