@@ -75,8 +75,8 @@ const CHECKS: [Step<'_>; 7] = [
     },
 ];
 
-/// What is built with tests or for them.
-const BUILT: [Step<'_>; 3] = [
+/// What is built with tests or for them. Not the fuzz targets, which build everything once more to run for seconds: `cargo xtask fuzz`.
+const BUILT: [Step<'_>; 2] = [
     // Clippy has compiled only for checking: seen apart, this is the price of a clean machine.
     Step {
         name: "building the unit tests",
@@ -88,12 +88,6 @@ const BUILT: [Step<'_>; 3] = [
         name: "micro-benchmarks, each once",
         cargo: &["test", "--locked", "--workspace", "--exclude", "mtls-tests", "--bench", "micro"],
         env: &[],
-    },
-    Step {
-        name: "fuzzing, each target for a short time",
-        cargo: &["xtask", "fuzz", "--seconds", "10"],
-        // Nearly all of the time is building.
-        env: &[("CARGO_PROFILE_RELEASE_OPT_LEVEL", "0")],
     },
 ];
 
