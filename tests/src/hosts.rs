@@ -4,7 +4,7 @@
 use std::fs;
 use std::path::PathBuf;
 
-use crate::lab::{Cmd, Daemon, Lab, Pod, Process, eventually, program_beside_the_test};
+use crate::lab::{Cmd, Daemon, Lab, NODE, Pod, Process, eventually, program_beside_the_test};
 use crate::slow;
 
 /// See the module. Fields drop in this order: the daemons end before their namespaces.
@@ -46,13 +46,10 @@ impl Hosts {
     #[track_caller]
     pub fn with(server: &str) -> Self {
         let mut lab = Lab::new(&[]);
-        for (node, host) in [("n1", "h1"), ("n2", "h2")] {
-            if node != "n1" {
-                lab.add_node(node);
-            }
-            lab.add_pod(node, host);
-        }
-        let mut here = lab.prepare_in("n1", "h1", HERE);
+        lab.add_pod(NODE, "h1");
+        lab.add_node("n2");
+        lab.add_pod("n2", "h2");
+        let mut here = lab.prepare_in(NODE, "h1", HERE);
         here.ca_init();
         let mut there = lab.prepare_in("n2", "h2", &format!("{POLICY}{server}"));
         there.share_ca(&here);
@@ -124,9 +121,7 @@ impl Hosts {
 #[track_caller]
 pub fn launch(daemon: &mut Daemon) {
     daemon.launch();
-    eventually(slow::limit(20), "the daemon to be ready", || {
-        daemon.printed().contains("mtlsd is ready").then_some(())
-    });
+    daemon.wait_for_output("mtlsd is ready");
 }
 
 /// Waits until a daemon shows a workload as enrolled.

@@ -538,6 +538,13 @@ pub(super) struct Select {
     pub unit: Given<String>,
 }
 
+impl Select {
+    /// As [`super::Selector::is_by_cgroup`].
+    pub fn is_by_cgroup(&self) -> bool {
+        self.cgroup.0.is_some() || self.unit.0.is_some()
+    }
+}
+
 /// Either an issuer, or files: a certificate, its key and its roots, absolute paths to PEM files. The key may be in a token.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::connect_info::{ConnectInfo, Connected};
-use axum::extract::rejection::QueryRejection;
+use axum::extract::rejection::{JsonRejection, QueryRejection};
 use axum::extract::{Query, Request, State};
 use axum::http::StatusCode;
 use axum::middleware::{self, Next};
@@ -253,6 +253,21 @@ async fn path<V: DaemonView>(
     })?;
     let recent = view.recorder().between(&Party::from(from.as_str()), &Party::from(to.as_str()), RECENT);
     Ok(Json(report.with_recent(recent.iter().map(|record| (**record).clone()).collect())))
+}
+
+/// What is wrong about a body; `see`: where its command is explained.
+pub(super) fn bad_body(see: &'static str) -> impl Fn(JsonRejection) -> Failure {
+    move |rejection| Failure::new(StatusCode::BAD_REQUEST, rejection.body_text(), see)
+}
+
+/// Where waiting for the disk, for a reload or for a long computation holds up no connection.
+pub(super) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> T + Send + 'static,
+) -> Result<T, Failure> {
+    tokio::task::spawn_blocking(work).await.map_err(|error| {
+        let mend = "look at the daemon's log and report it";
+        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), mend)
+    })
 }
 
 pub(super) fn bad_query(rejection: QueryRejection) -> Failure {

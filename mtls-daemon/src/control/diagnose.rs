@@ -10,7 +10,7 @@ use axum::routing::post;
 use axum::{Json, Router};
 use clap::Args;
 
-use super::admin::{Failure, Peer};
+use super::admin::{Failure, Peer, bad_body};
 use super::cli::AskOptions;
 use super::render::line;
 use super::view::DaemonView;
@@ -67,8 +67,7 @@ async fn diagnose<V: DaemonView>(
     body: Result<Json<LiveRequest>, JsonRejection>,
 ) -> Result<Json<LiveReport>, Failure> {
     let see = "see `mtlsd help diagnose`";
-    let Json(request) =
-        body.map_err(|rejection| Failure::new(StatusCode::BAD_REQUEST, rejection.body_text(), see))?;
+    let Json(request) = body.map_err(bad_body(see))?;
     view.diagnose(request, peer.name()).await.map(Json).map_err(|error| {
         let status = match error {
             LiveError::NoWorkload(_) => StatusCode::NOT_FOUND,

@@ -11,7 +11,7 @@ use axum::{Json, Router};
 use clap::{Args, Subcommand};
 use serde::Deserialize;
 
-use super::admin::{Failure, bad_query};
+use super::admin::{Failure, aside, bad_query};
 use super::ca_cli::lifetime;
 use super::cli::AskOptions;
 use super::render::{line, table};
@@ -92,6 +92,7 @@ async fn status<V: DaemonView>(
 ) -> Result<Json<RolloutReport>, Failure> {
     let Query(RolloutQuery { workload, since_s }) = query.map_err(bad_query)?;
     let since = Duration::from_secs(since_s);
+    // To look at a quarter of a million flows takes a while.
     Ok(Json(aside(move || view.rollout(workload.as_deref(), since)).await??))
 }
 
@@ -101,13 +102,6 @@ async fn flows<V: DaemonView>(
 ) -> Result<Json<Record>, Failure> {
     let Query(FlowsQuery { since_s }) = query.map_err(bad_query)?;
     Ok(Json(aside(move || view.flows(Duration::from_secs(since_s))).await??))
-}
-
-/// To look at a quarter of a million flows takes a while.
-async fn aside<T: Send + 'static>(look: impl FnOnce() -> T + Send + 'static) -> Result<T, Failure> {
-    tokio::task::spawn_blocking(look).await.map_err(|error| {
-        Failure::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string(), "look at the daemon's log")
-    })
 }
 
 /// `mtlsd rollout status`.

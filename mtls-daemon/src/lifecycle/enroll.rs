@@ -11,10 +11,9 @@ use std::time::{Instant, SystemTime};
 
 use super::daemon::{Daemon, lock};
 use super::ports::{self, NEVER_LEARNED, Units};
-use super::view::selector;
+use super::view::{presence, selector};
 use crate::config::{Change, Config, UnitName, Workload};
 use crate::control::enroll::{Changed, EnrolError, EnrolReport, EnrolRequest, Enrolled};
-use crate::control::view::WorkloadState;
 use crate::replace::replace_file;
 use crate::workload::{Hierarchy, Presence, find};
 pub(super) use unconfirmed::{Unconfirmed, put_back_overdue};
@@ -66,7 +65,8 @@ impl Daemon {
         let candidate = self.candidate(&change)?;
         let workload =
             candidate.workload(&name).ok_or_else(|| EnrolError::Refused(format!("it names no {name}")))?;
-        let (state, detail, ports) = seen(&candidate, workload);
+        let (stands, ports) = seen(&candidate, workload);
+        let (state, detail) = presence(workload, Some(&stands));
         let report = EnrolReport {
             name: name.clone(),
             spiffe_id: workload.spiffe_id.to_string(),
@@ -135,10 +135,11 @@ impl Daemon {
     pub(super) fn enrolled_units(&self) -> Vec<Enrolled> {
         let waiting = lock(&self.enrolling);
         let config = self.relay.snapshot.load().config.clone();
+        let node = lock(&self.node);
         let known =
             ours(&config).into_iter().filter_map(|(name, file)| Some((config.workload(&name)?, file)));
         let enrolled = known.map(|(workload, file)| {
-            let (state, detail, _) = seen(&config, workload);
+            let (state, detail) = presence(workload, node.presence(&workload.name));
             let waits = waiting.as_ref().filter(|waiting| waiting.change.name == workload.name);
             Enrolled {
                 name: workload.name.clone(),
@@ -201,33 +202,24 @@ impl Daemon {
     }
 }
 
-/// Whether a workload is there, what is in the way, and which ports it has now.
-fn seen(config: &Config, workload: &Workload) -> (WorkloadState, String, BTreeSet<u16>) {
+/// How a workload stands, and which ports it has now.
+fn seen(config: &Config, workload: &Workload) -> (Presence, BTreeSet<u16>) {
     let mut found = workload.listen_ports.clone();
     let here = match find(workload, Hierarchy::of(config).as_ref()) {
         Ok(here) => here,
-        Err(Presence::Failed(why)) => return (WorkloadState::Failed, why, found),
-        Err(Presence::Absent(why)) => return (WorkloadState::Absent, why, found),
-        Err(Presence::Enrolled) => return (WorkloadState::Enrolled, String::new(), found),
+        Err(presence) => return (presence, found),
     };
-    if here.namespaces.is_empty() {
-        return (WorkloadState::Absent, "its cgroup has no process".to_owned(), found);
-    }
     if let (true, Some(directory)) = (ports::are_learned(workload), &here.directory) {
         let mut units = Units::default();
         units.add(directory, 1);
         for netns in &here.namespaces {
             match units.ports_in(netns) {
                 Ok(learned) => found.extend(learned.into_keys()),
-                Err(error) => {
-                    let why =
-                        format!("what it listens on cannot be learned: {error}; name its `listen_ports`");
-                    return (WorkloadState::Failed, why, found);
-                }
+                Err(error) => return (ports::not_learned(&error), found),
             }
         }
     }
-    (WorkloadState::Enrolled, String::new(), found)
+    (here.presence(), found)
 }
 
 /// What a workload is called after its unit: no kind, and nothing that a name may not have.

@@ -8,7 +8,7 @@ use crate::capture::cgroup;
 use crate::config::{Mode, Workload};
 use crate::sys::netns::Netns;
 use crate::sys::sock_diag::{StateFlags, TcpSocket, each_tcp};
-use crate::workload::directories_below;
+use crate::workload::{Presence, directories_below};
 
 /// Learned for nobody: by these the node is managed, and finds names and the time. Named in `listen_ports` they are captured all
 /// the same.
@@ -17,6 +17,11 @@ pub(super) const NEVER_LEARNED: [u16; 3] = [22, 53, 123];
 /// Whether the ports of this workload are looked for.
 pub(super) fn are_learned(workload: &Workload) -> bool {
     workload.select.unit.is_some() && workload.listen_ports.is_empty() && workload.mode != Mode::Disabled
+}
+
+/// How a workload stands whose ports cannot be looked for.
+pub(super) fn not_learned(error: &io::Error) -> Presence {
+    Presence::Failed(format!("what it listens on cannot be learned: {error}; name its `listen_ports`"))
 }
 
 /// Whose sockets are whose: cgroups of units, by ID.

@@ -283,9 +283,8 @@ impl Learning {
                     }
                 }
                 Err(error) => {
-                    let why =
-                        format!("what it listens on cannot be learned: {error}; name its `listen_ports`");
-                    presence.extend(workloads.into_iter().map(|name| (name, Presence::Failed(why.clone()))));
+                    let failed = ports::not_learned(&error);
+                    presence.extend(workloads.into_iter().map(|name| (name, failed.clone())));
                 }
             }
         }
@@ -318,10 +317,7 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
     let overlaps = overlaps(present.iter().map(|(workload, here)| (*workload, here)));
     for (workload, here) in present {
         let number = number_of(&workload.name);
-        let mut state = match here.namespaces.is_empty() {
-            true => Presence::Absent("its cgroup has no process".to_owned()),
-            false => Presence::Enrolled,
-        };
+        let mut state = here.presence();
         match overlaps.get(&workload.name) {
             // Its ports stay closed to plaintext; what its processes send is the outer workload's.
             Some(outer) => {

@@ -342,7 +342,7 @@ fn sums(metrics: &Arc<WorkloadMetrics>) -> ConnectionSums {
     }
 }
 
-fn presence(settings: &Workload, presence: Option<&Presence>) -> (WorkloadState, String) {
+pub(super) fn presence(settings: &Workload, presence: Option<&Presence>) -> (WorkloadState, String) {
     if settings.is_left_alone() {
         return (WorkloadState::Disabled, String::new());
     }

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mtls_common::MAX_CGROUP_LEVEL;
 
 use crate::capture::cgroup::{self, Cgroup};
-use crate::config::{Config, Selector, Workload};
+use crate::config::{Config, Selector, Workload, nested};
 use crate::sys::netns::Netns;
 
 mod unit;
@@ -59,6 +59,17 @@ impl Hierarchy {
             (None, None) => Ok(None),
         }
     }
+
+    fn cgroup(&self, directory: &Path) -> Result<Cgroup, Presence> {
+        let name = format!("cgroup /{}", directory.strip_prefix(&self.mount).unwrap_or(directory).display());
+        let cgroup = cgroup::find(&self.mount, directory);
+        let cgroup = cgroup.ok_or_else(|| Presence::Absent(format!("{name} does not exist")))?;
+        if cgroup.level > MAX_CGROUP_LEVEL {
+            let depth = format!("{name} is more than {MAX_CGROUP_LEVEL} levels deep");
+            return Err(Presence::Failed(format!("{depth}; select one of its ancestors")));
+        }
+        Ok(cgroup)
+    }
 }
 
 /// Where a workload is.
@@ -73,18 +84,32 @@ pub struct Here {
     pub whole: bool,
 }
 
+impl Here {
+    /// How it stands, as far as it is known from where it is.
+    #[must_use]
+    pub fn presence(&self) -> Presence {
+        match self.namespaces.is_empty() {
+            true => Presence::Absent("its cgroup has no process".to_owned()),
+            false => Presence::Enrolled,
+        }
+    }
+}
+
 /// Looks for what a workload's selector names.
 ///
 /// # Errors
 /// [`Presence::Absent`] or [`Presence::Failed`] with the reason.
 pub fn find(workload: &Workload, hierarchy: Option<&Hierarchy>) -> Result<Here, Presence> {
     let select = &workload.select;
-    let directory = match hierarchy {
-        Some(hierarchy) => hierarchy.directory(select)?,
+    let (directory, cgroup) = match hierarchy {
+        Some(hierarchy) => {
+            let directory = hierarchy.directory(select)?;
+            let cgroup = directory.as_deref().map(|directory| hierarchy.cgroup(directory)).transpose()?;
+            (directory, cgroup)
+        }
         None if select.is_by_cgroup() => return Err(Presence::Absent("no cgroup v2 is mounted".to_owned())),
-        None => None,
+        None => (None, None),
     };
-    let cgroup = directory.as_deref().map(|directory| find_cgroup(hierarchy, directory)).transpose()?;
     let namespaces = match (&select.netns, &directory) {
         (Some(path), _) => {
             let netns = Netns::open(path).map_err(|error| {
@@ -98,39 +123,15 @@ pub fn find(workload: &Workload, hierarchy: Option<&Hierarchy>) -> Result<Here, 
     Ok(Here { namespaces, whole: cgroup.is_none(), cgroup, directory })
 }
 
-fn find_cgroup(hierarchy: Option<&Hierarchy>, directory: &Path) -> Result<Cgroup, Presence> {
-    let cgroup = hierarchy.and_then(|hierarchy| cgroup::find(&hierarchy.mount, directory));
-    let name = || {
-        let mount = hierarchy.map(Hierarchy::mount).unwrap_or(Path::new("/"));
-        format!("cgroup /{}", directory.strip_prefix(mount).unwrap_or(directory).display())
-    };
-    let cgroup = cgroup.ok_or_else(|| Presence::Absent(format!("{} does not exist", name())))?;
-    if cgroup.level > MAX_CGROUP_LEVEL {
-        let depth = format!("{} is more than {MAX_CGROUP_LEVEL} levels deep", name());
-        return Err(Presence::Failed(format!("{depth}; select one of its ancestors")));
-    }
-    Ok(cgroup)
-}
-
 /// Workloads whose cgroup lies inside another one's, and that one's name: a process would be two workloads. The configuration is
 /// refused where it can be seen there; where a unit is, is known only now.
 #[must_use]
 pub fn overlaps<'a>(present: impl Iterator<Item = (&'a Workload, &'a Here)>) -> HashMap<String, String> {
     let mut placed: Vec<_> =
         present.filter_map(|(workload, here)| Some((here.directory.as_deref()?, &workload.name))).collect();
-    // Paths sort by segment, so that what lies inside a cgroup follows it directly.
     placed.sort();
-    let mut inner = HashMap::new();
-    let mut outer: Option<(&Path, &String)> = None;
-    for (directory, name) in placed {
-        match outer {
-            Some((around, other)) if directory.starts_with(around) => {
-                inner.insert(name.clone(), other.clone());
-            }
-            _ => outer = Some((directory, name)),
-        }
-    }
-    inner
+    let pairs = nested(&placed, |(directory, _)| directory);
+    pairs.into_iter().map(|((_, outer), (_, inner))| ((*inner).clone(), (*outer).clone())).collect()
 }
 
 /// The namespaces of the processes in a cgroup and below it. Not also the host's: the workload's ports there

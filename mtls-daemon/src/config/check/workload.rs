@@ -9,6 +9,7 @@ use ipnet::IpNet;
 
 use crate::config::at::{At, Entries, Given, Spot};
 use crate::config::error::{Fault, Quoted};
+use crate::config::nested::nested;
 use crate::config::raw;
 use crate::config::scalar;
 use crate::config::types::{AtEnd, LeaseSettings, Mode, Selector, Workload, WorkloadIdentity};
@@ -107,8 +108,8 @@ fn workload(
     };
     let subject = subject(check, &raw.certificate, identity.as_ref());
     let listen_ports = raw.listen_ports.0.as_ref().map(|at| {
-        let raw::Select { netns, cgroup, unit } = &raw.select.value;
-        if netns.0.is_some() && cgroup.0.is_none() && unit.0.is_none() {
+        let select = &raw.select.value;
+        if select.netns.0.is_some() && !select.is_by_cgroup() {
             check.fault(at.spot, Fault::ListenPortsWithNetns);
         }
         check.ports(&at.value)
@@ -178,16 +179,17 @@ fn subject(
 
 fn selector(check: &mut Check, node: &Node, unique: &mut Unique, at: &At<raw::Select>) -> Option<Selector> {
     let raw::Select { netns, cgroup, unit } = &at.value;
-    if netns.0.is_none() && cgroup.0.is_none() && unit.0.is_none() {
+    if netns.0.is_none() && !at.value.is_by_cgroup() {
         check.fault(at.spot, Fault::EmptySelector);
         return None;
     }
+    let by_cgroup = at.value.is_by_cgroup();
     let mut selector = Selector { netns: None, cgroup: None, unit: None };
     if let Some(at) = &netns.0
         && let Some(path) = check.text(at, scalar::netns, Fault::Netns)
     {
         // Several workloads may share a namespace when each has a cgroup in it.
-        if cgroup.0.is_none() && unit.0.is_none() {
+        if !by_cgroup {
             unique.netns.note(check, &path, &at.value, at.spot);
         }
         selector.netns = Some(path);
@@ -214,24 +216,19 @@ fn selector(check: &mut Check, node: &Node, unique: &mut Unique, at: &At<raw::Se
 
 /// Finds selectors of which one contains the other.
 fn nested_cgroups(check: &mut Check, mut list: Vec<(PathBuf, String, FileSpot)>) {
-    // Paths sort by segment, so that what lies inside a cgroup follows it directly.
     list.sort();
-    let mut outer: Option<&(PathBuf, String, FileSpot)> = None;
-    for inner in &list {
-        match outer {
-            // Equal ones are duplicates, which are refused as such.
-            Some(outer) if inner.0 == outer.0 => {}
-            Some(outer) if inner.0.starts_with(&outer.0) => {
-                let (first, second) = if outer.2 < inner.2 { (outer, inner) } else { (inner, outer) };
-                let fault = Fault::NestedCgroup {
-                    text: Quoted::new(&second.1),
-                    other: Quoted::new(&first.1),
-                    first: check.place(first.2),
-                };
-                check.fault_at(second.2, fault);
-            }
-            _ => outer = Some(inner),
+    for (outer, inner) in nested(&list, |(path, ..)| path) {
+        // Equal ones are duplicates, which are refused as such.
+        if inner.0 == outer.0 {
+            continue;
         }
+        let (first, second) = if outer.2 < inner.2 { (outer, inner) } else { (inner, outer) };
+        let fault = Fault::NestedCgroup {
+            text: Quoted::new(&second.1),
+            other: Quoted::new(&first.1),
+            first: check.place(first.2),
+        };
+        check.fault_at(second.2, fault);
     }
 }
 
