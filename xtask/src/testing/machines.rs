@@ -36,13 +36,47 @@ impl fmt::Display for Machine {
     }
 }
 
-/// `KERNEL` or `KERNEL=SUITE,SUITE`.
+/// `KERNEL` or `KERNEL=SUITE,SUITE/PART`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Wanted {
     /// Where.
     pub machine: Machine,
     /// Empty: every suite.
-    pub suites: Vec<String>,
+    pub suites: Vec<Suite>,
+}
+
+/// `SUITE`, or `SUITE/PART`: those of its tests whose name contains the part.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Suite {
+    /// A test program's name, without its package.
+    pub name: String,
+    /// Empty: every test.
+    pub part: String,
+}
+
+impl Suite {
+    fn has(&self, suite: &str, test: &str) -> bool {
+        self.name == suite && test.contains(&self.part)
+    }
+}
+
+impl FromStr for Suite {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let (name, part) = text.split_once('/').unwrap_or((text, ""));
+        if name.is_empty() || (part.is_empty() && text.contains('/')) {
+            return Err(format!("`{text}` lacks a name; write KERNEL=SUITE,SUITE/PART"));
+        }
+        Ok(Self { name: name.to_owned(), part: part.to_owned() })
+    }
+}
+
+impl fmt::Display for Suite {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.name)?;
+        if self.part.is_empty() { Ok(()) } else { write!(f, "/{}", self.part) }
+    }
 }
 
 impl FromStr for Wanted {
@@ -52,10 +86,7 @@ impl FromStr for Wanted {
         let Some((machine, suites)) = text.split_once('=') else {
             return Ok(Self { machine: text.parse()?, suites: Vec::new() });
         };
-        let suites: Vec<String> = suites.split(',').map(str::to_owned).collect();
-        if suites.iter().any(String::is_empty) {
-            return Err(format!("`{text}` names a suite without a name; write KERNEL=SUITE,SUITE"));
-        }
+        let suites = suites.split(',').map(str::parse).collect::<Result<Vec<Suite>, _>>()?;
         match machine.parse()? {
             Machine::Host => Err("the host runs every suite; give a name or a filter instead".to_owned()),
             machine => Ok(Self { machine, suites }),
@@ -64,9 +95,9 @@ impl FromStr for Wanted {
 }
 
 impl Wanted {
-    /// Whether the suite of this name (a test program's, without its package) runs there.
-    pub fn has(&self, suite: &str) -> bool {
-        self.suites.is_empty() || self.suites.iter().any(|name| name == suite)
+    /// Whether this test of this suite (a test program's name, without its package) runs there.
+    pub fn has(&self, suite: &str, test: &str) -> bool {
+        self.suites.is_empty() || self.suites.iter().any(|wanted| wanted.has(suite, test))
     }
 }
 
@@ -131,10 +162,12 @@ mod tests {
     #[test]
     fn suites_are_chosen_for_each_kernel() {
         let wanted: Wanted = "6.1=records,errno".parse().unwrap();
-        assert!(wanted.has("records") && wanted.has("errno") && !wanted.has("record"));
-        assert!("6.12".parse::<Wanted>().unwrap().has("records"));
+        assert!(wanted.has("records", "a") && wanted.has("errno", "a") && !wanted.has("record", "a"));
+        assert!("6.12".parse::<Wanted>().unwrap().has("records", "a"));
+        let part: Wanted = "6.12=records/cut,errno".parse().unwrap();
+        assert!(part.has("records", "a::cut_off") && part.has("errno", "a") && !part.has("records", "a"));
         for (wrong, reason) in
-            [("host=records", "every suite"), ("6.1=", "without a name"), ("seven=records", "series")]
+            [("host=records", "every suite"), ("6.1=", "lacks a name"), ("6.1=records/", "lacks a name"), ("seven=records", "series")]
         {
             let error = wrong.parse::<Wanted>().unwrap_err();
             assert!(error.contains(reason), "{wrong}: {error}");

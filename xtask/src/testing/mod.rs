@@ -20,7 +20,7 @@ use crate::setup;
 use crate::vm::KernelName;
 use guests::{Share, Task};
 use libtest::Parser;
-use machines::{Machine, Wanted};
+use machines::{Machine, Suite, Wanted};
 use report::Report;
 use stream::Ended;
 use summary::Part;
@@ -51,8 +51,8 @@ pub struct Args {
     only: Option<Kind>,
     /// Run the integration tests on this kernel: `host`, a series of Debian's, or the path of one of yours; may be
     /// repeated. Without it: the host's, 6.1, 6.12 and 7.2. With suites: only those (`datapath`: the daemon's unit
-    /// tests of the datapath, on kernel TLS).
-    #[arg(long = "kernel", value_name = "KERNEL[=SUITE,…]")]
+    /// tests of the datapath, on kernel TLS), and of a suite with a part only tests whose names contain it.
+    #[arg(long = "kernel", value_name = "KERNEL[=SUITE[/PART],…]")]
     kernels: Vec<Wanted>,
     /// Do not run on this one of the kernels; may be repeated.
     #[arg(long, value_name = "KERNEL")]
@@ -237,12 +237,24 @@ fn share(wanted: &Wanted, kernel: &KernelName, tasks: &[Task], exclude: &[String
     let mut expected = Report::default();
     let mut chosen = Vec::new();
     let names: Vec<_> = tasks.iter().map(|task| suite_name(&task.program.suite())).collect();
-    if let Some(unknown) = wanted.suites.iter().find(|suite| !names.contains(suite)) {
-        bail!("--kernel {kernel}: there is no suite `{unknown}`; there are {}", names.join(", "));
+    if let Some(unknown) = wanted.suites.iter().find(|suite| !names.contains(&suite.name)) {
+        bail!("--kernel {kernel}: there is no suite `{}`; there are {}", unknown.name, names.join(", "));
     }
-    for (task, _) in tasks.iter().zip(&names).filter(|(_, name)| wanted.has(name)) {
-        let (excluded, tests): (Vec<_>, Vec<_>) =
-            task.tests.iter().cloned().partition(|test| exclude.contains(test));
+    let mut empty = wanted.suites.iter().filter(|suite| !suite.part.is_empty());
+    let has_some = |suite: &Suite| {
+        let of = tasks.iter().zip(&names).filter(|(_, name)| **name == suite.name);
+        of.flat_map(|(task, _)| &task.tests).any(|test| test.contains(&suite.part))
+    };
+    if let Some(unknown) = empty.find(|suite| !has_some(suite)) {
+        bail!("--kernel {kernel}: `{unknown}` names no test");
+    }
+    for (task, name) in tasks.iter().zip(&names) {
+        let (excluded, tests): (Vec<_>, Vec<_>) = task
+            .tests
+            .iter()
+            .filter(|test| wanted.has(name, test))
+            .cloned()
+            .partition(|test| exclude.contains(test));
         for (names, excluded) in [(&excluded, true), (&tests, false)] {
             names.iter().for_each(|test| expected.expect(&task.program.suite(), test, excluded));
         }
@@ -478,6 +490,9 @@ mod tests {
         assert_eq!(ask("6.1", &[]).unwrap(), ["refused", "timeout", "datapath::a"]);
         assert_eq!(ask("6.1=errno", &["timeout"]).unwrap(), ["refused"]);
         assert_eq!(ask("6.1=datapath", &[]).unwrap(), ["datapath::a"]);
+        assert_eq!(ask("6.1=errno/time", &[]).unwrap(), ["timeout"]);
+        let error = ask("6.1=errno/tiem", &[]).unwrap_err().to_string();
+        assert!(error.contains("`errno/tiem` names no test"), "{error}");
         let error = ask("6.1=errno,recrods", &[]).unwrap_err().to_string();
         assert!(error.contains("no suite `recrods`; there are errno, datapath, demo"), "{error}");
     }
