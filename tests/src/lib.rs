@@ -2,6 +2,7 @@
 
 pub mod bytes;
 pub mod certs;
+pub mod copy;
 pub mod demo;
 pub mod direct;
 pub mod direct_watch;

@@ -9,6 +9,7 @@ mod deny;
 mod digest;
 mod ebpf;
 mod fuzz;
+mod package;
 mod repo;
 mod run;
 mod setup;
@@ -42,6 +43,8 @@ enum Task {
     Ebpf(ebpf::Command),
     /// Check the dependencies: licences, sources, banned and outdated crates (deny.toml).
     Deny,
+    /// Build mtlsd with optimisation and make a Debian package of it.
+    Package(package::Args),
     /// Throw hostile bytes at the parsers, each for a bounded time, from the committed corpus.
     Fuzz(fuzz::Args),
     /// Everything that CI runs, with the time each step took.
@@ -60,6 +63,7 @@ fn main() -> ExitCode {
         Task::Vm(args) => vm::run(&args),
         Task::Ebpf(command) => ebpf::run(&command),
         Task::Deny => deny::run(),
+        Task::Package(args) => package::run(&args),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Ci(args) => ci::run(&args),
     };

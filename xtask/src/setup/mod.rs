@@ -51,6 +51,11 @@ pub fn prepare_micro() -> Result<()> {
     packages::install_missing(None, &packages::MICRO)
 }
 
+/// Installs what makes a Debian package. Silent when everything is there.
+pub fn prepare_package() -> Result<()> {
+    packages::install_missing(None, &packages::PACKAGE)
+}
+
 /// The programs that the tests start, by name.
 pub fn test_programs() -> Vec<&'static str> {
     packages::TESTS.iter().map(|(probe, ..)| probe.name()).collect()

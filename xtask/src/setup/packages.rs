@@ -24,7 +24,7 @@ pub enum Probe {
 type Row = (Probe, &'static str, Option<&'static str>);
 
 /// The programs that the tests talk to.
-pub const TESTS: [Row; 24] = [
+pub const TESTS: [Row; 26] = [
     (Probe::Program("ip"), "iproute2", None),
     (Probe::Program("nginx"), "nginx-light", Some("nginx")),
     (Probe::Program("curl"), "curl", None),
@@ -42,6 +42,8 @@ pub const TESTS: [Row; 24] = [
     (Probe::Program("ps"), "procps", None),
     (Probe::Program("mount"), "mount", None),
     (Probe::Program("bpftool"), "bpftool", None),
+    (Probe::Program("dpkg-deb"), "dpkg", None),
+    (Probe::Program("logrotate"), "logrotate", None),
     (Probe::Program("softhsm2-util"), "softhsm2", None),
     (Probe::Program("pkcs11-tool"), "opensc", None),
     (Probe::Program("haproxy"), "haproxy", Some("haproxy")),
@@ -73,6 +75,9 @@ pub const BENCH: [Row; 7] = [
     (Probe::Program("unzip"), "unzip", None),
     (Probe::Program("git"), "git", None),
 ];
+
+/// What cargo-deb asks for the libraries that a program needs.
+pub const PACKAGE: [Row; 1] = [(Probe::Program("dpkg-shlibdeps"), "dpkg-dev", None)];
 
 /// What counts the instructions of the micro-benchmarks.
 pub const MICRO: [Row; 1] = [(Probe::Program("valgrind"), "valgrind", None)];

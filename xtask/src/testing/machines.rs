@@ -166,9 +166,12 @@ mod tests {
         assert!("6.12".parse::<Wanted>().unwrap().has("records", "a"));
         let part: Wanted = "6.12=records/cut,errno".parse().unwrap();
         assert!(part.has("records", "a::cut_off") && part.has("errno", "a") && !part.has("records", "a"));
-        for (wrong, reason) in
-            [("host=records", "every suite"), ("6.1=", "lacks a name"), ("6.1=records/", "lacks a name"), ("seven=records", "series")]
-        {
+        for (wrong, reason) in [
+            ("host=records", "every suite"),
+            ("6.1=", "lacks a name"),
+            ("6.1=records/", "lacks a name"),
+            ("seven=records", "series"),
+        ] {
             let error = wrong.parse::<Wanted>().unwrap_err();
             assert!(error.contains(reason), "{wrong}: {error}");
         }

@@ -14,10 +14,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, bail};
 use clap::ValueEnum;
 
-use crate::repo;
 use crate::run::{Cmd, heading};
-use crate::setup;
 use crate::vm::KernelName;
+use crate::{package, repo, setup};
 use guests::{Share, Task};
 use libtest::Parser;
 use machines::{Machine, Suite, Wanted};
@@ -129,6 +128,10 @@ pub fn run(args: &Args) -> Result<ExitCode> {
             Ok(daemon) => {
                 let mut tests = Phase::new("integration tests", &["--package", INTEGRATION, "--tests"]);
                 tests.env.push(("MTLSD_BIN", daemon.clone()));
+                match package::make(&root, &daemon) {
+                    Ok(package) => tests.env.push(("MTLSD_DEB", package)),
+                    Err(error) => report.problem(format!("the Debian package cannot be made: {error:#}")),
+                }
                 if !on_host.is_empty() {
                     let mut here = tests.clone();
                     here.env.extend(threads().map(|threads| (TEST_THREADS, threads)));
