@@ -25,6 +25,10 @@ pub use table::{
 /// Changes whenever the layout or the meaning of a pinned map changes; names the pin directory.
 pub const ABI: u32 = 7;
 
+/// Ports that are learned for nobody: by these a node is managed, and finds names and the time. Named by a workload they are captured
+/// all the same.
+pub const NEVER_LEARNED: [u16; 3] = [22, 53, 123];
+
 /// Deepest cgroup that is looked at; the root of the hierarchy is 0.
 pub const MAX_CGROUP_LEVEL: u32 = 31;
 

@@ -25,6 +25,8 @@ pub mod workload_flags {
     pub const DIRECT: u32 = 1 << 3;
     /// With [`DIRECT`]: no relay carries its connections; the daemon makes each direct or fails it.
     pub const DIRECT_REQUIRED: u32 = 1 << 4;
+    /// It names no port: those that its processes listen on are learned.
+    pub const LEARNS: u32 = 1 << 5;
 }
 
 /// Bits of [`Enclosure::flags`].

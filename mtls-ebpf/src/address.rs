@@ -80,6 +80,15 @@ pub fn endpoint(address: [u8; 16], port: u16) -> Endpoint {
     Endpoint { address, port, reserved: 0 }
 }
 
+/// What nobody comes to from outside.
+#[inline(always)]
+pub fn is_loopback(address: &[u8; 16]) -> bool {
+    if mtls_common::socket::is_ipv4(address) {
+        return address[12] == 127;
+    }
+    to_v6(address) == [0, 0, 0, 1u32.to_be()]
+}
+
 /// Loopback, unspecified (which connect() takes for loopback), link-local, multicast and limited broadcast:
 /// never a workload's address (RFC 6890). The configuration refuses the same ones.
 #[inline(always)]

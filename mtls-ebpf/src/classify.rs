@@ -92,7 +92,7 @@ pub unsafe fn place(ctx: *mut core::ffi::c_void, current_process: bool) -> Optio
 }
 
 #[inline(always)]
-fn workload_of_current_cgroup(netns: u64) -> u32 {
+pub fn workload_of_current_cgroup(netns: u64) -> u32 {
     let levels = CGROUP_LEVELS.get(0).copied().unwrap_or(0);
     if levels == 0 {
         return 0;

@@ -7,6 +7,7 @@
 #![no_main]
 
 mod address;
+mod bind;
 mod classify;
 mod connect;
 mod descriptor;

@@ -64,6 +64,10 @@ pub static PORT_MODES: HashMap<WorkloadPort, u32> = HashMap::with_max_entries(65
 #[map]
 pub static SHARED_PORTS: HashMap<SharedPort, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
+/// Ports that workloads which name none have bound, by the kernel's own account: closed until user space has learned them.
+#[map]
+pub static BOUND: LruHashMap<SharedPort, u32> = LruHashMap::with_max_entries(16384, 0);
+
 /// Destination addresses that are never captured (workload 0: of every workload).
 #[map]
 pub static EXCLUDED: LpmTrie<AddressKey, u32> = LpmTrie::with_max_entries(65536, BPF_F_NO_PREALLOC);

@@ -11,7 +11,9 @@ use mtls_common::{
 };
 
 use crate::address::{endpoint, from_v4, from_v6, is_always_excluded, words};
-use crate::maps::{DELIVERIES, LISTENERS, NAMESPACES, PORT_MODES, SHARED_PORTS, SOURCES, count, settings};
+use crate::maps::{
+    BOUND, DELIVERIES, LISTENERS, NAMESPACES, PORT_MODES, SHARED_PORTS, SOURCES, WORKLOADS, count, settings,
+};
 use crate::{event, expected, features};
 
 const AF_INET: u32 = 2;
@@ -44,12 +46,13 @@ fn steer(ctx: &SkLookupContext) -> Option<u32> {
         return None;
     }
     let mut workload = namespace.workload;
+    let shared = SharedPort { netns, port, reserved: [0; 3] };
     // SAFETY: copied at once.
-    if let Some(owner) = unsafe { SHARED_PORTS.get(&SharedPort { netns, port, reserved: [0; 3] }) } {
+    if let Some(owner) = unsafe { SHARED_PORTS.get(&shared) } {
         workload = *owner;
     }
     if workload == 0 {
-        return None;
+        return unlearned(&shared);
     }
     let settings = settings(workload);
     // SAFETY: copied at once.
@@ -80,6 +83,27 @@ fn steer(ctx: &SkLookupContext) -> Option<u32> {
         return Some(SK_DROP);
     }
     None
+}
+
+/// A port of a workload that names none, before user space has seen it: refused where it asks for a certificate, as a port is that
+/// nobody listens on yet.
+#[inline(always)]
+fn unlearned(port: &SharedPort) -> Option<u32> {
+    // SAFETY: copied at once. A number without settings is that of a workload which is none any more.
+    let (workload, settings) = unsafe {
+        let workload = *BOUND.get(port)?;
+        (workload, WORKLOADS.get(&workload)?)
+    };
+    if settings.flags & workload_flags::LEARNS == 0 {
+        return None;
+    }
+    // SAFETY: copied at once.
+    let mode = unsafe { PORT_MODES.get(&WorkloadPort { workload, port: port.port, reserved: 0 }) };
+    if mode.copied().unwrap_or(settings.default_mode) != PortMode::Strict.raw() {
+        return None;
+    }
+    count(Counter::SteerRefused);
+    Some(SK_DROP)
 }
 
 /// What the port says of this address, else what all ports do that say nothing of any.

@@ -30,7 +30,7 @@ policy: [ { name: client-only, action: allow, from: { spiffe_ids: ["spiffe://exa
 "#;
 
 /// `server.service` is a workload, strict, with the ports that it listens on.
-const SERVER: &str = r#"
+pub const SERVER: &str = r#"
 workloads: [ { name: server, select: { unit: server.service }, addresses: ["$h2.v4", "$h2.v6"] } ]
 "#;
 

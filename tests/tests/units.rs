@@ -1,8 +1,9 @@
 //! Services of systemd on hosts: the daemon is in the same namespace as they and all else of the host.
 
-use mtls_tests::hosts::{Hosts, enrolled};
+use mtls_tests::hosts::{Hosts, SERVER, enrolled, launch};
 use mtls_tests::lab::cgroup;
 use mtls_tests::{Record, eventually, slow};
+use nix::sys::signal::Signal;
 
 #[test]
 fn services_of_two_hosts_authenticate_each_other_and_their_ports_are_learned() {
@@ -63,6 +64,50 @@ fn the_rest_of_the_host_is_left_alone_and_what_manages_it_is_never_learned() {
     }
     let taken = hosts.there.access_log();
     assert!(taken.iter().all(|record| record.destination().ends_with(":7000")), "{taken:?}");
+}
+
+#[test]
+fn a_strict_port_takes_no_plaintext_before_it_is_learned() {
+    let mut hosts = Hosts::new();
+    let _client = hosts.client_runs();
+    // The unit is known; nobody learns its port while the daemon stands still, and nobody when it is dead.
+    let idle = hosts.unit("n2", "server.service");
+    std::fs::create_dir_all(&idle).expect("cgroup v2 is writable");
+    let _idle = hosts.h2().cmd_in_cgroup(idle, "sleep").arg("600").spawn();
+    enrolled(&hosts.there, "server");
+    hosts.there.process().signal(Signal::SIGSTOP);
+    let first = hosts.serves("server.service", 7000);
+    // Not of the unit: open as ever, also on a port that was the unit's a moment ago.
+    let other = hosts.serves("other.service", 8000);
+    let refused = hosts.asks("other.service", 7000);
+    assert!(refused.contains("ECONNREFUSED") && !refused.contains("hello"), "{refused}");
+    assert!(hosts.asks("other.service", 8000).contains("hello"));
+    drop(first);
+    let taken_over = hosts.serves("other.service", 7000);
+    assert!(hosts.asks("other.service", 7000).contains("hello"));
+    drop((taken_over, other));
+    hosts.there.process().signal(Signal::SIGCONT);
+    hosts.there.kill9();
+    let _second = hosts.serves("server.service", 7000);
+    let refused = hosts.asks("other.service", 7000);
+    assert!(refused.contains("ECONNREFUSED") && !refused.contains("hello"), "{refused}");
+    launch(&mut hosts.there);
+    hosts.waits_for_answer(7000);
+    assert!(!hosts.asks("other.service", 7000).contains("hello"));
+}
+
+#[test]
+fn a_port_of_a_permissive_unit_is_open_before_it_is_learned() {
+    let mut hosts = Hosts::with(&SERVER.replace("} ]", ", mode: permissive } ]"));
+    let idle = hosts.unit("n2", "server.service");
+    std::fs::create_dir_all(&idle).expect("cgroup v2 is writable");
+    let _idle = hosts.h2().cmd_in_cgroup(idle, "sleep").arg("600").spawn();
+    enrolled(&hosts.there, "server");
+    hosts.there.process().signal(Signal::SIGSTOP);
+    let _server = hosts.serves("server.service", 7000);
+    let said = hosts.asks("other.service", 7000);
+    hosts.there.process().signal(Signal::SIGCONT);
+    assert!(said.contains("hello"), "{said}");
 }
 
 #[test]

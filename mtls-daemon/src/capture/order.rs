@@ -91,6 +91,7 @@ impl Neighbour {
             (AttachType::SockOps, _) => {
                 "it may switch off mtlsd's hearing that an application gave up a connect()"
             }
+            (AttachType::PostBind4 | AttachType::PostBind6, _) => "it may forbid bind()",
             _ => "applications may be shown the addresses that it says",
         }
     }
@@ -231,7 +232,7 @@ mod tests {
 
     #[test]
     fn what_may_drop_or_show_otherwise_cannot_undo() {
-        for program in ["egress", "ingress", "tcp_events", "getpeername4", "getsockname6"] {
+        for program in ["egress", "ingress", "tcp_events", "bound4", "getpeername4", "getsockname6"] {
             let found = beside(&[1, 2], 1, program, Path::new("/"));
             assert!(!found[0].can_undo() && !found[0].meaning().is_empty(), "{program}");
         }

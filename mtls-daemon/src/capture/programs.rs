@@ -22,7 +22,7 @@ use crate::sys::bpf::AttachType;
 pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
 
 /// Every table, in the object's spelling.
-pub const MAPS: [&str; 29] = [
+pub const MAPS: [&str; 30] = [
     "SOCKETS",
     "LIMITS",
     "NAMESPACES",
@@ -31,6 +31,7 @@ pub const MAPS: [&str; 29] = [
     "WORKLOADS",
     "PORT_MODES",
     "SHARED_PORTS",
+    "BOUND",
     "EXCLUDED",
     "EXCLUDED_PORTS",
     "ADDRESSES",
@@ -55,9 +56,11 @@ pub const MAPS: [&str; 29] = [
 ];
 
 /// The programs on the cgroup root.
-pub const CGROUP_PROGRAMS: [&str; 8] = [
+pub const CGROUP_PROGRAMS: [&str; 10] = [
     "connect4",
     "connect6",
+    "bound4",
+    "bound6",
     "getpeername4",
     "getpeername6",
     "getsockname4",
@@ -81,6 +84,8 @@ pub fn attach_type(program: &str) -> AttachType {
     match program {
         "connect4" => AttachType::Connect4,
         "connect6" => AttachType::Connect6,
+        "bound4" => AttachType::PostBind4,
+        "bound6" => AttachType::PostBind6,
         "getpeername4" => AttachType::GetPeerName4,
         "getpeername6" => AttachType::GetPeerName6,
         "getsockname4" => AttachType::GetSockName4,
@@ -223,6 +228,7 @@ fn load_program(object: &mut Ebpf, name: &'static str) -> Result<(), CaptureErro
         Program::CgroupSockAddr(program) => program.load(),
         Program::SockOps(program) => program.load(),
         Program::CgroupSkb(program) => program.load(),
+        Program::CgroupSock(program) => program.load(),
         Program::CgroupSockopt(program) => program.load(),
         Program::SkLookup(program) => program.load(),
         _ => return Err(CaptureError::Missing(name)),

@@ -416,12 +416,6 @@ pub enum Fault {
          netns to itself; remove `listen_ports`: every port of the namespace is captured"
     )]
     ListenPortsWithNetns,
-    /// A strict unit without `listen_ports`.
-    #[error(
-        "this unit is strict and its ports are learned: for half a second after it begins to listen plaintext may reach \
-         it; name them in `listen_ports`"
-    )]
-    LearnedStrictPorts,
     /// The embedded CA cannot issue for another trust domain.
     #[error(
         "the embedded CA issues for the trust domain {own} only, and {id} is in another; change the ID, or give the \

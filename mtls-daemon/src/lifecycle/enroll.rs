@@ -9,8 +9,10 @@ use std::path::{Path, PathBuf};
 use std::sync::TryLockError;
 use std::time::{Instant, SystemTime};
 
+use mtls_common::NEVER_LEARNED;
+
 use super::daemon::{Daemon, lock};
-use super::ports::{self, NEVER_LEARNED, Units};
+use super::ports::{self, Units};
 use super::view::{presence, selector};
 use crate::config::{Change, Config, UnitName, Workload};
 use crate::control::enroll::{Changed, EnrolError, EnrolReport, EnrolRequest, Enrolled};

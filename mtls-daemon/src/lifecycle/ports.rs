@@ -4,15 +4,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::io;
 use std::path::Path;
 
+use mtls_common::NEVER_LEARNED;
+
 use crate::capture::cgroup;
 use crate::config::{Mode, Workload};
 use crate::sys::netns::Netns;
 use crate::sys::sock_diag::{StateFlags, TcpSocket, each_tcp};
 use crate::workload::{Presence, directories_below};
-
-/// Learned for nobody: by these the node is managed, and finds names and the time. Named in `listen_ports` they are captured all
-/// the same.
-pub(super) const NEVER_LEARNED: [u16; 3] = [22, 53, 123];
 
 /// Whether the ports of this workload are looked for.
 pub(super) fn are_learned(workload: &Workload) -> bool {

@@ -106,6 +106,9 @@ fn add_workload(tables: &mut Tables, workload: &WorkloadState, everyone: &Exclus
     if settings.unknown_destinations == UnknownDestinations::Deny {
         flags |= workload_flags::DENY_UNKNOWN;
     }
+    if super::ports::are_learned(settings) {
+        flags |= workload_flags::LEARNS;
+    }
     if settings.may_be_direct() && found.direct {
         flags |= workload_flags::DIRECT;
         if settings.direct == DirectChoice::Require {

@@ -103,6 +103,10 @@ pub enum AttachType {
     Connect4 = 10,
     /// `BPF_CGROUP_INET6_CONNECT`
     Connect6 = 11,
+    /// `BPF_CGROUP_INET4_POST_BIND`
+    PostBind4 = 12,
+    /// `BPF_CGROUP_INET6_POST_BIND`
+    PostBind6 = 13,
     /// `BPF_CGROUP_SETSOCKOPT`
     SetSockOpt = 22,
     /// `BPF_CGROUP_INET4_GETPEERNAME`

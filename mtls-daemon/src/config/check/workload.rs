@@ -55,12 +55,6 @@ pub(super) fn check(check: &mut Check, node: &Node, modes: &Modes, raw: InFile<r
         let addresses = addresses(check, &at.value.addresses, &mut workloads.addresses);
         if let Some(mut workload) = workload(check, node, &mut unique, &at.value, addresses) {
             modes.apply(check, &mut workload, at.value.mode.0.is_some());
-            if let Some(unit) = &at.value.select.value.unit.0
-                && workload.mode == Mode::Strict
-                && workload.listen_ports.is_empty()
-            {
-                check.warn(unit.spot, Fault::LearnedStrictPorts);
-            }
             if at.value.policy_default.0.is_some() {
                 workloads.says_default.insert(workload.name.clone());
             }
