@@ -129,12 +129,15 @@ fn a_unit_that_waits_to_be_enrolled_sends_nothing_earlier() {
     assert!(said.code == Some(1) && said.text().contains("is not enrolled"), "{}", said.text());
     let capture = hosts.lab.capture();
     for _ in 0..4 {
-        // The cgroup is there when the first command runs, and a process in it.
-        let waits = hosts.probe("n1", "client.service").args(["serve", "127.0.0.1:9", "--greet", ""]).spawn();
+        // The cgroup is there when the first command runs, and a process in it, which is in the unit's network by then.
+        let mut waits =
+            hosts.probe("n1", "client.service").args(["serve", "127.0.0.1:9", "--greet", ""]).spawn();
+        waits.wait_for("listening");
         let (code, text) = hosts.here.cli(&["wait-enrolled", "client"]);
         assert_eq!(code, Some(0), "{text}");
         let said = hosts.asks("client.service", 7000);
-        assert!(said.contains("hello"), "{said}");
+        let records = || [hosts.here.access_log(), hosts.there.access_log()].concat();
+        assert!(said.contains("hello"), "{said}\n{:?}", records());
         drop(waits);
         cgroup::destroy(&hosts.unit("n1", "client.service"));
     }

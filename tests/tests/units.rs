@@ -97,6 +97,25 @@ fn a_strict_port_takes_no_plaintext_before_it_is_learned() {
 }
 
 #[test]
+fn a_unit_without_a_process_for_a_moment_is_closed_when_the_next_one_listens() {
+    let mut hosts = Hosts::new();
+    let unit = hosts.unit("n2", "server.service");
+    std::fs::create_dir_all(&unit).expect("cgroup v2 is writable");
+    // As systemd's ExecStartPre= and ExecStart=: one process ends before the next one begins.
+    let before = hosts.h2().cmd_in_cgroup(unit, "sleep").arg("600").spawn();
+    enrolled(&hosts.there, "server");
+    drop(before);
+    eventually(slow::limit(20), "a look at the empty unit", || {
+        hosts.there.ask(&["workloads"]).to_string().contains("has no process").then_some(())
+    });
+    hosts.there.process().signal(Signal::SIGSTOP);
+    let _server = hosts.serves("server.service", 7000);
+    let refused = hosts.asks("other.service", 7000);
+    hosts.there.process().signal(Signal::SIGCONT);
+    assert!(refused.contains("ECONNREFUSED") && !refused.contains("hello"), "{refused}");
+}
+
+#[test]
 fn a_port_of_a_permissive_unit_is_open_before_it_is_learned() {
     let mut hosts = Hosts::with(&SERVER.replace("} ]", ", mode: permissive } ]"));
     let idle = hosts.unit("n2", "server.service");

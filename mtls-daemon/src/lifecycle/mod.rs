@@ -12,6 +12,7 @@ mod enclosures;
 mod enroll;
 mod error;
 mod flows;
+mod inhabited;
 mod leases;
 pub mod lock;
 pub mod logging;

@@ -2,9 +2,11 @@
 
 use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
+use std::time::Instant;
 
 use super::daemon::{Daemon, lock};
 use super::enclosures;
+use super::inhabited::Inhabited;
 use super::ports;
 use super::serve;
 use super::tables::{Found, tables};
@@ -23,6 +25,7 @@ pub struct Node {
     /// Cookies of namespaces seen, by (device, inode): asking costs a change of namespace.
     cookies: HashMap<(u64, u64), u64>,
     presence: HashMap<String, Presence>,
+    inhabited: Inhabited,
     /// What the tables were made from: (generation, found).
     applied: Option<(u64, Found)>,
     swept: bool,
@@ -52,6 +55,12 @@ impl Node {
     #[must_use]
     pub fn presence(&self, workload: &str) -> Option<&Presence> {
         self.presence.get(workload)
+    }
+
+    /// The namespaces that the processes of a cgroup were in until a moment ago.
+    fn left_a_moment_ago(&self, cgroup: u64, now: Instant) -> Vec<Netns> {
+        let places = self.inhabited.recently(cgroup, now).iter().filter_map(|cookie| self.places.get(cookie));
+        places.filter_map(|place| place.netns.try_clone().ok()).collect()
     }
 
     /// Tells every place whose it is by the tables that are in force.
@@ -313,7 +322,7 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
             }
         }
     }
-    let mut learning = Learning::default();
+    let (mut learning, now) = (Learning::default(), Instant::now());
     let overlaps = overlaps(present.iter().map(|(workload, here)| (*workload, here)));
     for (workload, here) in present {
         let number = number_of(&workload.name);
@@ -331,7 +340,12 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
         if let (true, Some(directory)) = (learns, &here.directory) {
             learning.units.add(directory, number);
         }
-        for netns in here.namespaces {
+        let inhabited = !here.namespaces.is_empty();
+        let mut namespaces = here.namespaces;
+        if let (false, Some(cgroup)) = (inhabited, &here.cgroup) {
+            namespaces = node.left_a_moment_ago(cgroup.id, now);
+        }
+        for netns in namespaces {
             let cookie = match node.cookies.get(&netns.identity()) {
                 Some(cookie) => Ok(*cookie),
                 None => cookie(&netns),
@@ -342,6 +356,9 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
                         found.restricted.insert(number, cookie);
                     }
                     node.cookies.insert(netns.identity(), cookie);
+                    if let (true, Some(cgroup)) = (inhabited, &here.cgroup) {
+                        node.inhabited.note(cgroup.id, cookie, now);
+                    }
                     if learns {
                         learning.wanted.entry(cookie).or_default().push(workload.name.clone());
                     }
@@ -358,6 +375,7 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
         }
         presence.insert(workload.name.clone(), state);
     }
+    node.inhabited.forget(now);
     learning.finish(&mut wanted, &mut presence);
     found.owners = wanted.iter().map(|(cookie, wanted)| (*cookie, wanted.owners.clone())).collect();
     node.presence = presence;
