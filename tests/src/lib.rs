@@ -1,5 +1,6 @@
 //! The lab: mtlsd against real programs in network namespaces. See `lab::Lab` for how a test is written.
 
+pub mod booted;
 pub mod bytes;
 pub mod certs;
 pub mod copy;

@@ -1,33 +1,14 @@
 //! The Debian package, in a copy of this machine's files without systemd: what it brings, upgrade, downgrade, removal, purge. What
 //! systemd does with it is tested in a virtual machine (suite `systemd`).
 
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 
+use mtls_tests::booted::{as_version, package};
 use mtls_tests::copy::{Copy, Running};
 use mtls_tests::{eventually, slow};
 
 const UNIT: &str = "/usr/lib/systemd/system/mtlsd.service";
-
-/// The package that `cargo xtask test` has made.
-fn package() -> PathBuf {
-    let path = std::env::var_os("MTLSD_DEB").map(PathBuf::from);
-    path.expect("MTLSD_DEB names the package: `cargo xtask test` or `cargo xtask package` makes one")
-}
-
-/// The same as another version.
-fn as_version(version: &str, dir: &Path) -> PathBuf {
-    let script = r#"
-set -e
-dpkg-deb -R "$1" "$3/tree"
-sed -i "s/^Version: .*/Version: $2/" "$3/tree/DEBIAN/control"
-dpkg-deb -Znone --root-owner-group -b "$3/tree" "$3/mtlsd.deb" >/dev/null
-rm -r "$3/tree"
-"#;
-    let status = Command::new("sh").args(["-c", script, "sh"]).arg(package()).arg(version).arg(dir).status();
-    assert!(status.is_ok_and(|status| status.success()));
-    dir.join("mtlsd.deb")
-}
 
 #[track_caller]
 fn install(copy: &Copy, package: &Path) -> String {
@@ -83,6 +64,48 @@ fn it_brings_the_program_a_unit_pages_completions_and_the_rotation_of_its_log() 
 }
 
 #[test]
+fn the_units_sandbox_is_as_tight_as_is_said() {
+    let unit = concat!(env!("CARGO_MANIFEST_DIR"), "/../deploy/systemd/mtlsd.service");
+    let run = |words: &[&str]| {
+        let output =
+            Command::new("systemd-analyze").args(words).arg(unit).output().expect("systemd-analyze is there");
+        let text = [output.stdout, output.stderr].concat();
+        (String::from_utf8_lossy(&text).into_owned(), output.status.success())
+    };
+    // Its program is not there, and nothing else is wrong.
+    let (said, _) = run(&["verify", "--man=no"]);
+    let wrong: Vec<_> =
+        said.lines().filter(|line| line.contains("mtlsd") && !line.contains("is not executable")).collect();
+    assert!(wrong.is_empty(), "{wrong:?}");
+    // In tenths.
+    let (said, good) = run(&["security", "--offline=yes", "--threshold=42"]);
+    assert!(good, "{said}");
+}
+
+#[test]
+fn the_example_for_vagrant_is_valid_and_its_script_is_shell() {
+    let example = concat!(env!("CARGO_MANIFEST_DIR"), "/../vagrant");
+    let home = std::env::temp_dir().join(format!("mtlsd-vagrant-{}", std::process::id()));
+    let output = Command::new("vagrant")
+        .args(["validate", "--ignore-provider"])
+        .env("VAGRANT_CWD", example)
+        .env("VAGRANT_HOME", &home)
+        .env("VAGRANT_DOTFILE_PATH", home.join("machines"))
+        .output()
+        .expect("vagrant is there");
+    let _ = std::fs::remove_dir_all(&home);
+    assert!(output.status.success(), "{output:?}");
+    let script = format!("{example}/provision.sh");
+    assert!(Command::new("sh").args(["-n", &script]).status().is_ok_and(|status| status.success()));
+    let output = Command::new("sh").args([&script, "nobody"]).output().expect("there is a shell");
+    assert_eq!(output.status.code(), Some(2));
+    assert!(
+        String::from_utf8_lossy(&output.stderr).contains("none of server, client, stranger"),
+        "{output:?}"
+    );
+}
+
+#[test]
 fn an_upgrade_and_a_downgrade_keep_what_was_configured_and_what_was_learned() {
     let copy = Copy::new();
     install(&copy, &package());
@@ -98,7 +121,6 @@ fn an_upgrade_and_a_downgrade_keep_what_was_configured_and_what_was_learned() {
     copy.run(&["rm", "/etc/systemd/system/multi-user.target.wants/mtlsd.service"]).ok();
     let dir = std::env::temp_dir().join(format!("mtlsd-package-{}", std::process::id()));
     for version in ["9.0.0-1", "0.0.1-1"] {
-        std::fs::create_dir_all(&dir).expect("a directory of its own");
         install(&copy, &as_version(version, &dir));
         std::fs::remove_dir_all(&dir).expect("it is ours");
         let now = copy.run(&["dpkg-query", "-W", "-f", "${Version} ${db:Status-Abbrev}", "mtlsd"]).ok();

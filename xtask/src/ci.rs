@@ -28,7 +28,7 @@ struct Step<'a> {
 /// Everything on this kernel; of the virtual machines, which are slow, as much as fits into a quarter of an hour: what cannot run
 /// here, for want of kernel TLS. The suite `records` is not among it, since it runs here in user space. Each test of `direct` starts
 /// two daemons in some 15 s: of attacks, kills and leases there is one of each kind, of real programs, edges and the stress there is
-/// none. All of them run with `cargo xtask test`.
+/// none. Nor is the package under systemd among it, with its two boots. All of them run with `cargo xtask test`.
 const TESTS: &[&str] = &[
     "xtask",
     "test",
@@ -52,6 +52,10 @@ const TESTS: &[&str] = &[
     "direct_programs",
     "--exclude-suite",
     "direct_stress",
+    "--exclude-suite",
+    "systemd",
+    "--exclude-suite",
+    "systemd_reboot",
 ];
 
 /// What is right or wrong about the sources. A comparison with a base comes right after it: cargo knows the crates of both revisions

@@ -76,6 +76,8 @@ pub fn run(
             cpus: 1,
             timeout: TIMEOUT,
             out: figures.parent().map(Path::to_owned),
+            disk: None,
+            systemd: false,
             refresh: false,
             command: command(words, &environment),
         },

@@ -24,7 +24,7 @@ pub enum Probe {
 type Row = (Probe, &'static str, Option<&'static str>);
 
 /// The programs that the tests talk to.
-pub const TESTS: [Row; 26] = [
+pub const TESTS: [Row; 28] = [
     (Probe::Program("ip"), "iproute2", None),
     (Probe::Program("nginx"), "nginx-light", Some("nginx")),
     (Probe::Program("curl"), "curl", None),
@@ -43,6 +43,8 @@ pub const TESTS: [Row; 26] = [
     (Probe::Program("mount"), "mount", None),
     (Probe::Program("bpftool"), "bpftool", None),
     (Probe::Program("dpkg-deb"), "dpkg", None),
+    (Probe::Program("systemd-analyze"), "systemd", None),
+    (Probe::Program("vagrant"), "vagrant", None),
     (Probe::Program("logrotate"), "logrotate", None),
     (Probe::Program("softhsm2-util"), "softhsm2", None),
     (Probe::Program("pkcs11-tool"), "opensc", None),
@@ -56,10 +58,13 @@ pub const TESTS: [Row; 26] = [
 ];
 
 /// What boots a Debian kernel in a virtual machine.
-pub const VM: [Row; 6] = [
+pub const VM: [Row; 9] = [
     (Probe::Program("qemu-system-x86_64"), "qemu-system-x86", None),
     (Probe::Static("busybox"), "busybox-static", None),
     (Probe::Program("modprobe"), "kmod", None),
+    (Probe::Program("mke2fs"), "e2fsprogs", None),
+    (Probe::Program("systemd-notify"), "systemd", None),
+    (Probe::Program("dbus-daemon"), "dbus", None),
     (Probe::Program("ip"), "iproute2", None),
     (Probe::Program("mount"), "mount", None),
     (Probe::Program("setpriv"), "util-linux", None),

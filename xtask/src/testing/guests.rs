@@ -29,6 +29,9 @@ const LIGHT: (&str, &str) = ("MTLSD_TEST_LIGHT", "16");
 /// Much of a test is waiting: two at a time, on one processor too.
 const THREADS: (&str, &str) = (TEST_THREADS, "2");
 
+/// Suites whose names begin so run under systemd, each in a boot of its own, in the order of their names and on one disk.
+const BOOTED: &str = "systemd";
+
 /// A test program.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Program {
@@ -47,6 +50,10 @@ impl Program {
     /// The same, to run once more under other circumstances, which its name tells.
     pub fn again(&self, how: &str) -> Self {
         Self { source: format!("{} {how}", self.source), ..self.clone() }
+    }
+
+    fn is_booted(&self) -> bool {
+        Path::new(&self.source).file_stem().is_some_and(|name| name.to_string_lossy().starts_with(BOOTED))
     }
 
     /// The suite's name in the summary.
@@ -153,6 +160,8 @@ pub struct Plan<'a> {
     pub cpus: u32,
     /// The daemon under test.
     pub daemon: &'a Path,
+    /// The Debian package of it.
+    pub package: Option<&'a Path>,
 }
 
 /// One kernel's share.
@@ -233,32 +242,59 @@ fn in_guest(
     let shared = Shared::new(plan.target, kernel)?;
     let mut env = vm::environment();
     env.push(("MTLSD_BIN".into(), plan.daemon.into()));
+    env.extend(plan.package.map(|package| ("MTLSD_DEB".into(), package.into())));
     env.push((NOT_RUN.into(), shared.not_run().into()));
     if guest.is_slow() {
         env.extend([SLOW, LIGHT, THREADS].map(|(name, value)| (name.into(), value.into())));
     }
-    let command = ["sh".into(), "-c".into(), script(tasks)];
     let mut programs = setup::test_programs();
     programs.extend(plan.daemon.to_str());
-    let job = Job { command: &command, dir: plan.root, out: Some(&shared.0), env, programs };
-    let (sender, lines) = channel();
-    let (done, events) = std::thread::scope(|scope| {
-        let reader = scope.spawn(|| read(lines, kernel, console));
-        let done = guest.run(&job, Lines::new(sender), io::stderr());
-        (done, reader.join().unwrap_or_default())
-    });
-    for event in events {
-        report.event(event);
+    let disk = shared.0.join("disk");
+    let (mut code, mut lost) = (0, None);
+    for (tasks, systemd) in boots(tasks) {
+        let job = Job {
+            command: &["sh".into(), "-c".into(), script(&tasks)],
+            dir: plan.root,
+            out: Some(&shared.0),
+            env: env.clone(),
+            programs: programs.clone(),
+            disk: systemd.then_some(disk.as_path()),
+            systemd,
+        };
+        let (sender, lines) = channel();
+        let (done, events) = std::thread::scope(|scope| {
+            let reader = scope.spawn(|| read(lines, kernel, console));
+            let done = guest.run(&job, Lines::new(sender), io::stderr());
+            (done, reader.join().unwrap_or_default())
+        });
+        events.into_iter().for_each(|event| report.event(event));
+        match done {
+            Ok(done) => code = code.max(done.code),
+            // What comes behind it would begin with something else than it expects.
+            Err(error) => {
+                lost = Some(error);
+                break;
+            }
+        }
     }
     report.cross_check();
     for (test, reason) in shared.read()? {
         report.could_not_run(&test, &reason);
     }
-    let done = done?;
-    if done.code != 0 && report.failures() == 0 {
-        report.problem(format!("the test programs failed (exit code {}) though no test did", done.code));
+    if let Some(error) = lost {
+        return Err(error);
+    }
+    if code != 0 && report.failures() == 0 {
+        report.problem(format!("the test programs failed (exit code {code}) though no test did"));
     }
     Ok(())
+}
+
+/// What each boot runs, and whether under systemd.
+fn boots(tasks: &[Task]) -> Vec<(Vec<Task>, bool)> {
+    let (booted, plain): (Vec<_>, Vec<_>) = tasks.iter().cloned().partition(|task| task.program.is_booted());
+    let plain = Some((plain, false)).filter(|(tasks, _)| !tasks.is_empty());
+    plain.into_iter().chain(booted.into_iter().map(|task| (vec![task], true))).collect()
 }
 
 /// Every program in its package's directory, as cargo would run them, one after the other.
@@ -369,6 +405,27 @@ mod tests {
 "#;
 
     #[test]
+    fn what_needs_systemd_has_a_boot_for_each_suite_behind_all_others() {
+        let task = |source: &str| {
+            let program = Program { source: source.into(), executable: "/t".into(), package: "/w".into() };
+            Task { program, tests: vec!["a".into()], env: Vec::new() }
+        };
+        let names = |sources: &[&str]| -> Vec<(Vec<String>, bool)> {
+            let tasks: Vec<_> = sources.iter().map(|source| task(source)).collect();
+            let name = |task: &Task| task.program.source.clone();
+            boots(&tasks)
+                .iter()
+                .map(|(tasks, systemd)| (tasks.iter().map(name).collect(), *systemd))
+                .collect()
+        };
+        let found = names(&["tests/a.rs", "tests/systemd.rs", "tests/systemd_reboot.rs", "tests/units.rs"]);
+        let plain = vec!["tests/a.rs".to_owned(), "tests/units.rs".to_owned()];
+        let boot = |name: &str| (vec![name.to_owned()], true);
+        assert_eq!(found, [(plain, false), boot("tests/systemd.rs"), boot("tests/systemd_reboot.rs")]);
+        assert_eq!(names(&["tests/systemd.rs"]).len(), 1);
+    }
+
+    #[test]
     fn test_programs_are_found_with_the_names_cargo_gives_them() {
         let programs = programs(JSON).unwrap();
         let headers: Vec<_> = programs.iter().map(Program::header).collect();
@@ -429,6 +486,7 @@ mod tests {
             target: dir.path(),
             cpus: 1,
             daemon: dir.path(),
+            package: None,
         };
         let share = |kernel: &str| Share {
             kernel: kernel.parse().unwrap(),

@@ -30,6 +30,8 @@ const INTEGRATION: &str = "mtls-tests";
 const UNIT: [&str; 4] = ["--workspace", "--exclude", INTEGRATION, "--tests"];
 /// Names the file where a test that cannot run on this machine writes `name<TAB>reason`.
 const NOT_RUN: &str = "MTLSD_TEST_NOT_RUN";
+/// Names the Debian package of the daemon under test.
+const PACKAGE: &str = "MTLSD_DEB";
 /// libtest's number of tests at the same time.
 const TEST_THREADS: &str = "RUST_TEST_THREADS";
 /// libtest prints a line whenever a test ends: this long without one is a hang.
@@ -124,12 +126,12 @@ pub fn run(args: &Args) -> Result<ExitCode> {
     }
     let mut parts = Vec::new();
     if machine_ready {
-        match build_daemon(&root).and_then(|daemon| build_bench(&root).map(|()| daemon)) {
+        match build_programs(&root, args.only.is_none()) {
             Ok(daemon) => {
                 let mut tests = Phase::new("integration tests", &["--package", INTEGRATION, "--tests"]);
                 tests.env.push(("MTLSD_BIN", daemon.clone()));
                 match package::make(&root, &daemon) {
-                    Ok(package) => tests.env.push(("MTLSD_DEB", package)),
+                    Ok(package) => tests.env.push((PACKAGE, package)),
                     Err(error) => report.problem(format!("the Debian package cannot be made: {error:#}")),
                 }
                 if !on_host.is_empty() {
@@ -213,7 +215,9 @@ fn in_guests(
         heading(&format!("tests on kernel {kernel}: {tests}"));
     }
     shares.retain(|share| !share.tasks.is_empty());
-    let plan = guests::Plan { root, target: &repo::target_dir(root)?, cpus: args.guest_cpus, daemon };
+    let package = integration.env.iter().find(|(name, _)| *name == PACKAGE).map(|(_, path)| path.as_path());
+    let plan =
+        guests::Plan { root, target: &repo::target_dir(root)?, cpus: args.guest_cpus, daemon, package };
     Ok(guests::run_all(&plan, &shares, args.guests))
 }
 
@@ -281,6 +285,24 @@ fn suite_name(suite: &str) -> String {
 pub fn build_daemon(root: &Path) -> Result<PathBuf> {
     heading("building the daemon");
     Cmd::cargo(root).args(["build", "--package", "mtls-daemon"]).run()?;
+    daemon_in(root)
+}
+
+/// Builds the daemon, and the benchmark, which a test runs as a whole; returns the daemon's path. `beside_units`: the unit tests have
+/// been built. Their features are the whole workspace's, and by its package alone the daemon would be built anew with others.
+fn build_programs(root: &Path, beside_units: bool) -> Result<PathBuf> {
+    if !beside_units {
+        let daemon = build_daemon(root)?;
+        heading("building the benchmark");
+        Cmd::cargo(root).args(["build", "--package", "mtls-bench"]).run()?;
+        return Ok(daemon);
+    }
+    heading("building the daemon and the benchmark");
+    Cmd::cargo(root).arg("build").args(UNIT).args(["--bin", "mtlsd", "--bin", "mtls-bench"]).run()?;
+    daemon_in(root)
+}
+
+fn daemon_in(root: &Path) -> Result<PathBuf> {
     let daemon = repo::target_dir(root)?.join("debug/mtlsd");
     if !daemon.is_file() {
         bail!(
@@ -289,12 +311,6 @@ pub fn build_daemon(root: &Path) -> Result<PathBuf> {
         );
     }
     Ok(daemon)
-}
-
-/// Builds the benchmark, which a test runs as a whole.
-fn build_bench(root: &Path) -> Result<()> {
-    heading("building the benchmark");
-    Cmd::cargo(root).args(["build", "--package", "mtls-bench"]).run()
 }
 
 impl Phase {

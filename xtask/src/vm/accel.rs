@@ -43,8 +43,15 @@ fn trial(kernel: &Kernel, cache: &Path) -> Result<bool> {
     let dir = super::RunDir::new(cache)?;
     let initramfs = initramfs::build_trial(kernel)?;
     std::fs::write(dir.path().join("initramfs"), initramfs).context("the initramfs cannot be written")?;
-    let machine =
-        Machine { kernel, processor: Processor::Kvm, cpus: 1, memory: 512, out: None, dir: dir.path() };
+    let machine = Machine {
+        kernel,
+        processor: Processor::Kvm,
+        cpus: 1,
+        memory: 512,
+        out: None,
+        disk: None,
+        dir: dir.path(),
+    };
     let limits = watch::Limits { boot: PATIENCE, total: PATIENCE, grace: Duration::ZERO };
     // It has no verdict to give: the console tells.
     let _ = watch::run(machine.command(), dir.path(), limits, std::io::sink(), std::io::sink());

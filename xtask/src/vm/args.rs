@@ -33,6 +33,12 @@ pub struct Args {
     /// What the command writes below this directory of the host stays; everything else it writes is gone afterwards
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
+    /// What is written goes to this disk instead (a file; made if it is missing) and is there at the next boot from it
+    #[arg(long, value_name = "FILE")]
+    pub disk: Option<PathBuf>,
+    /// Boot systemd, and run the command as a service when everything else has started
+    #[arg(long)]
+    pub systemd: bool,
     /// Ask the archive for a newer kernel of the series although one is here
     #[arg(long)]
     pub refresh: bool,

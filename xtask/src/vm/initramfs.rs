@@ -18,6 +18,10 @@ const MODULES: [&str; 6] = ["virtio_pci", "virtio_console", "virtio_rng", "9pnet
 const INIT: &str = include_str!("init.sh");
 /// Runs on the host's files.
 const GUEST: &str = include_str!("guest.sh");
+/// Runs there where systemd is to.
+const SYSTEMD: &str = include_str!("systemd.sh");
+/// What is needed besides to have changes go to a disk.
+const DISK_MODULES: [&str; 2] = ["virtio_blk", "ext4"];
 
 /// What the guest does.
 #[derive(Debug)]
@@ -32,13 +36,19 @@ pub struct Job<'a> {
     pub env: Vec<(OsString, OsString)>,
     /// Programs that it starts often.
     pub programs: Vec<&'a str>,
+    /// A file that is the disk on which changes stay, made where it is missing. Without it they go to memory.
+    pub disk: Option<&'a Path>,
+    /// systemd is the first program, and runs the command when it has started all else.
+    pub systemd: bool,
 }
 
 /// The archive.
 pub fn build(kernel: &Kernel, job: &Job<'_>) -> Result<Vec<u8>> {
-    let mut cpio = base(kernel)?;
+    let disk = if job.disk.is_some() { &DISK_MODULES[..] } else { &[] };
+    let mut cpio = base(kernel, disk)?;
     cpio.file("init", INIT.as_bytes())?;
     cpio.file("guest.sh", GUEST.as_bytes())?;
+    cpio.file("systemd.sh", SYSTEMD.as_bytes())?;
     cpio.file("settings.sh", &settings(kernel, job))?;
     cpio.file("command.sh", &command(job))?;
     let hot: Vec<_> =
@@ -49,12 +59,12 @@ pub fn build(kernel: &Kernel, job: &Job<'_>) -> Result<Vec<u8>> {
 
 /// An archive whose /init only says that it ran and powers off: for a trial of an accelerator.
 pub fn build_trial(kernel: &Kernel) -> Result<Vec<u8>> {
-    let mut cpio = base(kernel)?;
+    let mut cpio = base(kernel, &[])?;
     cpio.file("init", b"#!/bin/busybox sh\n/bin/busybox echo mtlsd-trial-ran\n/bin/busybox poweroff -f\n")?;
     cpio.finish()
 }
 
-fn base(kernel: &Kernel) -> Result<Cpio> {
+fn base(kernel: &Kernel, more: &[&str]) -> Result<Cpio> {
     let mut cpio = Cpio::default();
     for dir in ["bin", "dev", "lower", "modules", "new", "proc", "sys", "upper"] {
         cpio.directory(dir)?;
@@ -62,7 +72,8 @@ fn base(kernel: &Kernel) -> Result<Cpio> {
     let busybox =
         find_program("busybox").context("busybox is not installed (Debian package busybox-static)")?;
     cpio.file("bin/busybox", &read(&busybox)?)?;
-    for (number, file) in kernel.modules(&MODULES)?.iter().enumerate() {
+    let modules = kernel.modules(&[&MODULES, more].concat())?;
+    for (number, file) in modules.iter().enumerate() {
         let name = file.file_name().unwrap_or_default().to_string_lossy();
         let plain = name.split(".ko").next().unwrap_or_default();
         cpio.file(&format!("modules/{number:02}-{plain}.ko"), &module(file)?)?;
@@ -99,7 +110,8 @@ fn settings(kernel: &Kernel, job: &Job<'_>) -> Vec<u8> {
     text.extend(quote(job.out.map(Path::as_os_str).unwrap_or_default()));
     text.extend(b"\ntmp=");
     text.extend(quote(OsStr::new(&kept_in_tmp(job).into_iter().collect::<Vec<_>>().join(" "))));
-    text.push(b'\n');
+    let (disk, next) = (job.disk.is_some(), if job.systemd { "systemd.sh" } else { "guest.sh" });
+    text.extend(format!("\ndisk={}\nnext={next}\n", if disk { "yes" } else { "no" }).bytes());
     text
 }
 
@@ -192,7 +204,15 @@ mod tests {
                 .map(Into::into)
                 .into();
         let env = vec![("MTLSD_X".into(), "two\nlines 'quoted'".into())];
-        let job = Job { command: &words, dir: &place, out: None, env, programs: Vec::new() };
+        let job = Job {
+            command: &words,
+            dir: &place,
+            out: None,
+            env,
+            programs: Vec::new(),
+            disk: None,
+            systemd: false,
+        };
         let script = dir.path().join("command.sh");
         std::fs::write(&script, command(&job)).unwrap();
         let output = Cmd::new("sh").arg(&script).read().unwrap();
@@ -210,6 +230,8 @@ mod tests {
             out: Some(Path::new("/tmp/out")),
             env,
             programs: Vec::new(),
+            disk: None,
+            systemd: false,
         };
         assert_eq!(kept_in_tmp(&job).into_iter().collect::<Vec<_>>(), ["a", "out", "tools", "wt"]);
     }

@@ -4,6 +4,7 @@ mod accel;
 mod archive;
 mod args;
 mod cpio;
+mod disk;
 mod hot;
 mod index;
 mod initramfs;
@@ -59,7 +60,16 @@ pub fn run_often(args: &Args, programs: Vec<&str>) -> Result<ExitCode> {
     let dir = std::env::current_dir().context("the current directory cannot be read")?;
     let out = args.out.as_deref().map(shared).transpose()?;
     eprintln!("vm: {guest}, {} MiB", args.memory);
-    let job = Job { command: &args.command, dir: &dir, out: out.as_deref(), env: environment(), programs };
+    let (disk, systemd) = (args.disk.as_deref(), args.systemd);
+    let job = Job {
+        command: &args.command,
+        dir: &dir,
+        out: out.as_deref(),
+        env: environment(),
+        programs,
+        disk,
+        systemd,
+    };
     let done = guest.run(&job, stdout(), stderr())?;
     eprintln!("vm: booted in {:.1} s, exit code {}", done.boot.as_secs_f64(), done.code);
     Ok(ExitCode::from(done.code))
@@ -106,12 +116,14 @@ impl Guest {
         let file = run_dir.path().join("initramfs");
         std::fs::write(&file, initramfs::build(&self.kernel, job)?)
             .with_context(|| format!("{} cannot be written", file.display()))?;
+        let disk = job.disk.map(disk::made).transpose()?;
         let machine = Machine {
             kernel: &self.kernel,
             processor: self.processor,
             cpus: self.cpus,
             memory: self.memory,
             out: job.out,
+            disk: disk.as_deref(),
             dir: run_dir.path(),
         };
         let boot = if self.processor == Processor::Lab { BOOT_LAB } else { BOOT };

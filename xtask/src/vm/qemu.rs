@@ -52,6 +52,8 @@ pub struct Machine<'a> {
     pub memory: u32,
     /// A directory shared for writing.
     pub out: Option<&'a Path>,
+    /// A file that is its disk.
+    pub disk: Option<&'a Path>,
     /// Holds `initramfs`, and takes `console.log` and `control`.
     pub dir: &'a Path,
 }
@@ -81,6 +83,15 @@ impl Machine<'_> {
             Some(out) => cmd.args(share("out", out, "multidevs=remap")),
             None => cmd,
         };
+        let cmd = match self.disk {
+            Some(disk) => cmd.args([
+                "-drive".to_owned(),
+                format!("if=none,id=disk,format=raw,cache=unsafe,file={}", escaped(disk)),
+                "-device".to_owned(),
+                "virtio-blk-pci,drive=disk".to_owned(),
+            ]),
+            None => cmd,
+        };
         cmd.dir(self.dir)
     }
 }
@@ -89,9 +100,13 @@ impl Machine<'_> {
 /// AppArmor and, where that is off, SELinux, which costs a few per cent of every packet without having a policy.
 const KERNEL_ARGUMENTS: &str = "console=ttyS0 panic=-1 oops=panic mitigations=off tsc=reliable random.trust_cpu=on audit=0 lsm=lockdown,yama,landlock,bpf";
 
+/// A comma separates QEMU's options; two stand for one.
+fn escaped(path: &Path) -> String {
+    path.to_string_lossy().replace(',', ",,")
+}
+
 fn share(tag: &str, path: &Path, options: &str) -> [String; 4] {
-    // A comma separates QEMU's options; two stand for one.
-    let path = path.to_string_lossy().replace(',', ",,");
+    let path = escaped(path);
     [
         "-fsdev".to_owned(),
         format!("local,id={tag},path={path},security_model=passthrough,{options}"),
@@ -106,8 +121,15 @@ mod tests {
 
     fn line(processor: Processor, out: Option<&Path>) -> String {
         let kernel = Kernel { release: "6.1".into(), image: "/k/vmlinuz".into(), base: "/k".into() };
-        let machine =
-            Machine { kernel: &kernel, processor, cpus: 1, memory: 512, out, dir: Path::new("/tmp") };
+        let machine = Machine {
+            kernel: &kernel,
+            processor,
+            cpus: 1,
+            memory: 512,
+            out,
+            disk: out,
+            dir: Path::new("/tmp"),
+        };
         machine.command().line()
     }
 
@@ -121,9 +143,9 @@ mod tests {
     }
 
     #[test]
-    fn a_shared_directory_may_have_a_comma() {
+    fn a_shared_directory_and_a_disk_may_have_a_comma() {
         let line = line(Processor::Kvm, Some(Path::new("/a,b")));
-        assert!(line.contains("id=out,path=/a,,b,"), "{line}");
+        assert!(line.contains("id=out,path=/a,,b,") && line.contains("file=/a,,b "), "{line}");
     }
 
     #[test]
