@@ -2,6 +2,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use serde_json::Value;
@@ -207,7 +208,14 @@ impl Double {
 
     /// Ends every connection at once, in the middle of whatever it does.
     pub fn cut(&self) {
-        let _ = self.cut.send(());
+        let before = self.server.cuts.load(Ordering::SeqCst);
+        // Who is away has cut them already.
+        if self.listening.is_none() || self.cut.send(()).is_err() {
+            return;
+        }
+        while self.server.cuts.load(Ordering::SeqCst) == before {
+            std::thread::sleep(Duration::from_millis(1));
+        }
     }
 
     /// Every connection goes silent without ending, and so do new ones until [`Double::speak`].

@@ -1,5 +1,6 @@
 //! Connections and requests.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -51,6 +52,8 @@ pub(crate) struct Server {
     pub versions: watch::Sender<u64>,
     pub in_watch: broadcast::Sender<InWatch>,
     pub silence: Arc<Silence>,
+    /// How often all connections were ended.
+    pub cuts: AtomicUsize,
 }
 
 impl Server {
@@ -67,7 +70,13 @@ impl Server {
             bookmark_pause: Duration::from_secs(60),
         };
         let silence = Arc::default();
-        Self { state: Mutex::new(state), versions, in_watch: broadcast::channel(64).0, silence }
+        Self {
+            state: Mutex::new(state),
+            versions,
+            in_watch: broadcast::channel(64).0,
+            silence,
+            cuts: AtomicUsize::new(0),
+        }
     }
 
     pub fn state(&self) -> MutexGuard<'_, State> {
@@ -94,7 +103,10 @@ impl Server {
                     self.state().connections += 1;
                     connections.spawn(Arc::clone(&self).connection(stream, tls.clone()));
                 },
-                _ = cut.recv() => connections.abort_all(),
+                _ = cut.recv() => {
+                    connections.shutdown().await;
+                    self.cuts.fetch_add(1, Ordering::SeqCst);
+                }
                 Some(_) = connections.join_next() => {}
             }
         }

@@ -10,6 +10,7 @@ use crate::slow;
 
 pub mod agent;
 mod echo;
+pub mod kubectl;
 pub mod lists;
 pub mod openbao;
 mod servers;

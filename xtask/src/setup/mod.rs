@@ -1,8 +1,10 @@
 //! What the integration tests and the demonstration need of the machine, put there if it is missing.
 
 mod bpffs;
+mod kubectl;
 mod openbao;
 mod packages;
+mod wheel;
 
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
@@ -21,10 +23,11 @@ pub fn prepare(command: &str) -> Result<()> {
     Ok(())
 }
 
-/// As [`prepare`], and a Vault for its tests, which may be missing.
+/// As [`prepare`], and a Vault and a kubectl for their tests, which may be missing.
 pub fn prepare_tests(command: &str, root: &Path) -> Result<()> {
     prepare(command)?;
     openbao::install_if_missing(root);
+    kubectl::install_if_missing(root);
     Ok(())
 }
 

