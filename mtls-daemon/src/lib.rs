@@ -11,6 +11,7 @@ pub mod fetch;
 pub mod flows;
 pub mod handshake;
 pub mod identity;
+pub mod kube;
 pub mod lease;
 pub mod lifecycle;
 pub mod observe;

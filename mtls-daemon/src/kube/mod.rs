@@ -1,0 +1,46 @@
+//! The Kubernetes API, as far as mtlsd uses it: a small client, and a copy of each resource that follows the cluster and outlives
+//! an API server that is away.
+//!
+//! What comes from the API server is taken as hostile until `objects` has read it: every object alone, so that one that
+//! is refused never stops the others. The daemon does not use this room yet; the sources of workloads, directory and policy will
+//! (docs/design/where-it-runs.md).
+
+mod answer;
+mod backoff;
+mod body;
+mod changes;
+mod client;
+mod config;
+mod connect;
+mod error;
+mod json;
+mod lines;
+mod list;
+mod names;
+pub mod objects;
+mod page;
+mod reflector;
+mod resource;
+mod scope;
+mod state;
+mod store;
+mod timing;
+mod watch;
+
+pub use self::changes::{Changes, MIN_GAP};
+pub use self::client::{Client, MAX_OBJECT};
+pub use self::config::{ClusterConfig, ConfigError, MAX_TOKEN};
+pub use self::error::{KubeError, Subject, Verb};
+pub use self::lines::{LineTooLong, MAX_LINE, Splitter};
+pub use self::list::PAGE;
+pub use self::names::{Key, MAX_NAME, MAX_NAMESPACE, MAX_UID, Name, NameError, NamespaceName, Uid};
+pub use self::page::MAX_PAGE_BYTES;
+pub use self::reflector::Reflector;
+pub use self::resource::{CERTIFICATE_REQUESTS, Resource};
+pub use self::scope::Scope;
+pub use self::state::{Kept, MAX_STATE_BYTES, Remembered, StateFile, StateFileError};
+pub use self::store::{MAX_OBJECTS, MAX_REFUSED, Refused, Standing};
+pub use self::timing::Timing;
+
+#[cfg(test)]
+mod tests;
