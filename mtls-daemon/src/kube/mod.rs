@@ -19,6 +19,7 @@ mod list;
 mod names;
 pub mod objects;
 mod page;
+pub mod pods;
 mod reflector;
 mod resource;
 mod scope;
