@@ -22,8 +22,8 @@ if [ ! -e /etc/mtlsd-vm ]; then
     rm -rf /etc/systemd/system/*.wants /etc/fstab
     # Or a package with a page would have every page of the host read for its index.
     rm -f /var/lib/man-db/auto-update
-    # Where the host is an image, systemd would take the guest for a container.
-    rm -f /.dockerenv
+    # Where the host is an image: systemd would take the guest for a container, and packages would start no service.
+    rm -f /.dockerenv /usr/sbin/policy-rc.d
     echo mtlsd-vm >/etc/hostname
     touch /etc/mtlsd-vm
 fi
