@@ -72,6 +72,10 @@ fn every_program_is_attached_where_its_section_in_the_object_says() {
                 let kernel: Kernel = (*attach_type).into();
                 kernel as u32
             }
+            ProgramSection::CgroupSock { attach_type } => {
+                let kernel: Kernel = (*attach_type).into();
+                kernel as u32
+            }
             ProgramSection::CgroupSockopt { attach_type, .. } => {
                 let kernel: Kernel = (*attach_type).into();
                 kernel as u32
