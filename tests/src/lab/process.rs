@@ -14,11 +14,12 @@ use nix::unistd::Pid;
 use super::wait::{eventually, within};
 use crate::slow;
 
-/// Joins the cgroup, then the namespace, then becomes the program: its pid is the child's pid all the way.
+/// Joins the namespace, then the cgroup, then becomes the program: its pid is the child's pid all the way. In this order nobody ever
+/// sees a member of the cgroup in the test's own namespace.
 const ENTER: &str = r#"cg=$0; ns=$1; shift
-echo $$ > "$cg/cgroup.procs" || exit 120
-if [ -n "$ns" ]; then exec nsenter --net="$ns" -- "$@"; fi
-exec "$@""#;
+join='echo $$ > "$0/cgroup.procs" || exit 120; exec "$@"'
+if [ -n "$ns" ]; then exec nsenter --net="$ns" -- sh -c "$join" "$cg" "$@"; fi
+exec sh -c "$join" "$cg" "$@""#;
 
 static COUNTER: AtomicU32 = AtomicU32::new(1);
 static SILENT: AtomicBool = AtomicBool::new(false);
