@@ -27,16 +27,17 @@ impl NodeAddress {
     pub fn add() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
         let address = Self(format!("198.18.8.{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-        if !address.ip("add")? {
-            bail!("{} cannot be added to lo", address.0);
-        }
+        address.ip("add").with_context(|| format!("{} cannot be added to lo", address.0))?;
         Ok(address)
     }
 
-    fn ip(&self, what: &str) -> Result<bool> {
+    fn ip(&self, what: &str) -> Result<()> {
         let address = format!("{}/32", self.0);
-        let status = Command::new("ip").args(["addr", what, &address, "dev", "lo"]).status();
-        Ok(status.context("ip")?.success())
+        let output = Command::new("ip").args(["addr", what, &address, "dev", "lo"]).output().context("ip")?;
+        if !output.status.success() {
+            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
+        }
+        Ok(())
     }
 }
 
