@@ -25,22 +25,36 @@ impl Address {
     #[expect(clippy::new_without_default, reason = "it changes the machine")]
     pub fn new() -> Self {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        let address = Self(format!("198.18.7.{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-        assert!(address.ip("add"), "{} cannot be added", address.0);
-        address
+        let address = format!("198.18.7.{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        Self::add(address).unwrap_or_else(|why| panic!("{why}"))
     }
 
-    fn ip(&self, what: &str) -> bool {
+    /// This one.
+    ///
+    /// # Errors
+    /// What `ip` says where it cannot be added to lo.
+    pub fn add(address: String) -> Result<Self, String> {
+        let address = Self(address);
+        match address.ip("add") {
+            Ok(()) => Ok(address),
+            Err(why) => Err(format!("{} cannot be added to lo: {why}", address.0)),
+        }
+    }
+
+    fn ip(&self, what: &str) -> Result<(), String> {
         let address = format!("{}/32", self.0);
         // Its words are not to stand in the line of another test's result.
         let output = Command::new("ip").args(["addr", what, &address, "dev", "lo"]).output();
-        output.is_ok_and(|output| output.status.success())
+        match output.map_err(|error| format!("ip: {error}"))? {
+            output if output.status.success() => Ok(()),
+            output => Err(String::from_utf8_lossy(&output.stderr).trim().to_owned()),
+        }
     }
 }
 
 impl Drop for Address {
     fn drop(&mut self) {
-        self.ip("del");
+        let _ = self.ip("del");
     }
 }
 

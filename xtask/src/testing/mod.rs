@@ -247,12 +247,11 @@ fn share(wanted: &Wanted, kernel: &KernelName, tasks: &[Task], exclude: &[String
     if let Some(unknown) = wanted.suites.iter().find(|suite| !names.contains(&suite.name)) {
         bail!("--kernel {kernel}: there is no suite `{}`; there are {}", unknown.name, names.join(", "));
     }
-    let mut empty = wanted.suites.iter().filter(|suite| !suite.part.is_empty());
     let has_some = |suite: &Suite| {
-        let of = tasks.iter().zip(&names).filter(|(_, name)| **name == suite.name);
-        of.flat_map(|(task, _)| &task.tests).any(|test| test.contains(&suite.part))
+        tasks.iter().zip(&names).any(|(task, name)| task.tests.iter().any(|test| suite.has(name, test)))
     };
-    if let Some(unknown) = empty.find(|suite| !has_some(suite)) {
+    let mut parts = wanted.suites.iter().filter(|suite| !suite.part.is_empty());
+    if let Some(unknown) = parts.find(|suite| !has_some(suite)) {
         bail!("--kernel {kernel}: `{unknown}` names no test");
     }
     for (task, name) in tasks.iter().zip(&names) {
