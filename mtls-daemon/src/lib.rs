@@ -2,6 +2,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::indexing_slicing))]
 
 pub mod capture;
+pub mod cluster;
 pub mod config;
 pub mod control;
 pub mod datapath;

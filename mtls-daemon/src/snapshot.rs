@@ -10,6 +10,7 @@ use std::time::SystemTime;
 
 use tokio::sync::watch;
 
+pub use crate::config::number_of;
 use crate::config::{self, Config};
 use crate::directory::{Destination, Directory};
 use crate::handshake::WorkloadTls;
@@ -217,15 +218,6 @@ fn inbound_denied_early<'p>(
     let name = PeerName::Spiffe(client.spiffe_id.clone());
     let verdict = policy.denied_early(&Query::to(server, port, Peer::expected(&name, None)))?;
     Some(EarlyDenial { verdict, default: server.default_name(port) })
-}
-
-/// A workload's number: stable across restarts, since pinned tables outlive the daemon (FNV-1a, 32 bits).
-/// Never 0, which stands for no workload.
-#[must_use]
-pub fn number_of(name: &str) -> u32 {
-    let hash =
-        name.bytes().fold(0x811c_9dc5_u32, |hash, byte| (hash ^ u32::from(byte)).wrapping_mul(0x0100_0193));
-    hash.max(1)
 }
 
 #[cfg(test)]

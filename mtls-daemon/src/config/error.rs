@@ -461,6 +461,18 @@ pub enum Fault {
         "the kind {0} is not read; only PeerAuthentication and AuthorizationPolicy are, each as a document of its own"
     )]
     IstioKind(Quoted),
+    /// Not what nodes are called.
+    #[error("{0} is not the name of a node: {1}")]
+    KubernetesName(Quoted, crate::kube::NameError),
+    /// Who is enabled cannot be disabled.
+    #[error("pods that are `enabled` cannot be disabled; write strict or permissive")]
+    KubernetesDefaultDisabled,
+    /// Not what kubelet takes as its root.
+    #[error("{0} is not a cgroup root; write it as kubelet's --cgroup-root, such as /kubelet")]
+    KubernetesCgroupRoot(Quoted),
+    /// A rule of a policy object that names whom the object is for.
+    #[error("`to` may only name ports here; whom the object is for says its `selector`")]
+    PolicyObjectTo,
     /// What is decided on requests.
     #[error(
         "`{0}` is about requests, or needs a proxy that reads them, and mtlsd decides on connections; remove it, or enforce this policy elsewhere"

@@ -49,7 +49,8 @@ fn documents(text: &str) -> Vec<(String, Spot)> {
     documents.into_iter().map(|(document, begin)| (document, Spot { line: begin + 1, column: 1 })).collect()
 }
 
-fn resource(check: &mut Check, document: &str, spot: Spot) -> Option<At<IstioResource>> {
+/// Reads one document.
+pub(super) fn resource(check: &mut Check, document: &str, spot: Spot) -> Option<At<IstioResource>> {
     let Envelope { api_version, kind } = read(check, document)?;
     if !api_version.value.starts_with(GROUP) {
         check.fault(api_version.spot, Fault::NotIstio(Quoted::new(&api_version.value)));

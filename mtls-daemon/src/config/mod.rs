@@ -9,7 +9,9 @@ mod direct;
 mod error;
 mod external;
 mod istio;
+mod kubernetes;
 mod nested;
+mod number;
 mod policy_tests;
 mod raw;
 mod read;
@@ -29,8 +31,13 @@ use check::{Check, WHOLE_FILE};
 
 pub use direct::{Direct, DirectChoice, NodeAddress, NodeAddressError, UnfitSettings};
 pub use error::{ConfigError, Fault, Place, Problem, Quoted};
+pub use kubernetes::{
+    Instead, Kubernetes, Offer, OfferedPod, OfferedPolicy, Outcome, PodSelector, PolicyKind, PolicyName, PolicySource,
+    UnclassifiedPods, Verdict,
+};
 pub use external::{ExternalCache, ExternalPolicy, OnFailure};
 pub(crate) use nested::nested;
+pub use number::number_of;
 pub use policy_tests::{End, PolicyTest, Who, load_policy_tests, parse_policy_tests};
 pub use read::{MAX_BYTES, MAX_DROP_INS, Source};
 pub use rule::*;
@@ -76,11 +83,26 @@ impl Config {
     /// # Errors
     /// As [`Config::load`].
     pub fn load_as_if(path: &Path, change: Option<&Change>) -> Result<Self, ConfigError> {
+        Self::load_with(path, change, &Offer::default()).map(|loaded| loaded.config)
+    }
+
+    /// The same, with what the cluster offers.
+    ///
+    /// # Errors
+    /// As [`Config::load`]; never for the offer.
+    pub fn load_with(path: &Path, change: Option<&Change>, offer: &Offer) -> Result<Loaded, ConfigError> {
         let mut check = Check::new();
         let mut budget = MAX_BYTES;
+        let mut sources = Vec::new();
+        let mut keep = |path: &Path, text: &str| {
+            sources.push(Source { path: path.to_owned(), text: text.to_owned() });
+        };
         check.enter(path);
         let main = match read::read_file(path, &mut budget) {
-            Ok(text) => parse_document(&mut check, &text),
+            Ok(text) => {
+                keep(path, &text);
+                parse_document(&mut check, &text)
+            }
             Err(fault) => {
                 check.fault(WHOLE_FILE, fault);
                 None
@@ -100,7 +122,10 @@ impl Config {
                 _ => read::read_file(&file, &mut budget),
             };
             match read {
-                Ok(text) => drop_ins.extend(parse_drop_in(&mut check, &text).map(|drop_in| (index, drop_in))),
+                Ok(text) => {
+                    keep(&file, &text);
+                    drop_ins.extend(parse_drop_in(&mut check, &text).map(|drop_in| (index, drop_in)));
+                }
                 Err(fault) => {
                     let full = fault == Fault::FilesTooLarge;
                     check.fault(WHOLE_FILE, fault);
@@ -111,7 +136,8 @@ impl Config {
             }
         }
         let directories = directories.into_iter().map(|directory| directory.path).collect();
-        check::check(check, main, drop_ins, directories)
+        let config = check::check(check, main, drop_ins, directories, offer)?;
+        Ok(Loaded { config, sources: Sources(sources) })
     }
 
     /// Parses a configuration that was read elsewhere; `include` is checked but nothing is read.
@@ -119,6 +145,14 @@ impl Config {
     /// # Errors
     /// Everything that is wrong, in the order of the files.
     pub fn parse(main: &Source, drop_ins: &[Source]) -> Result<Self, ConfigError> {
+        Self::parse_with(main, drop_ins, &Offer::default())
+    }
+
+    /// The same, with what the cluster offers.
+    ///
+    /// # Errors
+    /// As [`Config::parse`]; never for the offer.
+    pub fn parse_with(main: &Source, drop_ins: &[Source], offer: &Offer) -> Result<Self, ConfigError> {
         let mut check = Check::new();
         check.enter(&main.path);
         let document = parse_document(&mut check, &main.text);
@@ -133,7 +167,33 @@ impl Config {
         }
         let Some(document) = document else { return Err(check.into_error()) };
         let directories = directories.into_iter().map(|directory| directory.path).collect();
-        check::check(check, document, parsed, directories)
+        check::check(check, document, parsed, directories, offer)
+    }
+}
+
+/// A configuration, and the files that it was made of.
+#[derive(Debug)]
+pub struct Loaded {
+    /// What they say.
+    pub config: Config,
+    /// What they said, to be read again when the cluster offers something else: the files may be broken by then.
+    pub sources: Sources,
+}
+
+/// The files that a configuration was made of: the main one, then the drop-ins.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Sources(Vec<Source>);
+
+impl Sources {
+    /// The configuration with what the cluster offers now.
+    ///
+    /// # Errors
+    /// As [`Config::parse`]; of files that were good once there is none.
+    pub fn with(&self, offer: &Offer) -> Result<Config, ConfigError> {
+        match self.0.split_first() {
+            Some((main, drop_ins)) => Config::parse_with(main, drop_ins, offer),
+            None => Err(Check::new().into_error()),
+        }
     }
 }
 

@@ -14,12 +14,14 @@ use super::types::{
 mod direct;
 mod external;
 pub(super) mod istio;
+mod kubernetes;
 mod policy;
 pub(super) mod tests;
 mod vault;
 
 pub(super) use direct::{Direct, Unfit};
 pub(super) use external::{Asked, ExternalPolicy};
+pub(super) use kubernetes::{Kubernetes, MutualTlsPolicy, Whom};
 pub(super) use policy::{Extension, Labels, LocalMatch, ModeEntry, OutboundRule, PeerMatch, Peers, Rule};
 pub(super) use vault::{Vault, VaultAppRole, VaultAuth, VaultKubernetes};
 
@@ -68,6 +70,8 @@ pub(super) struct Document {
     pub recorder: Recorder,
     /// What connections there were, for `mtlsd rollout status` and `mtlsd policy replay`.
     pub flows: Flows,
+    /// The Kubernetes cluster that the node is part of. Default: none.
+    pub kubernetes: Given<Kubernetes>,
     /// Workloads of this node.
     pub workloads: Vec<At<Workload>>,
     /// Destinations that are other nodes' workloads.

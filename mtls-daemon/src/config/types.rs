@@ -23,6 +23,7 @@ use crate::identity::{SpiffeId, SpireSelector, Subject, TrustDomain};
 use super::direct::{Direct, DirectChoice, NodeAddress};
 use super::error::Problem;
 use super::external::ExternalPolicy;
+use super::kubernetes::{Kubernetes, PodSelector, Verdict};
 use super::rule::Rule;
 use super::unit::UnitName;
 
@@ -69,14 +70,20 @@ pub struct Config {
     pub recorder: Recorder,
     /// The memory of what connections there were.
     pub flows: Flows,
-    /// Workloads of this node, in the order of the files; names are unique.
+    /// The cluster that the node is part of; `None`: none.
+    pub kubernetes: Option<Kubernetes>,
+    /// Workloads of this node, in the order of the files, and then its pods; names are unique.
     pub workloads: Vec<Workload>,
+    /// What belongs to no workload and is left alone where [`Config::unclassified`] holds.
+    pub bystanders: Vec<Selector>,
     /// Destinations that are other nodes' workloads; names are unique.
     pub directory: Vec<DirectoryEntry>,
     /// Who may connect to local workloads; names are unique, also among [`Config::outbound_policy`].
     pub policy: Vec<Rule>,
     /// To whom local workloads may connect.
     pub outbound_policy: Vec<Rule>,
+    /// What became of the cluster's policy objects.
+    pub verdicts: Vec<Verdict>,
     /// Who else is asked about connections that the rules allow; `None`: nobody.
     pub policy_external: Option<ExternalPolicy>,
     /// Every file that was read: the main file first, then the drop-ins in order.
@@ -578,13 +585,21 @@ pub struct Selector {
     pub cgroup: Option<PathBuf>,
     /// systemd unit, whose cgroup is meant; never together with `cgroup`.
     pub unit: Option<UnitName>,
+    /// A pod of a cluster; never together with another part.
+    pub pod: Option<PodSelector>,
 }
 
 impl Selector {
     /// Whether it is told apart from others of its namespace by its cgroup.
     #[must_use]
     pub fn is_by_cgroup(&self) -> bool {
-        self.cgroup.is_some() || self.unit.is_some()
+        self.cgroup.is_some() || self.unit.is_some() || self.pod.as_ref().is_some_and(|pod| pod.host_network)
+    }
+
+    /// This pod.
+    #[must_use]
+    pub fn of_pod(pod: PodSelector) -> Self {
+        Self { netns: None, cgroup: None, unit: None, pod: Some(pod) }
     }
 }
 

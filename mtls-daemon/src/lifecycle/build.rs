@@ -46,7 +46,7 @@ pub struct Prepared {
 }
 
 /// Enough of every bundle file to notice that one was replaced.
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BundleFiles(Stamp);
 
 impl BundleFiles {
@@ -102,6 +102,30 @@ fn open_ca(config: &Config) -> Result<EmbeddedCa, PrepareError> {
 }
 
 impl Prepared {
+    /// Another configuration of the same files: what they name on the disk is not read again.
+    ///
+    /// # Errors
+    /// As [`prepare`].
+    pub fn again(&self, config: Config) -> Result<Self, PrepareError> {
+        let needs_ca = config.workloads.iter().any(|workload| workload.identity == WorkloadIdentity::EmbeddedCa);
+        let ca = match &self.ca {
+            Some(ca) => Some(Arc::clone(ca)),
+            None if needs_ca => Some(Arc::new(open_ca(&config)?)),
+            None => None,
+        };
+        let config = Arc::new(config);
+        Ok(Self {
+            sources: sources::of(&config, ca.as_ref()),
+            ca,
+            bundles: Arc::clone(&self.bundles),
+            bundle_files: self.bundle_files.clone(),
+            directory: Arc::new(Directory::from_config(&config)),
+            policy: Arc::new(Policy::from_config(&config)),
+            external: self.external.clone(),
+            config,
+        })
+    }
+
     /// Was it made of this configuration, and of bundle files that are still the same?
     #[must_use]
     pub fn is_of(&self, config: &Config) -> bool {

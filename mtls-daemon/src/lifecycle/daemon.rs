@@ -21,9 +21,11 @@ use super::registry::Registry;
 use super::secrets::{self, Secrets};
 use super::supervisor::{self, Supervisor};
 use super::verify::keep::{self as coverage, Coverage};
-use super::{alarms, enroll, leases, ocsp, offload, serve, watch as files};
+use super::cluster::Following;
+use super::{alarms, cluster, enroll, leases, ocsp, offload, serve, watch as files};
 use crate::capture::{Capture, EbpfLog};
-use crate::config::{self, Config};
+use crate::cluster::Cluster;
+use crate::config::{self, Config, Loaded, Offer, Sources};
 use crate::control::http::{HttpServer, Readiness};
 use crate::control::{admin, socket};
 use crate::datapath::relay::{Admission, Relay};
@@ -66,6 +68,8 @@ pub struct Daemon {
     pub(super) enrolling: Mutex<Option<enroll::Waiting>>,
     /// Wakes the regular look at the node before its time.
     pub(super) look_now: Notify,
+    /// The cluster that the node is part of.
+    pub(super) following: Mutex<Following>,
     /// The alarms that the log was told of.
     pub(super) told: Mutex<Told>,
     pub(super) secrets: Secrets,
@@ -83,6 +87,10 @@ pub(super) struct Changing {
     pub registry: Registry,
     pub generation: u64,
     pub loaded: OffsetDateTime,
+    /// The files of the configuration in force.
+    pub sources: Sources,
+    /// What the cluster offered when it was made.
+    pub offer: Arc<Offer>,
 }
 
 /// Runs the daemon until SIGTERM or SIGINT.
@@ -94,12 +102,14 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     // First of all: a SIGTERM during the start is obeyed when there is something to stop, and never lost.
     let signals = Signals::handle()?;
     raise_descriptor_limit();
-    let mut config = Config::load(config_file)?;
-    log.set_level(config.log.level);
-    if enroll::put_back_overdue(&config) {
-        config = Config::load(config_file)?;
+    let nothing = Offer::default();
+    let mut loaded = Config::load_with(config_file, None, &nothing)?;
+    log.set_level(loaded.config.log.level);
+    if enroll::put_back_overdue(&loaded.config) {
+        loaded = Config::load_with(config_file, None, &nothing)?;
     }
-    warn_about(&config);
+    let config = &loaded.config;
+    warn_about(config);
     let _lock = Lock::take(&config.paths.runtime)?;
     make_directory(&config.paths.state)?;
     let metrics_server = match config.metrics {
@@ -112,7 +122,8 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     // Before there is any key, and in this order: what is locked cannot be given back.
     sys::memory::give_back();
     let secrets = protect_secrets();
-    let daemon = Arc::new(Daemon::new(config_file, config, capture, log, secrets)?);
+    let cluster = cluster::start(config)?;
+    let daemon = Arc::new(Daemon::new(config_file, (loaded, cluster), capture, log, secrets)?);
 
     let stopped = daemon.stopping.subscribe();
     let stop = move || {
@@ -140,6 +151,7 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     tokio::spawn(flows::keep(Arc::clone(&daemon)));
     super::direct::start(&daemon).await;
     daemon.reconcile();
+    tokio::spawn(cluster::keep(Arc::clone(&daemon)));
     tokio::spawn(coverage::keep(Arc::clone(&daemon)));
     daemon.readiness.clear(Readiness::STARTING);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
@@ -221,11 +233,19 @@ pub(super) fn log_target(config: &Config) -> Target {
 impl Daemon {
     fn new(
         config_file: &Path,
-        config: Config,
+        (loaded, cluster): (Loaded, Option<Cluster>),
         capture: Capture,
         log: LogControl,
         secrets: Secrets,
     ) -> Result<Self, DaemonError> {
+        let Loaded { mut config, sources } = loaded;
+        let mut following = Following::of(cluster);
+        // What an earlier daemon heard holds from the start.
+        let offer = Arc::new(following.offer(&config).unwrap_or_default());
+        if *offer != Offer::default() {
+            config = sources.with(&offer)?;
+            following.judged(&config, &offer);
+        }
         let metrics = Metrics::new(env!("CARGO_PKG_VERSION"));
         let access_log = AccessLog::start(log_target(&config), metrics.access_log_lost())?;
         let entries = usize::try_from(config.recorder.entries).ok().and_then(NonZeroUsize::new);
@@ -255,7 +275,7 @@ impl Daemon {
             probes: Arc::new(Observer::silent()),
         });
         let now = OffsetDateTime::now_utc();
-        let changing = Changing { prepared, registry, generation: 1, loaded: now };
+        let changing = Changing { prepared, registry, generation: 1, loaded: now, sources, offer };
         Ok(Self {
             config_file: config_file.to_owned(),
             started: now,
@@ -271,6 +291,7 @@ impl Daemon {
             enrolling: Mutex::new(enroll::Waiting::left_behind(&state)),
             stopping: watch::channel(false).0,
             look_now: Notify::new(),
+            following: Mutex::new(following),
             told: Mutex::default(),
             coverage: Mutex::default(),
             secrets,
@@ -347,8 +368,11 @@ impl Daemon {
     /// For events of the file system, which come in bursts: a configuration that is equal, or broken in the
     /// same way as before, is not spoken of again.
     pub(super) fn reload_if_changed(&self) {
-        match Config::load(&self.config_file) {
-            Ok(config) if lock(&self.changing).prepared.is_of(&config) => {}
+        let offer = Arc::clone(&lock(&self.changing).offer);
+        match Config::load_with(&self.config_file, None, &offer) {
+            Ok(loaded) if lock(&self.changing).prepared.is_of(&loaded.config) => {
+                lock(&self.changing).sources = loaded.sources;
+            }
             Err(error) if lock(&self.last_refusal).as_deref() == Some(error.to_string().as_str()) => {}
             _ => {
                 self.reload();
@@ -380,10 +404,13 @@ impl Daemon {
     }
 
     fn try_reload(&self) -> Result<Vec<String>, String> {
-        let config = Config::load(&self.config_file).map_err(|error| error.to_string())?;
         let mut changing = lock(&self.changing);
+        let loaded = Config::load_with(&self.config_file, None, &changing.offer);
+        let Loaded { config, sources } = loaded.map_err(|error| error.to_string())?;
         let old = Arc::clone(&changing.prepared.config);
         if *old == config && changing.prepared.bundle_files == BundleFiles::of(&config) {
+            // They may say another thing of pods that are still to come.
+            changing.sources = sources;
             return Ok(vec!["nothing has changed".to_owned()]);
         }
         needs_no_restart(&old, &config).map_err(|error| error.to_string())?;
@@ -400,6 +427,17 @@ impl Daemon {
             let before = self.relay.admission.load();
             self.relay.admission.store(Arc::new(Admission::new(new.limits.handshakes, Some(&before))));
         }
+        self.bring_into_force(&mut changing, prepared)?;
+        changing.sources = sources;
+        Ok(vec![format!("{} workloads, {} rules", new.workloads.len(), new.policy.len())])
+    }
+
+    /// Puts another configuration in the place of the one in force: identities, tables, snapshot.
+    ///
+    /// # Errors
+    /// If the tables cannot take it; everything is as it was.
+    pub(super) fn bring_into_force(&self, changing: &mut Changing, prepared: Prepared) -> Result<(), String> {
+        let new = Arc::clone(&prepared.config);
         self.store.apply(prepared.sources.clone());
         let generation = changing.generation + 1;
         let metrics = self.relay.observer.metrics();
@@ -409,7 +447,7 @@ impl Daemon {
         let mut node = lock(&self.node);
         if let Err(error) = self.try_tables(&mut node, &snapshot) {
             self.store.apply(changing.prepared.sources.clone());
-            let Changing { prepared, registry, generation, .. } = &mut *changing;
+            let Changing { prepared, registry, generation, .. } = changing;
             let before = prepared.snapshot(*generation, &self.store, &ktls, registry, metrics);
             if let Err(worse) = self.try_tables(&mut node, &before) {
                 tracing::error!(error = %worse, "the eBPF tables could not be put back; trying again");
@@ -420,12 +458,12 @@ impl Daemon {
         changing.generation = generation;
         changing.loaded = OffsetDateTime::now_utc();
         changing.registry.keep_only(|name| new.workload(name).is_some(), metrics);
-        self.publish(&mut changing);
+        self.publish(changing);
         node.tell_owners();
         drop(node);
         self.relay.flows.watch(&new);
         tracing::info!(generation = changing.generation, "the new configuration is in force");
-        Ok(vec![format!("{} workloads, {} rules", new.workloads.len(), new.policy.len())])
+        Ok(())
     }
 
     /// Makes a new snapshot of what is prepared, which identities there are, and what the kernel can do.
@@ -465,6 +503,7 @@ fn needs_no_restart(old: &Config, new: &Config) -> Result<(), PrepareError> {
         (old.flows == new.flows, "flows"),
         (old.log.ebpf == new.log.ebpf, "log.ebpf"),
         (old.direct.listen == new.direct.listen, "direct.listen"),
+        (old.kubernetes == new.kubernetes, "kubernetes"),
     ];
     match settings.iter().find(|(same, _)| !same) {
         Some((_, name)) => Err(PrepareError::NeedsRestart(name)),

@@ -64,7 +64,7 @@ fn place() -> Result<SemaphorePermit<'static>, LiveError> {
 /// Where to connect from: any of the workload's namespaces.
 fn namespace(client: &WorkloadState, config: &Config) -> Result<Netns, LiveError> {
     let nowhere = |why: String| LiveError::Nowhere { workload: client.settings.name.clone(), why };
-    match find(&client.settings, Hierarchy::of(config).as_ref()) {
+    match find(&client.settings.select, Hierarchy::of(config).as_ref()) {
         Ok(here) => {
             let first = here.namespaces.into_iter().next();
             first.ok_or_else(|| nowhere("its cgroup has no process".to_owned()))

@@ -10,7 +10,7 @@ use super::serve::unspecified;
 use super::tables::Found;
 use crate::capture::namespace::cookie;
 use crate::capture::{CaptureEvent, cgroup};
-use crate::config::{Config, UnclassifiedNamespaces, Workload};
+use crate::config::{Config, Selector, UnclassifiedNamespaces};
 use crate::datapath::relay::Relay;
 use crate::observe::connection::{Direction, Ending};
 use crate::observe::observer::Captured;
@@ -51,12 +51,17 @@ pub fn find(config: &Config, mount: Option<&Path>, found: &mut Found) {
 
 /// Notes where a workload that is left alone is: its processes are known, though nothing is captured.
 pub fn know(
-    workload: &Workload,
+    select: &Selector,
     hierarchy: Option<&Hierarchy>,
     cookies: &mut HashMap<(u64, u64), u64>,
     found: &mut Found,
 ) {
-    let Ok(here) = workload::find(workload, hierarchy) else { return };
+    if let (Some(_), Some(hierarchy)) = (&select.pod, hierarchy) {
+        let directory = hierarchy.directory(select).ok().flatten();
+        found.known.extend(directory.and_then(|directory| cgroup::find(hierarchy.mount(), &directory)));
+        return;
+    }
+    let Ok(here) = workload::find(select, hierarchy) else { return };
     if let Some(cgroup) = here.cgroup {
         found.known.push(cgroup);
         return;

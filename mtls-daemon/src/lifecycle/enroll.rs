@@ -185,7 +185,9 @@ impl Daemon {
 
     /// The configuration with a change, if it would be taken.
     fn candidate(&self, change: &Change) -> Result<Config, EnrolError> {
-        Config::load_as_if(&self.config_file, Some(change))
+        let offer = std::sync::Arc::clone(&lock(&self.changing).offer);
+        Config::load_with(&self.config_file, Some(change), &offer)
+            .map(|loaded| loaded.config)
             .map_err(|error| EnrolError::Refused(error.to_string()))
     }
 
@@ -207,7 +209,7 @@ impl Daemon {
 /// How a workload stands, and which ports it has now.
 fn seen(config: &Config, workload: &Workload) -> (Presence, BTreeSet<u16>) {
     let mut found = workload.listen_ports.clone();
-    let here = match find(workload, Hierarchy::of(config).as_ref()) {
+    let here = match find(&workload.select, Hierarchy::of(config).as_ref()) {
         Ok(here) => here,
         Err(presence) => return (presence, found),
     };

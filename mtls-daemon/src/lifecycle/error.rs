@@ -4,6 +4,7 @@ use std::io;
 use std::path::PathBuf;
 
 use crate::capture::CaptureError;
+use crate::cluster::ClusterError;
 use crate::config::ConfigError;
 use crate::control::http::ListenError;
 use crate::control::socket::SocketError;
@@ -36,6 +37,9 @@ pub enum DaemonError {
         /// Who holds it, as far as the lock file tells.
         pid: String,
     },
+    /// The cluster cannot be followed.
+    #[error(transparent)]
+    Cluster(#[from] ClusterError),
     /// The eBPF side cannot be set up.
     #[error(transparent)]
     Capture(#[from] CaptureError),

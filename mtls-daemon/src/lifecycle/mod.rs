@@ -2,6 +2,7 @@
 
 mod alarms;
 pub mod build;
+mod cluster;
 pub mod commands;
 mod crls;
 pub mod daemon;

@@ -14,7 +14,9 @@ use crate::workload::{Presence, directories_below};
 
 /// Whether the ports of this workload are looked for.
 pub(super) fn are_learned(workload: &Workload) -> bool {
-    workload.select.unit.is_some() && workload.listen_ports.is_empty() && workload.mode != Mode::Disabled
+    let select = &workload.select;
+    let shares = select.unit.is_some() || select.pod.as_ref().is_some_and(|pod| pod.host_network);
+    shares && workload.listen_ports.is_empty() && workload.mode != Mode::Disabled
 }
 
 /// How a workload stands whose ports cannot be looked for.

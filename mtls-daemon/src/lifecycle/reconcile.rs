@@ -307,15 +307,18 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
     let hierarchy = Hierarchy::of(&snapshot.config);
     let mut presence = HashMap::new();
     enclosures::find(&snapshot.config, hierarchy.as_ref().map(Hierarchy::mount), &mut found);
+    for bystander in &snapshot.config.bystanders {
+        enclosures::know(bystander, hierarchy.as_ref(), &mut node.cookies, &mut found);
+    }
     let mut present = Vec::new();
     for workload in &snapshot.config.workloads {
         if workload.is_left_alone() {
             if enclosures::any(&snapshot.config) {
-                enclosures::know(workload, hierarchy.as_ref(), &mut node.cookies, &mut found);
+                enclosures::know(&workload.select, hierarchy.as_ref(), &mut node.cookies, &mut found);
             }
             continue;
         }
-        match find(workload, hierarchy.as_ref()) {
+        match find(&workload.select, hierarchy.as_ref()) {
             Ok(here) => present.push((workload, here)),
             Err(absent) => {
                 presence.insert(workload.name.clone(), absent);

@@ -359,6 +359,10 @@ pub(super) fn selector(select: &Selector) -> String {
         path.as_ref().map(|path| format!("{what} {}", path.display()))
     };
     let unit = select.unit.as_ref().map(|unit| format!("unit {unit}"));
+    if let Some(pod) = &select.pod {
+        let network = if pod.host_network { " on the node's network" } else { "" };
+        return format!("pod{network}");
+    }
     let parts = [part("netns", &select.netns), part("cgroup", &select.cgroup), unit];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }

@@ -9,6 +9,7 @@ use crate::capture::cgroup::{self, Cgroup};
 use crate::config::{Config, Selector, Workload, nested};
 use crate::sys::netns::Netns;
 
+mod pod;
 mod unit;
 
 /// How a workload stands.
@@ -50,6 +51,9 @@ impl Hierarchy {
     /// # Errors
     /// [`Presence::Absent`] or [`Presence::Failed`] with the reason: a unit's place is known only while it runs.
     pub fn directory(&self, select: &Selector) -> Result<Option<PathBuf>, Presence> {
+        if let Some(pod) = &select.pod {
+            return pod::directory(&self.root, pod).map(Some);
+        }
         match (&select.cgroup, &select.unit) {
             (Some(path), _) => Ok(Some(cgroup::directory(&self.mount, path))),
             (None, Some(unit)) => unit::directory(&self.root, unit).map(Some).map_err(|error| match error {
@@ -99,15 +103,14 @@ impl Here {
 ///
 /// # Errors
 /// [`Presence::Absent`] or [`Presence::Failed`] with the reason.
-pub fn find(workload: &Workload, hierarchy: Option<&Hierarchy>) -> Result<Here, Presence> {
-    let select = &workload.select;
+pub fn find(select: &Selector, hierarchy: Option<&Hierarchy>) -> Result<Here, Presence> {
     let (directory, cgroup) = match hierarchy {
         Some(hierarchy) => {
             let directory = hierarchy.directory(select)?;
             let cgroup = directory.as_deref().map(|directory| hierarchy.cgroup(directory)).transpose()?;
             (directory, cgroup)
         }
-        None if select.is_by_cgroup() => return Err(Presence::Absent("no cgroup v2 is mounted".to_owned())),
+        None if select.is_by_cgroup() || select.pod.is_some() => return Err(Presence::Absent("no cgroup v2 is mounted".to_owned())),
         None => (None, None),
     };
     let namespaces = match (&select.netns, &directory) {
@@ -117,10 +120,14 @@ pub fn find(workload: &Workload, hierarchy: Option<&Hierarchy>) -> Result<Here, 
             })?;
             vec![netns]
         }
-        (None, Some(directory)) => namespaces_of_cgroup(directory),
+        (None, Some(directory)) => match &select.pod {
+            Some(pod) => pod::namespaces(pod, directory)?,
+            None => namespaces_of_cgroup(directory),
+        },
         (None, None) => Vec::new(),
     };
-    Ok(Here { namespaces, whole: cgroup.is_none(), cgroup, directory })
+    let whole = cgroup.is_none() || select.pod.as_ref().is_some_and(|pod| !pod.host_network);
+    Ok(Here { namespaces, whole, cgroup, directory })
 }
 
 /// Workloads whose cgroup lies inside another one's, and that one's name: a process would be two workloads. The configuration is

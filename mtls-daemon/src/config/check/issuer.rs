@@ -31,7 +31,7 @@ pub(super) fn check(check: &mut Check, raw: raw::Identity) -> (Vec<Issuer>, Work
 }
 
 /// An issuer that there is.
-fn known<'a>(check: &mut Check, issuers: &'a [Issuer], at: &At<String>) -> Option<&'a Issuer> {
+pub(super) fn known<'a>(check: &mut Check, issuers: &'a [Issuer], at: &At<String>) -> Option<&'a Issuer> {
     let found = issuers.iter().find(|issuer| issuer.name == at.value);
     if found.is_none() {
         let names: Vec<_> = issuers.iter().map(|issuer| issuer.name.as_str()).collect();

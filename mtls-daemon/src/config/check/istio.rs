@@ -29,16 +29,20 @@ const OWN_TRUST_DOMAIN: &str = "cluster.local/";
 const DRY_RUN: &str = "istio.io/dry-run";
 
 /// Which workloads a resource is for.
-struct Scope {
+#[derive(Clone, Debug)]
+pub(super) struct Scope {
     /// `None`: every one.
-    namespace: Option<String>,
-    labels: BTreeMap<String, String>,
+    pub namespace: Option<String>,
+    pub labels: BTreeMap<String, String>,
+    /// It comes from the cluster, which has no say about other workloads.
+    pub pods_only: bool,
 }
 
 impl Scope {
-    fn has(&self, workload: &Workload) -> bool {
+    pub fn has(&self, workload: &Workload) -> bool {
         let namespace = workload.spiffe_id.service_account().map(|(namespace, _)| namespace);
-        self.namespace.as_deref().is_none_or(|own| namespace == Some(own))
+        (!self.pods_only || workload.select.pod.is_some())
+            && self.namespace.as_deref().is_none_or(|own| namespace == Some(own))
             && local::has_labels(workload, &self.labels)
     }
 }
@@ -48,9 +52,12 @@ impl Scope {
 pub(super) struct Resources {
     policies: Vec<(FileSpot, Policy)>,
     scopes: Vec<Scope>,
+    /// What stands in the place of objects that were refused: nobody is allowed there.
+    closed: Vec<Scope>,
 }
 
-struct Policy {
+/// An AuthorizationPolicy, taken apart.
+pub(super) struct Policy {
     scope: Scope,
     name: String,
     namespace: String,
@@ -83,6 +90,44 @@ impl Resources {
         (resources, modes)
     }
 
+    /// Reads one of the cluster's; `None`: it is refused.
+    pub fn read_one(check: &mut Check, resource: IstioResource, own: Option<&TrustDomain>) -> Option<One> {
+        let file = check.file;
+        match resource {
+            IstioResource::Modes(resource) => {
+                let (scope, mut entry) = peer_authentication(check, Spot::START, &resource);
+                entry.pods_only = true;
+                Some(One::Modes(Scope { pods_only: true, ..scope }, entry))
+            }
+            IstioResource::Rules(resource) => {
+                let mut policy = authorization_policy(check, resource);
+                policy.scope.pods_only = true;
+                // What is wrong with a rule is found when it is converted, for whomever.
+                rules_of(check, &policy, &BTreeSet::new(), own);
+                Some(One::Rules((file, Spot::START), policy))
+            }
+        }
+    }
+
+    /// Adds what was read; gives what it says of modes.
+    pub fn add(&mut self, one: One) -> Option<Entry> {
+        match one {
+            One::Modes(scope, entry) => {
+                self.scopes.push(scope);
+                Some(entry)
+            }
+            One::Rules(at, policy) => {
+                self.policies.push((at, policy));
+                None
+            }
+        }
+    }
+
+    /// Allows nobody there but whom other rules allow.
+    pub fn close(&mut self, scope: Scope) {
+        self.closed.push(scope);
+    }
+
     /// The rules that they come to.
     pub fn rules(&self, check: &mut Check, workloads: &[Workload], own: Option<&TrustDomain>) -> Vec<Rule> {
         let mut rules = Vec::new();
@@ -90,10 +135,7 @@ impl Resources {
             check.file = *file;
             let meant: BTreeSet<String> =
                 workloads.iter().filter(|w| policy.scope.has(w)).map(|w| w.name.clone()).collect();
-            for (number, rule) in policy.spec.rules.iter().enumerate() {
-                let converter = Converter { check, policy, own };
-                rules.extend(converter.rule(number, rule, &meant));
-            }
+            rules.extend(rules_of(check, policy, &meant, own));
         }
         rules
     }
@@ -103,6 +145,10 @@ impl Resources {
     pub fn set_defaults(&self, workloads: &mut [Workload], says: &BTreeSet<String>, rules: &[Rule]) {
         for workload in workloads.iter_mut().filter(|workload| !says.contains(&workload.name)) {
             let in_scope = |scope: &Scope| scope.has(workload);
+            if self.closed.iter().any(in_scope) {
+                workload.policy_default = PolicyDefault::Deny;
+                continue;
+            }
             let allows = |policy: &Policy| {
                 policy.spec.action.0.as_ref().map(|at| at.value).unwrap_or_default()
                     == AuthorizationAction::Allow
@@ -125,6 +171,26 @@ impl Resources {
     }
 }
 
+/// One of the cluster's objects, read.
+pub(super) enum One {
+    Modes(Scope, Entry),
+    Rules(FileSpot, Policy),
+}
+
+fn rules_of(
+    check: &mut Check,
+    policy: &Policy,
+    meant: &BTreeSet<String>,
+    own: Option<&TrustDomain>,
+) -> Vec<Rule> {
+    let mut rules = Vec::new();
+    for (number, rule) in policy.spec.rules.iter().enumerate() {
+        let converter = Converter { check, policy, own };
+        rules.extend(converter.rule(number, rule, meant));
+    }
+    rules
+}
+
 fn note(
     check: &mut Check,
     seen: &mut Seen<(&'static str, String, String)>,
@@ -140,10 +206,15 @@ fn namespace_of(metadata: &Metadata) -> String {
 }
 
 fn scope(check: &mut Check, metadata: &Metadata, selector: &Selector) -> Scope {
-    let namespace = namespace_of(metadata);
+    scope_in(check, &namespace_of(metadata), selector)
+}
+
+/// Whom an object of this namespace is for.
+pub(super) fn scope_in(check: &mut Check, namespace: &str, selector: &Selector) -> Scope {
     Scope {
-        namespace: (namespace != ROOT_NAMESPACE).then_some(namespace),
+        namespace: (namespace != ROOT_NAMESPACE).then(|| namespace.to_owned()),
         labels: local::labels(check, &selector.match_labels),
+        pods_only: false,
     }
 }
 
@@ -170,6 +241,7 @@ fn peer_authentication(
         labels: scope.labels.clone(),
         mode: spec.mtls.mode(),
         ports,
+        pods_only: false,
     };
     (scope, entry)
 }

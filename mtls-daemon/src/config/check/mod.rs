@@ -5,9 +5,11 @@ mod directory;
 mod external;
 mod issuer;
 mod istio;
+mod kubernetes;
 mod local;
 mod modes;
 mod node;
+mod offered;
 mod pkcs11;
 mod policy;
 mod vault;
@@ -30,10 +32,14 @@ use super::at::{At, Given, Number, Spot};
 use super::error::{ConfigError, Fault, Place, Problem, Quoted};
 use super::raw::Document;
 use super::scalar;
-use super::types::{Config, Exclusions};
+use super::kubernetes::Offer;
+use super::types::{Config, Exclusions, Selector};
 
 /// A hostile document must not make a list of problems that is larger than itself.
 const MAX_KEPT: usize = 10_000;
+
+/// Most faults that are told of one object.
+const MAX_TOLD: usize = 5;
 
 /// Where something stands: the index of its file, and the place in it.
 pub(crate) type FileSpot = (usize, Spot);
@@ -76,6 +82,32 @@ impl Check {
         self.file = self.files.len();
         self.files.push(path.to_owned());
         self.file
+    }
+
+    /// Does something on its own, about what is no file: what is wrong with it is given back, and is no fault of the configuration.
+    ///
+    /// # Errors
+    /// All that is wrong.
+    pub fn attempt<T>(
+        &mut self,
+        what: &str,
+        run: impl FnOnce(&mut Self) -> Option<T>,
+    ) -> Result<T, String> {
+        let (back, warnings) = (self.file, self.warnings.len());
+        let (problems, not_kept) = (std::mem::take(&mut self.problems), std::mem::take(&mut self.not_kept));
+        self.name_file(Path::new(what));
+        let outcome = run(self);
+        let found = std::mem::replace(&mut self.problems, problems);
+        self.not_kept = not_kept;
+        self.warnings.truncate(warnings);
+        self.file = back;
+        match outcome {
+            Some(good) if found.is_empty() => Ok(good),
+            _ => {
+                let faults: Vec<_> = found.iter().take(MAX_TOLD).map(|(_, fault)| fault.to_string()).collect();
+                Err(faults.join("; "))
+            }
+        }
     }
 
     pub fn fault(&mut self, spot: Spot, fault: Fault) {
@@ -283,6 +315,7 @@ pub(super) fn check(
     mut main: Document,
     drop_ins: Vec<(usize, DropIn)>,
     drop_in_directories: Vec<PathBuf>,
+    offer: &Offer,
 ) -> Result<Config, ConfigError> {
     let files = check.read.clone();
     let mut workloads = tag(0, std::mem::take(&mut main.workloads));
@@ -309,15 +342,21 @@ pub(super) fn check(
     check.file = 0;
     let external = std::mem::take(&mut main.policy_external);
     let node = node::check(&mut check, main);
-    let (resources, of_resources) = istio::Resources::check(&mut check, resources);
-    let modes = modes::Modes::check(&mut check, modes, of_resources);
+    let (mut resources, of_resources) = istio::Resources::check(&mut check, resources);
+    let mut modes = modes::Modes::check(&mut check, modes, of_resources);
     let mut workloads = workload::check(&mut check, &node, &modes, workloads);
+    let offered = offered::Policies::read(&mut check, &node, &mut resources, &mut modes, &offer.policies);
+    offered::pods(&mut check, &node, (&modes, &offered), &mut workloads, &offer.pods);
     let listen = node.direct.listen.zip(node.direct_listen);
     direct::not_of_a_workload(&mut check, listen, &workloads.list);
-    let directory = directory::check(&mut check, &node, &workloads, directory);
+    let mut directory = directory::check(&mut check, &node, &workloads, directory);
+    offered::destinations(&mut directory, &mut workloads.list, &offer.directory);
     let mut policy = policy::check(&mut check, &workloads.list, policy, outbound);
     policy.inbound.extend(resources.rules(&mut check, &workloads.list, node.trust_domain.as_ref()));
+    policy.inbound.extend(offered.rules(&mut check, &workloads.list));
     resources.set_defaults(&mut workloads.list, &workloads.says_default, &policy.inbound);
+    offered.set_defaults(&mut workloads.list);
+    let bystanders = offer.bystanders.iter().cloned().map(Selector::of_pod).collect();
     check.file = 0;
     let policy_external = external::check(&mut check, &external, &workloads.list, node.timeouts.handshake);
     let (Some(trust_domain), Some(policy_external)) = (node.trust_domain, policy_external) else {
@@ -346,7 +385,10 @@ pub(super) fn check(
         log: node.log,
         recorder: node.recorder,
         flows: node.flows,
+        kubernetes: node.kubernetes,
         workloads: workloads.list,
+        bystanders,
+        verdicts: offered.into_verdicts(),
         directory,
         policy: policy.inbound,
         outbound_policy: policy.outbound,

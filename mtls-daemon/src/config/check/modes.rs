@@ -22,6 +22,8 @@ pub(super) struct Entry {
     pub labels: BTreeMap<String, String>,
     pub mode: Option<Mode>,
     pub ports: BTreeMap<u16, Mode>,
+    /// It comes from the cluster, which has no say about other workloads.
+    pub pods_only: bool,
 }
 
 /// How closely an entry describes its workloads; the closest counts.
@@ -43,7 +45,8 @@ impl Entry {
 
     fn is_for(&self, workload: &Workload) -> bool {
         let named = self.namespaces.as_ref().is_none_or(|namespaces| local::in_one_of(workload, namespaces));
-        named && local::has_labels(workload, &self.labels)
+        let meant = !self.pods_only || workload.select.pod.is_some();
+        meant && named && local::has_labels(workload, &self.labels)
     }
 }
 
@@ -58,6 +61,7 @@ impl Modes {
                 labels: local::labels(check, &value.labels),
                 mode: value.mode.into_value(),
                 ports: port_modes(check, &value.ports),
+                pods_only: false,
             };
             if entry.mode.is_none() && entry.ports.is_empty() {
                 check.fault(spot, Fault::EmptyMode);
@@ -65,6 +69,11 @@ impl Modes {
             entry
         });
         Self { entries: entries.chain(more).collect() }
+    }
+
+    /// Adds what the cluster's objects say.
+    pub fn add(&mut self, more: Vec<Entry>) {
+        self.entries.extend(more);
     }
 
     /// Gives the workload what it does not say itself.

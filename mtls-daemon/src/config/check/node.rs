@@ -9,6 +9,7 @@ use mtls_common::MAX_CGROUP_LEVEL;
 use crate::config::at::{At, AutoOr, Given, Spot};
 use crate::config::direct::Direct;
 use crate::config::error::{Fault, Quoted};
+use crate::config::kubernetes::Kubernetes;
 use crate::config::raw;
 use crate::config::scalar::{self, CgroupError};
 use crate::config::types::{
@@ -23,7 +24,7 @@ use crate::handshake;
 use crate::identity::TrustDomain;
 use crate::identity::alarm::{Threshold, Thresholds};
 
-use super::{Check, FileSpot, Seen, direct, issuer, pkcs11};
+use super::{Check, FileSpot, Seen, direct, issuer, kubernetes, pkcs11};
 
 /// Most cgroups below which every process must belong to a workload.
 pub const MAX_ENCLOSED: usize = 1_000;
@@ -67,6 +68,7 @@ pub(super) struct Node {
     pub log: Log,
     pub recorder: Recorder,
     pub flows: Flows,
+    pub kubernetes: Option<Kubernetes>,
 }
 
 pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
@@ -87,6 +89,12 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
     let embedded_ca = embedded_ca(check, &main.identity.embedded_ca, &paths, &pkcs11);
     let (direct, direct_listen) = direct::check(check, &main.direct);
     let (issuers, identity) = issuer::check(check, main.identity);
+    let kubernetes = main.kubernetes.0.as_ref().map(|at| kubernetes::check(check, &issuers, &identity, &at.value));
+    let mut unclassified = unclassified(check, main.unclassified, main.cgroup_root.0.as_ref());
+    if let Some(kubernetes) = &kubernetes {
+        let root = main.cgroup_root.0.as_ref().map(|at| at.value.as_str());
+        unclassified.cgroups.extend(kubernetes::enclosures(kubernetes, root));
+    }
     Node {
         trust_domain,
         cgroup_root: main.cgroup_root.0.as_ref().and_then(|at| check.path(at)),
@@ -97,7 +105,8 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
         identity,
         trust: trust(check, main.trust),
         exclude: check.exclusions(&main.exclude),
-        unclassified: unclassified(check, main.unclassified, main.cgroup_root.0.as_ref()),
+        unclassified,
+        kubernetes,
         tls: tls(check, main.tls),
         datapath: main.datapath.into_value().unwrap_or_default(),
         direct,

@@ -54,6 +54,14 @@ pub(super) fn check(
     checked
 }
 
+/// One rule of an object of the cluster: `None`: it is refused.
+pub(super) fn one(check: &mut Check, workloads: &[Workload], at: &At<raw::Rule>) -> Option<Rule> {
+    let mut rules =
+        Rules { names: Seen::new("rule name", "rename one"), total: 0, local: Local::new(workloads) };
+    let raw::Rule { name, action, dry_run, to: local, from: peers } = &at.value;
+    rules.rule(check, at, Common { name, action, dry_run, local, peers })
+}
+
 struct Rules<'w> {
     names: Seen<String>,
     total: usize,

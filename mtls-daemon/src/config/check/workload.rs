@@ -178,7 +178,7 @@ fn selector(check: &mut Check, node: &Node, unique: &mut Unique, at: &At<raw::Se
         return None;
     }
     let by_cgroup = at.value.is_by_cgroup();
-    let mut selector = Selector { netns: None, cgroup: None, unit: None };
+    let mut selector = Selector { netns: None, cgroup: None, unit: None, pod: None };
     if let Some(at) = &netns.0
         && let Some(path) = check.text(at, scalar::netns, Fault::Netns)
     {

@@ -74,6 +74,7 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                         netns: (kind != 1).then(|| PathBuf::from(format!("/run/netns/n{index}"))),
                         cgroup: matches!(kind, 1 | 2).then(|| PathBuf::from(format!("k/c{index}"))),
                         unit: (kind == 3).then(|| format!("u@{index}.service").parse().unwrap()),
+                        pod: None,
                     },
                     spiffe_id: format!("spiffe://{}/w{index}", if identity < 2 { "other" } else { "own" })
                         .parse()
@@ -301,6 +302,9 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
             let (datapath, cipher_suites, records_per_key) = tls;
             let workloads = with_issuers(workloads, &issuers);
             Config {
+                kubernetes: None,
+                bystanders: Vec::new(),
+                verdicts: Vec::new(),
                 trust_domain: "own".parse().unwrap(),
                 paths: Paths { runtime: "/r".into(), state: "/s".into(), bpffs: "/b".into() },
                 cgroup_root: old.then(|| "/sys/fs/cgroup".into()),

@@ -9,10 +9,10 @@ use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher};
 use crate::identity::Wake;
 
 /// What `stat` says about each file; `None` for one that is not there. Follows symlinks.
-#[derive(Debug, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Stamp(Vec<Option<FileStamp>>);
 
-#[derive(Debug, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 struct FileStamp {
     device: u64,
     inode: u64,

@@ -1,5 +1,7 @@
 //! Objects that say modes and rules. Their meaning is `config`'s to read, as from files; here they are carried as text.
 
+use std::collections::BTreeMap;
+
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
 
@@ -20,6 +22,9 @@ pub struct Policy {
     pub uid: Uid,
     /// Grows with each change of `spec`: conditions say by it what they are about.
     pub generation: i64,
+    /// It only records what it would have done, as the annotation `istio.io/dry-run` says.
+    #[serde(default)]
+    pub dry_run: bool,
     /// As JSON; `{}` where there is none.
     pub spec: Box<str>,
 }
@@ -35,7 +40,12 @@ struct Raw {
 struct RawMeta {
     #[serde(default, deserialize_with = "or_default")]
     generation: i64,
+    #[serde(default, deserialize_with = "or_default")]
+    annotations: BTreeMap<String, String>,
 }
+
+/// On a resource of Istio that is only tried.
+const DRY_RUN: &str = "istio.io/dry-run";
 
 impl Policy {
     fn read(identity: Identity, json: &str) -> Result<Self, BadObject> {
@@ -45,7 +55,8 @@ impl Policy {
             return Err(BadObject::TooLong { field: "spec", bytes: spec.len(), max: MAX_SPEC });
         }
         let Identity { key, uid } = identity;
-        Ok(Self { key, uid, generation: metadata.generation, spec: spec.into() })
+        let dry_run = metadata.annotations.get(DRY_RUN).is_some_and(|value| value == "true");
+        Ok(Self { key, uid, generation: metadata.generation, dry_run, spec: spec.into() })
     }
 }
 

@@ -25,6 +25,13 @@ pub fn cgroups(pod: &Pod, root: &[&str]) -> Vec<PathBuf> {
     classes.iter().flat_map(path).collect()
 }
 
+/// The cgroups below which all pods are, by either driver.
+#[must_use]
+pub fn roots(root: &[&str]) -> Vec<PathBuf> {
+    let names: Vec<&str> = root.iter().copied().chain(["kubepods"]).collect();
+    vec![by_systemd(&names), names.iter().collect()]
+}
+
 /// Each slice has the names of those above it in its own; a `-` within a name would be one more level.
 fn by_systemd(names: &[&str]) -> PathBuf {
     let mut slice = String::new();

@@ -14,8 +14,8 @@ pub const MODE: &str = "mtlsd.io/mode";
 pub enum Enrolment {
     /// It is a workload.
     In {
-        /// What its inbound connections must be.
-        mode: Mode,
+        /// What its inbound connections must be; `None`: it is only `enabled`, and others may say.
+        mode: Option<Mode>,
         /// Who says so.
         asked: Asked,
     },
@@ -62,9 +62,9 @@ pub enum Undecided {
     Contradiction,
 }
 
-/// How a pod stands. `default`: the mode of who only says `enabled`.
+/// How a pod stands.
 #[must_use]
-pub fn enrolment(pod: &Pod, namespace: Option<&Namespace>, default: Mode) -> Enrolment {
+pub fn enrolment(pod: &Pod, namespace: Option<&Namespace>) -> Enrolment {
     if pod.is_over() {
         return Enrolment::Out(Out::Over);
     }
@@ -80,9 +80,9 @@ pub fn enrolment(pod: &Pod, namespace: Option<&Namespace>, default: Mode) -> Enr
         }
     };
     match text {
-        "strict" => Enrolment::In { mode: Mode::Strict, asked },
-        "permissive" => Enrolment::In { mode: Mode::Permissive, asked },
-        "enabled" => Enrolment::In { mode: default, asked },
+        "strict" => Enrolment::In { mode: Some(Mode::Strict), asked },
+        "permissive" => Enrolment::In { mode: Some(Mode::Permissive), asked },
+        "enabled" => Enrolment::In { mode: None, asked },
         "disabled" => Enrolment::Out(Out::Disabled(asked)),
         text => Enrolment::Undecided(Undecided::Value(show(text))),
     }
@@ -119,19 +119,18 @@ mod tests {
     #[test]
     fn a_pod_goes_before_its_namespace() {
         use Enrolment as E;
-        let namespaced = |mode| E::In { mode, asked: Asked::Namespace };
-        let own = |mode| E::In { mode, asked: Asked::Pod };
+        let namespaced = |mode| E::In { mode: Some(mode), asked: Asked::Namespace };
+        let own = |mode| E::In { mode: Some(mode), asked: Asked::Pod };
         for (label, annotation, namespaces, want) in [
             (None, None, None, E::Out(Out::NotAsked)),
             (None, None, Some("strict"), namespaced(Mode::Strict)),
-            (None, None, Some("enabled"), namespaced(Mode::Permissive)),
+            (None, None, Some("enabled"), E::In { mode: None, asked: Asked::Namespace }),
             (None, None, Some("disabled"), E::Out(Out::Disabled(Asked::Namespace))),
             (Some("strict"), None, Some("disabled"), own(Mode::Strict)),
             (None, Some("permissive"), Some("strict"), own(Mode::Permissive)),
             (Some("disabled"), Some("disabled"), Some("strict"), E::Out(Out::Disabled(Asked::Pod))),
         ] {
-            let found =
-                enrolment(&pod(label, annotation, "Running"), Some(&namespace(namespaces)), Mode::Permissive);
+            let found = enrolment(&pod(label, annotation, "Running"), Some(&namespace(namespaces)));
             assert_eq!(found, want, "{label:?} {annotation:?} {namespaces:?}");
         }
     }
@@ -140,7 +139,7 @@ mod tests {
     fn what_cannot_be_told_is_never_taken_for_disabled() {
         use Enrolment::Undecided as U;
         let judge = |label, annotation, namespace: Option<&Namespace>| {
-            enrolment(&pod(label, annotation, "Pending"), namespace, Mode::Permissive)
+            enrolment(&pod(label, annotation, "Pending"), namespace)
         };
         assert_eq!(judge(None, None, None), U(Undecided::NoNamespace));
         for typo in ["stict", "Disabled", "", "off"] {
@@ -154,7 +153,7 @@ mod tests {
     #[test]
     fn a_pod_that_has_ended_is_nobody() {
         for phase in ["Succeeded", "Failed"] {
-            let found = enrolment(&pod(Some("strict"), None, phase), None, Mode::Strict);
+            let found = enrolment(&pod(Some("strict"), None, phase), None);
             assert_eq!(found, Enrolment::Out(Out::Over));
         }
     }

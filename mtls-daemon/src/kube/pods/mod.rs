@@ -5,7 +5,7 @@ mod cgroups;
 mod enrolment;
 mod owners;
 
-pub use self::cgroups::cgroups;
+pub use self::cgroups::{cgroups, roots};
 pub use self::enrolment::{Asked, Enrolment, MODE, Out, Undecided, enrolment, identity};
 pub use self::owners::owners;
 

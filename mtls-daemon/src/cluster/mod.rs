@@ -1,0 +1,18 @@
+//! What the Kubernetes cluster says, as what the configuration understands: its pods as workloads, whom an address leads to,
+//! and its policy objects.
+//!
+//! [`Cluster`] follows the resources; [`offer`] turns what is known of them into an [`crate::config::Offer`], without a look at the
+//! node or the network.
+
+mod accounts;
+mod directory;
+mod follow;
+mod offer;
+mod standing;
+
+pub use follow::{Cluster, ClusterError, NODE_NAME};
+pub use offer::{Earlier, View, offer};
+pub use standing::{ResourceStanding, STALE};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,1 @@
+//! What a cluster offers, from objects alone.

@@ -1,0 +1,50 @@
+//! The node's place in a Kubernetes cluster, and mtlsd's own policy object, as they are written.
+
+use schemars::JsonSchema;
+use serde::Deserialize;
+
+use super::istio::Selector;
+use super::policy::Rule;
+use crate::config::at::{At, Entries, Given};
+use crate::config::kubernetes::{PolicySource, UnclassifiedPods};
+use crate::config::types::Mode;
+
+/// The cluster that the node is part of: its pods are workloads where the label mtlsd.io/mode says so.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct Kubernetes {
+    /// The node's name in the cluster. Default: the environment variable NODE_NAME.
+    pub node: Given<String>,
+    /// The mode of pods whose label is `enabled`, as long as no policy says another: strict or permissive. Default permissive.
+    pub default_mode: Given<Mode>,
+    /// kubelet's --cgroup-root, such as /kubelet. Default: none, as in most clusters.
+    pub cgroup_root: Given<String>,
+    /// Directory with `token` and `ca.crt` for the API server, absolute. Default /var/run/secrets/kubernetes.io/serviceaccount.
+    pub service_account: Given<String>,
+    /// Which policy objects are followed: mtlsd, istio. Default: mtlsd.
+    pub policies: Given<Vec<At<PolicySource>>>,
+    /// Who issues for pods, one of `identity.issuers`; of SPIRE's Delegated Identity API each pod has the selectors k8s:ns and k8s:sa.
+    /// Default: as for other workloads.
+    pub issuer: Given<String>,
+    /// Whether processes of pods may send that are not known yet: refuse (default) or allow. The node's own network is never closed.
+    pub unclassified: Given<UnclassifiedPods>,
+}
+
+/// `spec` of a MutualTLSPolicy.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default, deny_unknown_fields)]
+pub(in crate::config) struct MutualTlsPolicy {
+    pub selector: Selector,
+    pub mode: Given<Mode>,
+    pub ports: Entries<Mode>,
+    pub rules: Vec<At<Rule>>,
+}
+
+/// What is read of a `spec` that is refused: whom it is for.
+#[derive(Debug, Default, Deserialize)]
+#[serde(default)]
+pub(in crate::config) struct Whom {
+    pub selector: Selector,
+    pub action: Given<String>,
+}
+

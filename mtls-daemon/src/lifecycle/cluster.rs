@@ -1,0 +1,182 @@
+//! The cluster that the node is part of: what it offers is brought into force, and kept on disk for the next daemon.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+use super::daemon::{Daemon, lock};
+use crate::cluster::{Cluster, ClusterError, Earlier, ResourceStanding, offer};
+use crate::config::{Config, Instead, Offer, Outcome, Verdict};
+
+/// The shortest time between two changes of what is in force: a rolling update comes as at most five a second.
+const GAP: Duration = Duration::from_millis(200);
+/// The shortest time between two writings of what is known.
+const WRITE: Duration = Duration::from_secs(10);
+/// How often it is looked at how old what is known is.
+const LOOK: Duration = Duration::from_secs(1);
+/// What keeps the daemon from being ready until the cluster has been heard.
+const CAUSE: &str = "kubernetes";
+
+/// Begins to follow the cluster that the configuration names, if it names any.
+///
+/// # Errors
+/// If this is not in a pod, or on no node.
+pub(super) fn start(config: &Config) -> Result<Option<Cluster>, ClusterError> {
+    let settings = config.kubernetes.as_ref();
+    settings.map(|settings| Cluster::start(settings, &config.paths.state)).transpose()
+}
+
+/// The cluster, and what became of what it said.
+#[derive(Default)]
+pub struct Following {
+    cluster: Option<Arc<Cluster>>,
+    earlier: Earlier,
+    /// Services that are no destinations, since some behind them are not enrolled.
+    mixed: Vec<String>,
+    /// Resources of which it was said that they are stale.
+    stale: BTreeSet<String>,
+}
+
+impl Following {
+    /// Follows this one.
+    #[must_use]
+    pub fn of(cluster: Option<Cluster>) -> Self {
+        Self { cluster: cluster.map(Arc::new), ..Self::default() }
+    }
+
+    /// What it offers now; `None`: it was not heard yet, or there is none.
+    pub(super) fn offer(&mut self, config: &Config) -> Option<Offer> {
+        let (cluster, settings) = (self.cluster.as_ref()?, config.kubernetes.as_ref()?);
+        let view = cluster.view()?;
+        let (offer, mixed) = offer(&view, settings, cluster.node(), &config.trust_domain, &self.earlier);
+        for service in mixed.iter().filter(|service| !self.mixed.contains(service)) {
+            tracing::warn!(
+                service,
+                "some pods behind this service are not enrolled: connections to its address are not mTLS; enrol them all"
+            );
+        }
+        self.mixed = mixed;
+        Some(offer)
+    }
+
+    /// Remembers what was good, and tells of what was not.
+    pub(super) fn judged(&mut self, config: &Config, offer: &Offer) {
+        for (verdict, policy) in config.verdicts.iter().zip(&offer.policies) {
+            match &verdict.outcome {
+                Outcome::Accepted => drop(self.earlier.insert(policy.name.clone(), policy.spec.clone())),
+                Outcome::Refused { why, instead } => tell_refused(verdict, why, *instead),
+            }
+        }
+        self.earlier.retain(|name, _| offer.policies.iter().any(|policy| policy.name == *name));
+    }
+
+    /// How each resource stands.
+    #[must_use]
+    pub fn standings(&self) -> Vec<ResourceStanding> {
+        self.cluster.as_ref().map(|cluster| cluster.standings()).unwrap_or_default()
+    }
+
+    /// Services that are no destinations, since some behind them are not enrolled.
+    #[must_use]
+    pub fn mixed(&self) -> &[String] {
+        &self.mixed
+    }
+
+    fn tell_stale(&mut self) {
+        for standing in self.standings() {
+            let age = standing.age.map_or_else(|| "never".to_owned(), |age| format!("{} s ago", age.as_secs()));
+            let ResourceStanding { resource, trouble, .. } = &standing;
+            match (standing.is_stale(), self.stale.contains(resource)) {
+                (true, false) => {
+                    let why = trouble.as_deref().unwrap_or_default();
+                    tracing::error!(%resource, heard = age, "what the cluster says is stale; what was heard last stays in force: {why}");
+                    self.stale.insert(resource.clone());
+                }
+                (false, true) => {
+                    tracing::info!(%resource, "the cluster is heard again");
+                    self.stale.remove(resource);
+                }
+                _ => {}
+            }
+        }
+    }
+}
+
+fn tell_refused(verdict: &Verdict, why: &str, instead: Instead) {
+    let policy = &verdict.name;
+    match instead {
+        Instead::Earlier => tracing::warn!(%policy, why, "refused; its last good version stays in force"),
+        Instead::Closed => tracing::error!(%policy, why, "refused; whom it is for is closed until it is mended"),
+    }
+}
+
+/// Brings every change of the cluster into force.
+pub(super) async fn keep(daemon: Arc<Daemon>) {
+    let Some(cluster) = lock(&daemon.following).cluster.clone() else { return };
+    let mut changes = cluster.changes();
+    let mut written: Option<Instant> = None;
+    let mut is_new = true;
+    loop {
+        let relevant = Arc::clone(&daemon);
+        let _ = tokio::task::spawn_blocking(move || relevant.take_over_from_cluster()).await;
+        sleep(GAP).await;
+        loop {
+            if is_new && written.is_none_or(|written| written.elapsed() >= WRITE) {
+                let known = Arc::clone(&cluster);
+                let outcome = tokio::task::spawn_blocking(move || known.remember()).await;
+                if let Ok(Err(error)) = outcome {
+                    tracing::warn!(%error, "what the cluster says is not kept for the next daemon; trying again");
+                }
+                (written, is_new) = (Some(Instant::now()), false);
+            }
+            lock(&daemon.following).tell_stale();
+            tokio::select! {
+                () = changes.next() => {
+                    is_new = true;
+                    break;
+                }
+                () = sleep(LOOK) => {}
+            }
+        }
+    }
+}
+
+impl Daemon {
+    /// Brings what the cluster offers now into force, if it is something else.
+    fn take_over_from_cluster(&self) {
+        let config = Arc::clone(&lock(&self.changing).prepared.config);
+        let Some(offer) = lock(&self.following).offer(&config) else {
+            self.readiness.block(CAUSE, "the API server has not said yet which pods there are".to_owned());
+            return;
+        };
+        match self.apply_offer(offer) {
+            Ok(true) => self.reconcile(),
+            Ok(false) => {}
+            Err(error) => {
+                tracing::error!(error, "what the cluster says could not be brought into force; what was heard before stays");
+                self.readiness.block(CAUSE, error);
+                return;
+            }
+        }
+        self.readiness.clear(CAUSE);
+    }
+
+    /// `false`: it changes nothing.
+    fn apply_offer(&self, offer: Offer) -> Result<bool, String> {
+        let mut changing = lock(&self.changing);
+        if *changing.offer == offer {
+            return Ok(false);
+        }
+        let config = changing.sources.with(&offer).map_err(|error| error.to_string())?;
+        lock(&self.following).judged(&config, &offer);
+        let same = *changing.prepared.config == config;
+        if !same {
+            let prepared = changing.prepared.again(config).map_err(|error| error.to_string())?;
+            self.bring_into_force(&mut changing, prepared)?;
+        }
+        changing.offer = Arc::new(offer);
+        Ok(!same)
+    }
+}
