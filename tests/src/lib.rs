@@ -12,6 +12,7 @@ pub mod flows;
 pub mod foreign;
 pub mod hold;
 pub mod hosts;
+pub mod kube;
 pub mod lab;
 pub mod manners;
 pub mod middle;

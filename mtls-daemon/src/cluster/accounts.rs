@@ -40,7 +40,9 @@ impl<'a> Accounts<'a> {
     pub fn of(&self, pod: &Pod) -> Account {
         let mode = match enrolment(pod, self.namespace(&pod.key)) {
             Enrolment::In { mode, .. } => mode,
-            Enrolment::Out(Out::Over) | Enrolment::Undecided(Undecided::NoNamespace) => return Account::Unknown,
+            Enrolment::Out(Out::Over) | Enrolment::Undecided(Undecided::NoNamespace) => {
+                return Account::Unknown;
+            }
             Enrolment::Out(Out::NotAsked | Out::Disabled(_)) => return Account::Bystander,
             // It is closed until somebody mends what it says: plaintext cannot be taken back.
             Enrolment::Undecided(Undecided::Value(_) | Undecided::Contradiction) => Some(Mode::Strict),

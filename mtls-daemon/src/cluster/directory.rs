@@ -40,8 +40,12 @@ pub(super) fn of(
         let (ids, others) = behind.of(service);
         let addresses: Vec<_> =
             service.addresses.iter().copied().filter(|address| is_fit(*address)).map(IpNet::from).collect();
-        let ports: BTreeSet<u16> =
-            service.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port).collect();
+        let ports: BTreeSet<u16> = service
+            .ports
+            .iter()
+            .filter(|port| port.protocol == Protocol::Tcp)
+            .map(|port| port.port)
+            .collect();
         if ids.is_empty() || addresses.is_empty() || ports.is_empty() {
             continue;
         }

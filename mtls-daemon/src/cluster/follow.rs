@@ -13,7 +13,8 @@ use crate::kube::objects::{
     AuthorizationPolicy, EndpointSlice, Kind, MutualTlsPolicy, Namespace, PeerAuthentication, Pod, Service,
 };
 use crate::kube::{
-    Changes, Client, ClusterConfig, ConfigError, Kept, Reflector, Remembered, Scope, StateFile, StateFileError, Timing,
+    Changes, Client, ClusterConfig, ConfigError, Kept, Reflector, Remembered, Scope, StateFile,
+    StateFileError, Timing,
 };
 
 /// The environment variable that says on which node this is.

@@ -5,9 +5,7 @@ use std::sync::Arc;
 
 use super::accounts::{Account, Accounts};
 use super::directory;
-use crate::config::{
-    Kubernetes, Offer, OfferedPod, OfferedPolicy, PodSelector, PolicyKind, PolicyName,
-};
+use crate::config::{Kubernetes, Offer, OfferedPod, OfferedPolicy, PodSelector, PolicyKind, PolicyName};
 use crate::identity::TrustDomain;
 use crate::kube::Key;
 use crate::kube::objects::{

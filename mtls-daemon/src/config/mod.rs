@@ -31,11 +31,11 @@ use check::{Check, WHOLE_FILE};
 
 pub use direct::{Direct, DirectChoice, NodeAddress, NodeAddressError, UnfitSettings};
 pub use error::{ConfigError, Fault, Place, Problem, Quoted};
-pub use kubernetes::{
-    Instead, Kubernetes, Offer, OfferedPod, OfferedPolicy, Outcome, PodSelector, PolicyKind, PolicyName, PolicySource,
-    UnclassifiedPods, Verdict,
-};
 pub use external::{ExternalCache, ExternalPolicy, OnFailure};
+pub use kubernetes::{
+    Instead, Kubernetes, Offer, OfferedPod, OfferedPolicy, Outcome, PodSelector, PolicyKind, PolicyName,
+    PolicySource, UnclassifiedPods, Verdict,
+};
 pub(crate) use nested::nested;
 pub use number::number_of;
 pub use policy_tests::{End, PolicyTest, Who, load_policy_tests, parse_policy_tests};

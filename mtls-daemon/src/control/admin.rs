@@ -288,7 +288,8 @@ pub(crate) mod tests {
     use super::super::revoke::{RevokeReport, RevokeRequest, UnrevokeReport, UnrevokeRequest};
     use super::super::rollout::RolloutError;
     use super::super::view::{
-        Ability, Alarm, Check, ConfigStatus, ConnectionSums, KtlsDefect, KtlsStatus, WorkloadState,
+        Ability, Alarm, Check, ClusterStatus, ConfigStatus, ConnectionSums, KtlsDefect, KtlsStatus,
+        PolicyStatus, ResourceStatus, WorkloadState,
     };
     use super::*;
     use crate::diagnose::{Answer, LiveError, LiveReport, LiveRequest};
@@ -382,6 +383,22 @@ pub(crate) mod tests {
                     detail: if self.healthy { "2 suites" } else { "this kernel has no tls module" }.into(),
                     ktls: Some(self.ktls()),
                 }],
+                kubernetes: Some(ClusterStatus {
+                    node: "n1".into(),
+                    resources: vec![ResourceStatus {
+                        resource: "pods".into(),
+                        objects: 3,
+                        age_seconds: Some(400),
+                        trouble: Some("it is away".into()),
+                        refused: vec!["shop/odd: bad".into()],
+                    }],
+                    mixed_services: vec!["shop/web".into()],
+                    policies: vec![PolicyStatus {
+                        policy: "PeerAuthentication shop/all".into(),
+                        accepted: false,
+                        detail: "bad".into(),
+                    }],
+                }),
                 embedded_ca: Some(CaStatus {
                     directory: PathBuf::from("/var/lib/mtlsd/ca"),
                     phase: Phase::Begun,

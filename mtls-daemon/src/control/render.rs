@@ -9,13 +9,43 @@ use comfy_table::{Table, presets};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::view::{KtlsStatus, ReloadReport, Status, VerifyReport, WorkloadStatus};
+use super::view::{
+    ClusterStatus, KtlsStatus, ReloadReport, ResourceStatus, Status, VerifyReport, WorkloadStatus,
+};
 use crate::diagnose::PathReport;
 use crate::identity::CaStatus;
 use crate::identity::alarm::Level;
 use crate::identity::ca::admin::Listing;
 use crate::observe::connection::ConnectionRecord;
 use crate::observe::explain::{Explanation, Outcome};
+
+fn cluster(out: &mut String, cluster: &ClusterStatus) {
+    let count = |resource: &ResourceStatus| {
+        let age =
+            resource.age_seconds.map_or_else(|| "never heard".to_owned(), |age| format!("heard {age} s ago"));
+        format!("{} {} ({age})", resource.objects, resource.resource)
+    };
+    let resources: Vec<_> = cluster.resources.iter().map(count).collect();
+    line(out, format_args!("Kubernetes node {}: {}", cluster.node, resources.join(", ")));
+    for resource in &cluster.resources {
+        if let Some(trouble) = &resource.trouble {
+            line(out, format_args!("  {} not current: {trouble}", resource.resource));
+        }
+        for refused in &resource.refused {
+            line(out, format_args!("  {} not read: {refused}", resource.resource));
+        }
+    }
+    if !cluster.mixed_services.is_empty() {
+        let services = cluster.mixed_services.join(", ");
+        line(
+            out,
+            format_args!("  not mTLS by their address, since some pods behind are not enrolled: {services}"),
+        );
+    }
+    for policy in cluster.policies.iter().filter(|policy| !policy.accepted) {
+        line(out, format_args!("  {} REFUSED: {}", policy.policy, policy.detail));
+    }
+}
 
 /// `mtlsd status`.
 #[must_use]
@@ -52,6 +82,9 @@ pub fn status(status: &Status) -> String {
     );
     if let Some(refusal) = &config.last_refusal {
         line(&mut out, format_args!("The last attempt to replace it was REFUSED: {refusal}"));
+    }
+    if let Some(kubernetes) = &status.kubernetes {
+        cluster(&mut out, kubernetes);
     }
     let sums = status.connections;
     line(
@@ -357,6 +390,15 @@ mod tests {
             "  defect: it loses bytes; mtlsd minds\n",
         ] {
             assert!(good.contains(part), "{part}:\n{good}");
+        }
+        for part in [
+            "Kubernetes node n1: 3 pods (heard 400 s ago)",
+            "pods not current: it is away",
+            "pods not read: shop/odd: bad",
+            "some pods behind are not enrolled: shop/web",
+            "PeerAuthentication shop/all REFUSED: bad",
+        ] {
+            assert!(good.contains(part), "{part}: {good}");
         }
         assert!(
             good.contains("Embedded CA: /var/lib/mtlsd/ca, rotation begun, roots old root, new root"),

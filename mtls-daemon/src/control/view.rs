@@ -145,6 +145,48 @@ pub struct Status {
     /// The embedded CA; null when no workload needs it.
     #[serde(default)]
     pub embedded_ca: Option<CaStatus>,
+    /// The cluster that the node is part of; null when none is configured.
+    #[serde(default)]
+    pub kubernetes: Option<ClusterStatus>,
+}
+
+/// What is known of the cluster.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The node that this is.
+    pub node: String,
+    /// Each resource that is followed.
+    pub resources: Vec<ResourceStatus>,
+    /// Services whose address is no destination, since some pods behind them are not enrolled: connections to it are not mTLS.
+    pub mixed_services: Vec<String>,
+    /// Objects that say modes and rules.
+    pub policies: Vec<PolicyStatus>,
+}
+
+/// A resource of the cluster that is followed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ResourceStatus {
+    /// As RBAC writes it: `pods`.
+    pub resource: String,
+    /// How many objects are known.
+    pub objects: usize,
+    /// Seconds since the API server last said what is; null: never.
+    pub age_seconds: Option<u64>,
+    /// Why it is not current; null when it is.
+    pub trouble: Option<String>,
+    /// Objects that cannot be read, each with the reason.
+    pub refused: Vec<String>,
+}
+
+/// An object that says modes and rules.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    /// Kind, namespace and name.
+    pub policy: String,
+    /// Whether this version of it is in force.
+    pub accepted: bool,
+    /// What is wrong with it, and what holds instead; empty when it is accepted.
+    pub detail: String,
 }
 
 impl Status {

@@ -107,7 +107,8 @@ impl Prepared {
     /// # Errors
     /// As [`prepare`].
     pub fn again(&self, config: Config) -> Result<Self, PrepareError> {
-        let needs_ca = config.workloads.iter().any(|workload| workload.identity == WorkloadIdentity::EmbeddedCa);
+        let needs_ca =
+            config.workloads.iter().any(|workload| workload.identity == WorkloadIdentity::EmbeddedCa);
         let ca = match &self.ca {
             Some(ca) => Some(Arc::clone(ca)),
             None if needs_ca => Some(Arc::new(open_ca(&config)?)),

@@ -9,6 +9,9 @@ use tokio::time::{Instant, sleep};
 use super::daemon::{Daemon, lock};
 use crate::cluster::{Cluster, ClusterError, Earlier, ResourceStanding, offer};
 use crate::config::{Config, Instead, Offer, Outcome, Verdict};
+use crate::control::view::{Alarm, ClusterStatus, PolicyStatus, ResourceStatus};
+use crate::identity::alarm::Level;
+use crate::observe::metrics::{ClusterHealth, SourceHealth};
 
 /// The shortest time between two changes of what is in force: a rolling update comes as at most five a second.
 const GAP: Duration = Duration::from_millis(200);
@@ -17,7 +20,8 @@ const WRITE: Duration = Duration::from_secs(10);
 /// How often it is looked at how old what is known is.
 const LOOK: Duration = Duration::from_secs(1);
 /// What keeps the daemon from being ready until the cluster has been heard.
-const CAUSE: &str = "kubernetes";
+pub(super) const CAUSE: &str = "kubernetes";
+pub(super) const NOT_HEARD: &str = "the API server has not said yet which pods there are";
 
 /// Begins to follow the cluster that the configuration names, if it names any.
 ///
@@ -46,6 +50,11 @@ impl Following {
         Self { cluster: cluster.map(Arc::new), ..Self::default() }
     }
 
+    /// Is there any?
+    pub(super) fn is_of_a_cluster(&self) -> bool {
+        self.cluster.is_some()
+    }
+
     /// What it offers now; `None`: it was not heard yet, or there is none.
     pub(super) fn offer(&mut self, config: &Config) -> Option<Offer> {
         let (cluster, settings) = (self.cluster.as_ref()?, config.kubernetes.as_ref()?);
@@ -72,21 +81,66 @@ impl Following {
         self.earlier.retain(|name, _| offer.policies.iter().any(|policy| policy.name == *name));
     }
 
-    /// How each resource stands.
-    #[must_use]
-    pub fn standings(&self) -> Vec<ResourceStanding> {
+    fn standings(&self) -> Vec<ResourceStanding> {
         self.cluster.as_ref().map(|cluster| cluster.standings()).unwrap_or_default()
     }
 
-    /// Services that are no destinations, since some behind them are not enrolled.
-    #[must_use]
-    pub fn mixed(&self) -> &[String] {
-        &self.mixed
+    /// For whoever asks.
+    pub(super) fn status(&self, config: &Config) -> Option<ClusterStatus> {
+        let cluster = self.cluster.as_ref()?;
+        let resource = |standing: ResourceStanding| ResourceStatus {
+            objects: standing.objects,
+            age_seconds: standing.age.map(|age| age.as_secs()),
+            trouble: standing.trouble,
+            refused: standing
+                .refused
+                .iter()
+                .map(|refused| format!("{}: {}", refused.key, refused.why))
+                .collect(),
+            resource: standing.resource,
+        };
+        Some(ClusterStatus {
+            node: cluster.node().to_owned(),
+            resources: cluster.standings().into_iter().map(resource).collect(),
+            mixed_services: self.mixed.clone(),
+            policies: config.verdicts.iter().map(policy_status).collect(),
+        })
+    }
+
+    /// What is stale.
+    pub(super) fn alarms(&self) -> Vec<Alarm> {
+        let alarm = |standing: ResourceStanding| Alarm {
+            about: format!("kubernetes {}", standing.resource),
+            level: Level::Critical,
+            detail: format!(
+                "last heard {}; what was heard then stays in force: {}",
+                heard(standing.age),
+                standing.trouble.unwrap_or_default()
+            ),
+        };
+        self.standings().into_iter().filter(ResourceStanding::is_stale).map(alarm).collect()
+    }
+
+    /// For the metrics.
+    pub(super) fn health(&self, config: &Config) -> ClusterHealth {
+        let source = |standing: ResourceStanding| SourceHealth {
+            stale: standing.is_stale(),
+            age: standing.age,
+            objects: standing.objects,
+            refused: standing.refused.len(),
+            source: standing.resource,
+        };
+        let refused = |verdict: &&Verdict| verdict.outcome != Outcome::Accepted;
+        ClusterHealth {
+            sources: self.standings().into_iter().map(source).collect(),
+            mixed_services: self.mixed.len(),
+            policies_refused: config.verdicts.iter().filter(refused).count(),
+        }
     }
 
     fn tell_stale(&mut self) {
         for standing in self.standings() {
-            let age = standing.age.map_or_else(|| "never".to_owned(), |age| format!("{} s ago", age.as_secs()));
+            let age = heard(standing.age);
             let ResourceStanding { resource, trouble, .. } = &standing;
             match (standing.is_stale(), self.stale.contains(resource)) {
                 (true, false) => {
@@ -104,11 +158,30 @@ impl Following {
     }
 }
 
+fn heard(age: Option<Duration>) -> String {
+    age.map_or_else(|| "never".to_owned(), |age| format!("{} s ago", age.as_secs()))
+}
+
+fn policy_status(verdict: &Verdict) -> PolicyStatus {
+    let detail = match &verdict.outcome {
+        Outcome::Accepted => String::new(),
+        Outcome::Refused { why, instead: Instead::Earlier } => {
+            format!("{why}; its last good version stays in force")
+        }
+        Outcome::Refused { why, instead: Instead::Closed } => {
+            format!("{why}; whom it is for is closed until it is mended")
+        }
+    };
+    PolicyStatus { policy: verdict.name.to_string(), accepted: detail.is_empty(), detail }
+}
+
 fn tell_refused(verdict: &Verdict, why: &str, instead: Instead) {
     let policy = &verdict.name;
     match instead {
         Instead::Earlier => tracing::warn!(%policy, why, "refused; its last good version stays in force"),
-        Instead::Closed => tracing::error!(%policy, why, "refused; whom it is for is closed until it is mended"),
+        Instead::Closed => {
+            tracing::error!(%policy, why, "refused; whom it is for is closed until it is mended")
+        }
     }
 }
 
@@ -148,14 +221,17 @@ impl Daemon {
     fn take_over_from_cluster(&self) {
         let config = Arc::clone(&lock(&self.changing).prepared.config);
         let Some(offer) = lock(&self.following).offer(&config) else {
-            self.readiness.block(CAUSE, "the API server has not said yet which pods there are".to_owned());
+            self.readiness.block(CAUSE, NOT_HEARD.to_owned());
             return;
         };
         match self.apply_offer(offer) {
             Ok(true) => self.reconcile(),
             Ok(false) => {}
             Err(error) => {
-                tracing::error!(error, "what the cluster says could not be brought into force; what was heard before stays");
+                tracing::error!(
+                    error,
+                    "what the cluster says could not be brought into force; what was heard before stays"
+                );
                 self.readiness.block(CAUSE, error);
                 return;
             }

@@ -11,6 +11,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
 use super::build::{BundleFiles, Prepared, prepare};
+use super::cluster::Following;
 use super::crls::{self, CrlStore};
 use super::error::{DaemonError, PrepareError};
 use super::flows::{self, Keeper};
@@ -21,7 +22,6 @@ use super::registry::Registry;
 use super::secrets::{self, Secrets};
 use super::supervisor::{self, Supervisor};
 use super::verify::keep::{self as coverage, Coverage};
-use super::cluster::Following;
 use super::{alarms, cluster, enroll, leases, ocsp, offload, serve, watch as files};
 use crate::capture::{Capture, EbpfLog};
 use crate::cluster::Cluster;
@@ -241,7 +241,9 @@ impl Daemon {
         let Loaded { mut config, sources } = loaded;
         let mut following = Following::of(cluster);
         // What an earlier daemon heard holds from the start.
-        let offer = Arc::new(following.offer(&config).unwrap_or_default());
+        let heard = following.offer(&config);
+        let waits = following.is_of_a_cluster() && heard.is_none();
+        let offer = Arc::new(heard.unwrap_or_default());
         if *offer != Offer::default() {
             config = sources.with(&offer)?;
             following.judged(&config, &offer);
@@ -275,6 +277,10 @@ impl Daemon {
             probes: Arc::new(Observer::silent()),
         });
         let now = OffsetDateTime::now_utc();
+        let readiness = Readiness::new();
+        if waits {
+            readiness.block(cluster::CAUSE, cluster::NOT_HEARD.to_owned());
+        }
         let changing = Changing { prepared, registry, generation: 1, loaded: now, sources, offer };
         Ok(Self {
             config_file: config_file.to_owned(),
@@ -284,7 +290,7 @@ impl Daemon {
             revocations,
             crls: CrlStore::new(&state),
             crl_policy: Mutex::default(),
-            readiness: Readiness::new(),
+            readiness,
             changing: Mutex::new(changing),
             last_refusal: Mutex::default(),
             node: Mutex::default(),
@@ -484,6 +490,8 @@ impl Daemon {
         let metrics = self.relay.observer.metrics();
         let external = &self.relay.snapshot.load().external;
         metrics.external().set_failing(external.as_ref().is_some_and(|external| external.is_failing()));
+        let config = Arc::clone(&self.relay.snapshot.load().config);
+        metrics.set_cluster(config.kubernetes.is_some().then(|| lock(&self.following).health(&config)));
         let (flows, evicted) = self.relay.flows.counts();
         metrics.set_flows(flows, evicted);
         for (label, value) in self.relay.capture.counters() {

@@ -42,6 +42,10 @@ impl DaemonView for Daemon {
             detail,
         });
         let snapshot = self.relay.snapshot.load_full();
+        let (of_cluster, kubernetes) = {
+            let following = lock(&self.following);
+            (following.alarms(), following.status(&snapshot.config))
+        };
         let changing = lock(&self.changing);
         Status {
             version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -56,6 +60,7 @@ impl DaemonView for Daemon {
                     detail: standing.detail,
                 })
                 .chain(uncovered)
+                .chain(of_cluster)
                 .collect(),
             config: ConfigStatus {
                 file: self.config_file.clone(),
@@ -66,6 +71,7 @@ impl DaemonView for Daemon {
             connections: total(&snapshot),
             abilities: self.abilities(),
             embedded_ca: changing.prepared.ca.as_ref().map(|ca| ca.status(SystemTime::now())),
+            kubernetes,
         }
     }
 

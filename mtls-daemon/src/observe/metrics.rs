@@ -29,7 +29,7 @@ mod workload;
 pub use external::{ExternalMetrics, ExternalResult};
 pub use workload::{OpenConnection, Side, WorkloadMetrics};
 
-use encode_node::{encode_ca, encode_crls, encode_flows, encode_ocsp, encode_roots};
+use encode_node::{encode_ca, encode_cluster, encode_crls, encode_flows, encode_ocsp, encode_roots};
 use encode_workloads::{
     encode_handshakes, encode_identities, encode_leases, encode_traffic, encode_verdicts,
 };
@@ -77,6 +77,7 @@ struct Shared {
     roots: Mutex<Vec<RootsSample>>,
     ca: Mutex<Vec<CaSample>>,
     crls: Mutex<Vec<CrlHealth>>,
+    cluster: Mutex<Option<ClusterHealth>>,
     ocsp: Mutex<Vec<OcspHealth>>,
     external: Arc<ExternalMetrics>,
     /// How many there are, and how many were forgotten.
@@ -98,6 +99,32 @@ pub struct OcspHealth {
     pub stale: usize,
     /// Since the oldest answer in force was made; `None`: there is none.
     pub age: Option<Duration>,
+}
+
+/// How what is known of the cluster is.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct ClusterHealth {
+    /// Each resource that is followed.
+    pub sources: Vec<SourceHealth>,
+    /// Services whose address is no destination.
+    pub mixed_services: usize,
+    /// Policy objects of which this version is not in force.
+    pub policies_refused: usize,
+}
+
+/// How a resource of the cluster is that is followed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SourceHealth {
+    /// As RBAC writes it: `pods`.
+    pub source: String,
+    /// Since the API server last said what is; `None`: never.
+    pub age: Option<Duration>,
+    /// Was nothing heard for too long?
+    pub stale: bool,
+    /// How many objects are known.
+    pub objects: usize,
+    /// How many cannot be read.
+    pub refused: usize,
 }
 
 /// How a source of CRLs is.
@@ -187,6 +214,11 @@ impl Metrics {
     }
 
     /// The sources of CRLs now.
+    pub fn set_cluster(&self, cluster: Option<ClusterHealth>) {
+        *lock(&self.shared.cluster) = cluster;
+    }
+
+    /// How each source of CRLs is.
     pub fn set_crls(&self, crls: Vec<CrlHealth>) {
         *lock(&self.shared.crls) = crls;
     }
@@ -249,6 +281,9 @@ impl Collector for Shared {
         encode_ca(&mut encoder, &lock(&self.ca))?;
 
         encode_crls(&mut encoder, &lock(&self.crls))?;
+        if let Some(cluster) = &*lock(&self.cluster) {
+            encode_cluster(&mut encoder, cluster)?;
+        }
         encode_ocsp(&mut encoder, &lock(&self.ocsp))?;
         self.external.encode(&mut encoder)?;
 

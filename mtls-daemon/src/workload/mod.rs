@@ -110,7 +110,9 @@ pub fn find(select: &Selector, hierarchy: Option<&Hierarchy>) -> Result<Here, Pr
             let cgroup = directory.as_deref().map(|directory| hierarchy.cgroup(directory)).transpose()?;
             (directory, cgroup)
         }
-        None if select.is_by_cgroup() || select.pod.is_some() => return Err(Presence::Absent("no cgroup v2 is mounted".to_owned())),
+        None if select.is_by_cgroup() || select.pod.is_some() => {
+            return Err(Presence::Absent("no cgroup v2 is mounted".to_owned()));
+        }
         None => (None, None),
     };
     let namespaces = match (&select.netns, &directory) {
@@ -196,7 +198,7 @@ mod tests {
     fn what_does_not_exist_is_absent_with_its_name() {
         let absent = |select: &str| {
             let config = config(select);
-            match find(&config.workloads[0], Hierarchy::of(&config).as_ref()) {
+            match find(&config.workloads[0].select, Hierarchy::of(&config).as_ref()) {
                 Err(Presence::Absent(why)) => why,
                 Err(other) => panic!("{other:?}"),
                 Ok(_) => panic!("found"),
@@ -208,7 +210,7 @@ mod tests {
         assert!(absent("netns: /dev/null").contains("/dev/null"), "a file that is no namespace");
         let config = config("cgroup: /mtlsd/no/such");
         assert!(
-            matches!(find(&config.workloads[0], None), Err(Presence::Absent(why)) if why.contains("cgroup v2"))
+            matches!(find(&config.workloads[0].select, None), Err(Presence::Absent(why)) if why.contains("cgroup v2"))
         );
     }
 

@@ -50,7 +50,8 @@ fn oldest(directory: &Path) -> Option<(u64, u64)> {
     let mut by_age = BTreeMap::new();
     for pid in processes_below(directory) {
         let netns = Netns::open(&PathBuf::from(format!("/proc/{pid}/ns/net")));
-        let started = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| started(&text));
+        let started =
+            std::fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| started(&text));
         if let (Ok(netns), Some(started)) = (netns, started)
             && netns.identity() != own
         {

@@ -21,8 +21,7 @@ pub(super) fn check(
     same: &WorkloadIdentity,
     raw: &raw::Kubernetes,
 ) -> Kubernetes {
-    let node =
-        raw.node.0.as_ref().and_then(|at| check.text(at, str::parse::<Name>, Fault::KubernetesName));
+    let node = raw.node.0.as_ref().and_then(|at| check.text(at, str::parse::<Name>, Fault::KubernetesName));
     let default_mode = raw.default_mode.0.as_ref().map_or(Mode::Permissive, |at| {
         if at.value == Mode::Disabled {
             check.fault(at.spot, Fault::KubernetesDefaultDisabled);

@@ -30,9 +30,9 @@ use crate::identity::{SpiffeId, TrustDomain};
 use super::DropIn;
 use super::at::{At, Given, Number, Spot};
 use super::error::{ConfigError, Fault, Place, Problem, Quoted};
+use super::kubernetes::Offer;
 use super::raw::Document;
 use super::scalar;
-use super::kubernetes::Offer;
 use super::types::{Config, Exclusions, Selector};
 
 /// A hostile document must not make a list of problems that is larger than itself.
@@ -88,11 +88,7 @@ impl Check {
     ///
     /// # Errors
     /// All that is wrong.
-    pub fn attempt<T>(
-        &mut self,
-        what: &str,
-        run: impl FnOnce(&mut Self) -> Option<T>,
-    ) -> Result<T, String> {
+    pub fn attempt<T>(&mut self, what: &str, run: impl FnOnce(&mut Self) -> Option<T>) -> Result<T, String> {
         let (back, warnings) = (self.file, self.warnings.len());
         let (problems, not_kept) = (std::mem::take(&mut self.problems), std::mem::take(&mut self.not_kept));
         self.name_file(Path::new(what));
@@ -104,7 +100,8 @@ impl Check {
         match outcome {
             Some(good) if found.is_empty() => Ok(good),
             _ => {
-                let faults: Vec<_> = found.iter().take(MAX_TOLD).map(|(_, fault)| fault.to_string()).collect();
+                let faults: Vec<_> =
+                    found.iter().take(MAX_TOLD).map(|(_, fault)| fault.to_string()).collect();
                 Err(faults.join("; "))
             }
         }

@@ -89,7 +89,8 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
     let embedded_ca = embedded_ca(check, &main.identity.embedded_ca, &paths, &pkcs11);
     let (direct, direct_listen) = direct::check(check, &main.direct);
     let (issuers, identity) = issuer::check(check, main.identity);
-    let kubernetes = main.kubernetes.0.as_ref().map(|at| kubernetes::check(check, &issuers, &identity, &at.value));
+    let kubernetes =
+        main.kubernetes.0.as_ref().map(|at| kubernetes::check(check, &issuers, &identity, &at.value));
     let mut unclassified = unclassified(check, main.unclassified, main.cgroup_root.0.as_ref());
     if let Some(kubernetes) = &kubernetes {
         let root = main.cgroup_root.0.as_ref().map(|at| at.value.as_str());

@@ -68,9 +68,8 @@ impl Policies {
         let mut entries = Vec::new();
         for policy in offered {
             let own = node.trust_domain.as_ref();
-            let mut read = |spec: &str| {
-                check.attempt(&policy.name.to_string(), |check| one(check, policy, spec, own))
-            };
+            let mut read =
+                |spec: &str| check.attempt(&policy.name.to_string(), |check| one(check, policy, spec, own));
             let (good, outcome) = match read(&policy.spec) {
                 Ok(good) => (Some(good), Outcome::Accepted),
                 Err(why) => {
@@ -87,7 +86,11 @@ impl Policies {
                 }
                 None => policies.close(check, resources, policy),
             }
-            policies.verdicts.push(Verdict { name: policy.name.clone(), generation: policy.generation, outcome });
+            policies.verdicts.push(Verdict {
+                name: policy.name.clone(),
+                generation: policy.generation,
+                outcome,
+            });
         }
         modes.add(entries);
         policies
@@ -98,11 +101,9 @@ impl Policies {
         let namespace = &policy.name.namespace;
         let whom = yaml::parse::<raw::Whom>(&policy.spec).unwrap_or_default();
         let scope =
-            check.attempt("scope", |check| Some(scope_in(check, namespace, &whom.selector))).unwrap_or(Scope {
-                namespace: Some(namespace.clone()),
-                labels: BTreeMap::new(),
-                pods_only: true,
-            });
+            check.attempt("scope", |check| Some(scope_in(check, namespace, &whom.selector))).unwrap_or(
+                Scope { namespace: Some(namespace.clone()), labels: BTreeMap::new(), pods_only: true },
+            );
         let scope = Scope { pods_only: true, ..scope };
         let action = whom.action.into_value().unwrap_or_else(|| "ALLOW".to_owned());
         match policy.name.kind {
@@ -123,7 +124,11 @@ impl Policies {
     /// The rules that they come to.
     pub fn rules(&self, check: &mut Check, workloads: &[Workload]) -> Vec<Rule> {
         let meant = |scope: &Scope| -> BTreeSet<String> {
-            workloads.iter().filter(|workload| scope.has(workload)).map(|workload| workload.name.clone()).collect()
+            workloads
+                .iter()
+                .filter(|workload| scope.has(workload))
+                .map(|workload| workload.name.clone())
+                .collect()
         };
         let mut rules = Vec::new();
         for ours in &self.ours {
@@ -187,7 +192,10 @@ fn ours(check: &mut Check, policy: &OfferedPolicy, spec: &str) -> Option<Good> {
     let scope = Scope { pods_only: true, ..scope_in(check, &policy.name.namespace, &spec.selector) };
     let entry = Entry {
         at: (check.file, Spot::START),
-        namespaces: scope.namespace.as_ref().map(|name| vec![crate::config::TextPattern::Exact(name.as_str().into())]),
+        namespaces: scope
+            .namespace
+            .as_ref()
+            .map(|name| vec![crate::config::TextPattern::Exact(name.as_str().into())]),
         labels: scope.labels.clone(),
         mode: spec.mode.into_value(),
         ports: port_modes(check, &spec.ports),
@@ -209,7 +217,10 @@ fn rules_of(check: &mut Check, ours: &Ours, meant: &BTreeSet<String>) -> Option<
             check.fault(at.spot, Fault::PolicyObjectTo);
         }
         if !names.insert(&at.value.name.value) {
-            check.fault(at.value.name.spot, Fault::DuplicateKey(crate::config::Quoted::new(&at.value.name.value)));
+            check.fault(
+                at.value.name.spot,
+                Fault::DuplicateKey(crate::config::Quoted::new(&at.value.name.value)),
+            );
         }
         let mut rule = policy::one(check, &[], at)?;
         rule.name = format!("{}/{}", ours.name, rule.name);
@@ -300,8 +311,9 @@ pub(super) fn destinations(
 ) {
     let of_files = directory.iter().flat_map(|entry| entry.addresses.iter().copied());
     let configured = workloads.iter().filter(|workload| workload.select.pod.is_none());
-    let mut taken: HashSet<IpNet> =
-        of_files.chain(configured.flat_map(|workload| workload.addresses.iter().copied().map(IpNet::from))).collect();
+    let mut taken: HashSet<IpNet> = of_files
+        .chain(configured.flat_map(|workload| workload.addresses.iter().copied().map(IpNet::from)))
+        .collect();
     for pod in workloads.iter_mut().filter(|workload| workload.select.pod.is_some()) {
         pod.addresses.retain(|address: &IpAddr| taken.insert(IpNet::from(*address)));
     }
@@ -311,7 +323,8 @@ pub(super) fn destinations(
         let ports: Vec<u16> = entry.ports.iter().flatten().copied().collect();
         let free = |network: &IpNet| {
             !taken.contains(network)
-                && (entry.ports.is_none() || ports.iter().all(|port| !ports_taken.contains(&(*network, *port))))
+                && (entry.ports.is_none()
+                    || ports.iter().all(|port| !ports_taken.contains(&(*network, *port))))
         };
         let addresses: Vec<IpNet> = entry.addresses.iter().copied().filter(free).collect();
         let entry = DirectoryEntry { addresses, ..entry.clone() };
@@ -325,7 +338,8 @@ pub(super) fn destinations(
         match &entry.ports {
             None => taken.extend(&entry.addresses),
             Some(_) => {
-                let all = entry.addresses.iter().flat_map(|network| ports.iter().map(|port| (*network, *port)));
+                let all =
+                    entry.addresses.iter().flat_map(|network| ports.iter().map(|port| (*network, *port)));
                 ports_taken.extend(all);
             }
         }

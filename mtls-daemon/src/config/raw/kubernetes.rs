@@ -47,4 +47,3 @@ pub(in crate::config) struct Whom {
     pub selector: Selector,
     pub action: Given<String>,
 }
-

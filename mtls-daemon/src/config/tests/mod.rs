@@ -3,6 +3,7 @@ mod faults;
 mod files;
 mod generate;
 mod istio;
+mod offered;
 mod policy_tests;
 mod properties;
 mod rules;
@@ -55,7 +56,10 @@ fn every_key_of_the_example_is_taken() {
     );
     assert_eq!(config.access_log, AccessLog::File("/var/log/mtlsd/access.jsonl".into()));
     let web = config.workload("web").unwrap();
-    assert_eq!(web.select, Selector { netns: Some("/run/netns/web".into()), cgroup: None, unit: None, pod: None });
+    assert_eq!(
+        web.select,
+        Selector { netns: Some("/run/netns/web".into()), cgroup: None, unit: None, pod: None }
+    );
     assert_eq!(web.mode_of_port(80), Mode::Strict);
     assert_eq!(web.mode_of_port(9000), Mode::Permissive);
     assert_eq!(web.mode_of_port(8080), Mode::Disabled);

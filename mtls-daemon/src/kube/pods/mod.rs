@@ -10,7 +10,7 @@ pub use self::enrolment::{Asked, Enrolment, MODE, Out, Undecided, enrolment, ide
 pub use self::owners::owners;
 
 #[cfg(test)]
-mod testing {
+pub(crate) mod testing {
     use serde_json::Value;
 
     use crate::kube::objects::{Kind, Read, read};

@@ -22,7 +22,9 @@ pub(in crate::lifecycle) fn let_go(place: &Place) {
 pub(in crate::lifecycle) fn let_all_go(config: &Config) {
     let hierarchy = Hierarchy::of(config);
     for workload in &config.workloads {
-        for netns in find(&workload.select, hierarchy.as_ref()).map(|found| found.namespaces).unwrap_or_default() {
+        for netns in
+            find(&workload.select, hierarchy.as_ref()).map(|found| found.namespaces).unwrap_or_default()
+        {
             if let Err(error) = hold::let_go(&netns) {
                 tracing::warn!(netns = %netns.path().display(), %error, "net.ipv4.tcp_notsent_lowat could not be set back");
             }

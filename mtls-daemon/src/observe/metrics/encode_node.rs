@@ -10,7 +10,10 @@ use prometheus_client::metrics::counter::ConstCounter;
 use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
-use super::{CaSample, CrlHealth, OcspHealth, RootsSample, Shared, WorkloadMetrics, counter, lock};
+use super::{
+    CaSample, ClusterHealth, CrlHealth, OcspHealth, RootsSample, Shared, SourceHealth, WorkloadMetrics,
+    counter, lock,
+};
 
 pub(super) fn encode_flows(
     encoder: &mut DescriptorEncoder<'_>,
@@ -53,6 +56,42 @@ impl Shared {
         }
         Ok(())
     }
+}
+
+pub(super) fn encode_cluster(encoder: &mut DescriptorEncoder<'_>, cluster: &ClusterHealth) -> fmt::Result {
+    let labels = |source: &SourceHealth| [("source", source.source.clone())];
+    let number = |count: usize| ConstGauge::new(i64::try_from(count).unwrap_or(i64::MAX));
+    let help = "Time since the Kubernetes API server last said what there is of this resource";
+    let mut metric =
+        encoder.encode_descriptor("source_age", help, Some(&Unit::Seconds), MetricType::Gauge)?;
+    for source in &cluster.sources {
+        if let Some(age) = source.age {
+            let seconds = i64::try_from(age.as_secs()).unwrap_or(i64::MAX);
+            ConstGauge::new(seconds).encode(metric.encode_family(&labels(source))?)?;
+        }
+    }
+    let help = "1 if nothing was heard of this resource for five minutes; what was heard last is in force";
+    let mut metric = encoder.encode_descriptor("source_stale", help, None, MetricType::Gauge)?;
+    for source in &cluster.sources {
+        ConstGauge::new(i64::from(source.stale)).encode(metric.encode_family(&labels(source))?)?;
+    }
+    let help = "Objects of this resource that are known";
+    let mut metric = encoder.encode_descriptor("source_objects", help, None, MetricType::Gauge)?;
+    for source in &cluster.sources {
+        number(source.objects).encode(metric.encode_family(&labels(source))?)?;
+    }
+    let help = "Objects of this resource that cannot be read";
+    let mut metric = encoder.encode_descriptor("source_refused", help, None, MetricType::Gauge)?;
+    for source in &cluster.sources {
+        number(source.refused).encode(metric.encode_family(&labels(source))?)?;
+    }
+    let help =
+        "Services to whose address connections are not mTLS, since some pods behind them are not enrolled";
+    let metric = encoder.encode_descriptor("services_mixed", help, None, MetricType::Gauge)?;
+    number(cluster.mixed_services).encode(metric)?;
+    let help = "Policy objects of the cluster of which this version is refused";
+    let metric = encoder.encode_descriptor("policies_refused", help, None, MetricType::Gauge)?;
+    number(cluster.policies_refused).encode(metric)
 }
 
 pub(super) fn encode_crls(encoder: &mut DescriptorEncoder<'_>, crls: &[CrlHealth]) -> fmt::Result {

@@ -1,0 +1,278 @@
+//! What a cluster offers is taken part by part: it never makes a configuration fail, and never opens what it was to close.
+
+use std::net::IpAddr;
+
+use super::super::*;
+use super::source;
+use crate::identity::{CertificateAttributes, PeerName};
+use crate::policy::{Peer, Policy, Query};
+
+const FILE: &str = "trust_domain: site.example
+kubernetes: { node: n1, policies: [mtlsd, istio] }
+workloads:
+- { name: host, select: { netns: a }, spiffe_id: 'spiffe://site.example/ns/shop/sa/host', labels: { app: cart }, addresses: [10.0.0.9] }
+modes: [ { namespaces: [ops], mode: strict } ]
+directory: [ { name: elsewhere, addresses: [10.0.0.8], spiffe_ids: ['spiffe://site.example/far'] } ]
+policy: [ { name: ops-only, action: allow, to: { namespaces: [ops] }, from: { namespaces: [ops] } } ]
+";
+
+fn pod(namespace: &str, name: &str, mode: Option<Mode>) -> OfferedPod {
+    OfferedPod {
+        name: format!("{namespace}/{name}"),
+        select: PodSelector { cgroups: vec![format!("kubepods/pod{name}").into()], host_network: false },
+        spiffe_id: format!("spiffe://site.example/ns/{namespace}/sa/{name}").parse().unwrap(),
+        labels: [("app".to_owned(), name.to_owned())].into(),
+        mode,
+        addresses: Vec::new(),
+    }
+}
+
+fn policy(kind: PolicyKind, namespace: &str, name: &str, spec: &str) -> OfferedPolicy {
+    OfferedPolicy {
+        name: PolicyName { kind, namespace: namespace.into(), name: name.into() },
+        generation: 1,
+        dry_run: false,
+        spec: spec.into(),
+        earlier: None,
+    }
+}
+
+/// `shop/cart` and `shop/pay` say nothing of their mode, `ops/ops` neither.
+fn with(policies: Vec<OfferedPolicy>) -> Config {
+    let pods = vec![pod("shop", "cart", None), pod("shop", "pay", None), pod("ops", "ops", None)];
+    config(&Offer { pods, policies, ..Offer::default() })
+}
+
+fn config(offer: &Offer) -> Config {
+    Config::parse_with(&source("main.yaml", FILE), &[], offer).unwrap_or_else(|error| panic!("{error}"))
+}
+
+fn modes(config: &Config) -> Vec<(&str, Mode)> {
+    config.workloads.iter().map(|workload| (workload.name.as_str(), workload.mode)).collect()
+}
+
+/// May somebody of this namespace and account connect?
+fn may(config: &Config, from: &str, workload: &str, port: u16) -> bool {
+    let policy = Policy::from_config(config);
+    let settings = config.workload(workload).unwrap();
+    let name = PeerName::Spiffe(format!("spiffe://site.example/{from}").parse().unwrap());
+    let query = Query {
+        peer: Peer {
+            name: Some(&name),
+            attributes: Some(CertificateAttributes::NONE),
+            address: Some(IpAddr::from([10, 0, 0, 1])),
+        },
+        workload,
+        port,
+        mode: settings.mode_of_port(port),
+        allowed_by_default: settings.allows_by_default(port),
+    };
+    policy.decide(&query).verdict.allow
+}
+
+use PolicyKind::{AuthorizationPolicy, MutualTlsPolicy, PeerAuthentication};
+
+#[test]
+fn pods_are_workloads_under_what_files_say_of_their_namespaces() {
+    let config = with(Vec::new());
+    let found = modes(&config);
+    assert_eq!(
+        found,
+        [
+            ("host", Mode::Strict),
+            ("shop/cart", Mode::Permissive),
+            ("shop/pay", Mode::Permissive),
+            ("ops/ops", Mode::Strict)
+        ]
+    );
+    assert!(may(&config, "ns/ops/sa/x", "ops/ops", 80) && !may(&config, "ns/shop/sa/x", "ops/ops", 80));
+    let closed: Vec<_> = config.unclassified.cgroups.iter().map(|path| path.display().to_string()).collect();
+    assert_eq!(closed, ["kubepods.slice", "kubepods"]);
+}
+
+#[test]
+fn what_a_label_says_goes_before_what_policy_says() {
+    let strict = policy(PeerAuthentication, "shop", "all", r#"{"mtls":{"mode":"STRICT"}}"#);
+    let pods = vec![pod("shop", "cart", Some(Mode::Permissive)), pod("shop", "pay", None)];
+    let config = config(&Offer { pods, policies: vec![strict], ..Offer::default() });
+    assert_eq!(modes(&config)[1..], [("shop/cart", Mode::Permissive), ("shop/pay", Mode::Strict)]);
+}
+
+#[test]
+fn objects_of_istio_and_of_mtlsd_mean_what_they_say_and_only_for_pods() {
+    let config = with(vec![
+        policy(PeerAuthentication, "istio-system", "mesh", r#"{"mtls":{"mode":"STRICT"}}"#),
+        policy(
+            AuthorizationPolicy,
+            "shop",
+            "cart",
+            r#"{"selector":{"matchLabels":{"app":"cart"}},"rules":[{"from":[{"source":{"namespaces":["shop"]}}]}]}"#,
+        ),
+        policy(
+            MutualTlsPolicy,
+            "shop",
+            "pay",
+            r#"{"selector":{"matchLabels":{"app":"pay"}},"ports":{"9000":"permissive"},
+                "rules":[{"name":"cart","action":"allow","from":{"service_accounts":["shop/cart"]},"to":{"ports":[80]}}]}"#,
+        ),
+    ]);
+    assert!(
+        config.verdicts.iter().all(|verdict| verdict.outcome == Outcome::Accepted),
+        "{:?}",
+        config.verdicts
+    );
+    assert_eq!(modes(&config)[1..3], [("shop/cart", Mode::Strict), ("shop/pay", Mode::Strict)]);
+    assert!(may(&config, "ns/shop/sa/x", "shop/cart", 80) && !may(&config, "ns/ops/sa/x", "shop/cart", 80));
+    assert!(
+        may(&config, "ns/shop/sa/cart", "shop/pay", 80) && !may(&config, "ns/shop/sa/cart", "shop/pay", 81)
+    );
+    assert!(!may(&config, "ns/shop/sa/x", "shop/pay", 80));
+    assert_eq!(config.workload("shop/pay").unwrap().mode_of_port(9000), Mode::Permissive);
+    // The workload of the file has the same namespace and label, and the cluster no say about it.
+    assert_eq!(config.workload("host").unwrap().policy_default, PolicyDefault::Mode);
+    assert!(
+        config.policy.iter().all(|rule| rule
+            .local
+            .workloads
+            .as_ref()
+            .is_none_or(|names| !names.contains("host")))
+    );
+}
+
+#[test]
+fn one_object_that_is_wrong_is_refused_alone_and_closes_what_it_was_for() {
+    for (kind, spec, why) in [
+        (AuthorizationPolicy, r#"{"rules":[{"to":[{"operation":{"methods":["GET"]}}]}]}"#, "methods"),
+        (
+            AuthorizationPolicy,
+            r#"{"action":"DENY","rules":[{"from":[{"source":{"requestPrincipals":["x"]}}]}]}"#,
+            "request",
+        ),
+        (MutualTlsPolicy, r#"{"modus":"strict"}"#, "modus"),
+        (
+            MutualTlsPolicy,
+            r#"{"rules":[{"name":"a","action":"allow","to":{"workloads":["x"]}}]}"#,
+            "selector",
+        ),
+        (
+            MutualTlsPolicy,
+            r#"{"rules":[{"name":"a","action":"allow"},{"name":"a","action":"allow"}]}"#,
+            "twice",
+        ),
+        (AuthorizationPolicy, "[]", ""),
+        (AuthorizationPolicy, "{", ""),
+    ] {
+        let good = policy(PeerAuthentication, "ops", "fine", r#"{"mtls":{"mode":"PERMISSIVE"}}"#);
+        let config = with(vec![policy(kind, "shop", "odd", spec), good]);
+        let [refused, fine] = &config.verdicts[..] else { panic!("{:?}", config.verdicts) };
+        let Outcome::Refused { why: said, instead: Instead::Closed } = &refused.outcome else {
+            panic!("{refused:?}")
+        };
+        assert!(said.contains(why), "{spec}: {said}");
+        assert_eq!(fine.outcome, Outcome::Accepted);
+        assert!(!may(&config, "ns/shop/sa/x", "shop/cart", 80), "{spec}: it is closed");
+        assert!(may(&config, "ns/ops/sa/x", "ops/ops", 80), "{spec}: others are not");
+    }
+    let config = with(vec![policy(PeerAuthentication, "shop", "odd", r#"{"mtls":{"mode":"SOMETIMES"}}"#)]);
+    assert_eq!(modes(&config)[1], ("shop/cart", Mode::Strict), "a mode that cannot be read is strict");
+}
+
+#[test]
+fn a_refused_object_closes_only_whom_its_selector_names() {
+    let spec =
+        r#"{"selector":{"matchLabels":{"app":"pay"}},"rules":[{"to":[{"operation":{"paths":["/"]}}]}]}"#;
+    let config = with(vec![policy(AuthorizationPolicy, "shop", "odd", spec)]);
+    assert!(!may(&config, "ns/shop/sa/x", "shop/pay", 80) && may(&config, "ns/shop/sa/x", "shop/cart", 80));
+}
+
+#[test]
+fn the_last_good_version_of_an_object_stays_in_force() {
+    let mut odd =
+        policy(AuthorizationPolicy, "shop", "cart", r#"{"rules":[{"to":[{"operation":{"hosts":["x"]}}]}]}"#);
+    odd.earlier = Some(r#"{"rules":[{"from":[{"source":{"namespaces":["shop"]}}]}]}"#.into());
+    let config = with(vec![odd]);
+    let outcome = &config.verdicts[0].outcome;
+    assert!(matches!(outcome, Outcome::Refused { instead: Instead::Earlier, .. }), "{outcome:?}");
+    assert!(may(&config, "ns/shop/sa/x", "shop/cart", 80) && !may(&config, "ns/ops/sa/x", "shop/cart", 80));
+}
+
+#[test]
+fn modes_that_contradict_each_other_are_strict() {
+    let config = with(vec![
+        policy(PeerAuthentication, "shop", "one", r#"{"mtls":{"mode":"PERMISSIVE"}}"#),
+        policy(PeerAuthentication, "shop", "two", r#"{"mtls":{"mode":"DISABLE"}}"#),
+    ]);
+    assert_eq!(modes(&config)[1..3], [("shop/cart", Mode::Strict), ("shop/pay", Mode::Strict)]);
+}
+
+#[test]
+fn an_address_of_which_a_file_speaks_is_the_files() {
+    let mut cart = pod("shop", "cart", None);
+    cart.addresses = ["10.0.0.9", "10.0.0.1", "fd00::1"].map(|text| text.parse().unwrap()).into();
+    let entry = |name: &str, address: &str, ports: Option<u16>| DirectoryEntry {
+        name: name.into(),
+        addresses: vec![address.parse::<IpAddr>().unwrap().into()],
+        ports: ports.map(|port| [port].into()),
+        spiffe_ids: vec!["spiffe://site.example/ns/shop/sa/x".parse().unwrap()],
+        dns_names: Vec::new(),
+        node: None,
+    };
+    let directory = vec![
+        entry("of-a-file", "10.0.0.8", None),
+        entry("of-the-pod", "10.0.0.1", None),
+        entry("free", "10.0.0.7", None),
+        entry("twice", "10.0.0.7", None),
+        entry("service", "10.96.0.1", Some(80)),
+        entry("same-port", "10.96.0.1", Some(80)),
+        entry("other-port", "10.96.0.1", Some(81)),
+    ];
+    let config = config(&Offer { pods: vec![cart], directory, ..Offer::default() });
+    let own: Vec<_> =
+        config.workload("shop/cart").unwrap().addresses.iter().map(ToString::to_string).collect();
+    assert_eq!(own, ["10.0.0.1", "fd00::1"]);
+    let names: Vec<_> = config.directory.iter().map(|entry| entry.name.as_str()).collect();
+    assert_eq!(names, ["elsewhere", "free", "service", "other-port"]);
+}
+
+#[test]
+fn without_a_cluster_nothing_of_an_offer_counts() {
+    let offer = Offer { pods: vec![pod("shop", "cart", None)], ..Offer::default() };
+    let file = FILE.replace("kubernetes: { node: n1, policies: [mtlsd, istio] }\n", "");
+    let config = Config::parse_with(&source("main.yaml", &file), &[], &offer).unwrap();
+    assert_eq!(config.workloads.len(), 1);
+    assert!(config.unclassified.cgroups.is_empty());
+}
+
+#[test]
+fn the_settings_of_a_cluster_are_checked() {
+    let load =
+        |rest: &str| Config::parse(&source("F", &format!("trust_domain: a\nkubernetes: {rest}\n")), &[]);
+    let settings = |rest: &str| load(rest).unwrap().kubernetes.unwrap();
+    let default = settings("{}");
+    assert_eq!((default.node, default.default_mode), (None, Mode::Permissive));
+    assert_eq!(default.policies, [PolicySource::Mtlsd].into());
+    assert_eq!(settings("{ cgroup_root: /kubelet/ }").cgroup_root, ["kubelet"]);
+    let closed = load("{ cgroup_root: /kubelet }").unwrap().unclassified.cgroups;
+    assert_eq!(closed[0].display().to_string(), "kubelet.slice/kubelet-kubepods.slice");
+    assert!(load("{ unclassified: allow }").unwrap().unclassified.cgroups.is_empty());
+    for (bad, why) in [
+        ("{ node: A_b }", "not the name of a node"),
+        ("{ default_mode: disabled }", "strict or permissive"),
+        ("{ cgroup_root: ../x }", "not a cgroup root"),
+        ("{ policies: [istio, istio] }", "write it once"),
+        ("{ issuer: nobody }", "nobody"),
+        ("{ service_account: relative }", "relative"),
+    ] {
+        let error = load(bad).unwrap_err().to_string();
+        assert!(error.contains(why), "{bad}: {error}");
+    }
+    let spire = "trust_domain: a\nidentity: { issuers: [ { name: spire, delegated_identity: { socket: /run/s } } ] }\n\
+                 kubernetes: { issuer: spire }\n";
+    let offer = Offer { pods: vec![pod("shop", "cart", None)], ..Offer::default() };
+    let config = Config::parse_with(&source("F", spire), &[], &offer).unwrap();
+    let WorkloadIdentity::Delegated { issuer, selectors } = &config.workloads[0].identity else {
+        panic!("of SPIRE")
+    };
+    let selectors: Vec<_> = selectors.iter().map(ToString::to_string).collect();
+    assert_eq!((issuer.as_str(), selectors.join(" ")), ("spire", "k8s:ns:shop k8s:sa:cart".to_owned()));
+}

@@ -1,0 +1,182 @@
+//! A node of a Kubernetes cluster: its pods are workloads as their labels say, without a line of configuration for any of them.
+
+use mtls_kube_double::json;
+use mtls_tests::kube::{Cluster, MODE, Spec};
+use mtls_tests::lab::NODE;
+use mtls_tests::{Daemon, Lab, eventually, slow};
+use serde_json::Value;
+
+const PORT: u16 = 7000;
+const GREETING: &str = "from the pod";
+
+fn web() -> Spec {
+    Spec::new("shop", "web")
+}
+
+fn db() -> Spec {
+    Spec { systemd: false, qos: "Guaranteed", ..Spec::new("shop", "db") }
+}
+
+fn other() -> Spec {
+    Spec { qos: "BestEffort", ..Spec::new("lab", "other") }
+}
+
+const ALL: &str = "policy: [ { name: all, action: allow, from: { trust_domains: [example.org] } } ]";
+
+/// `web` and `db` of a strict namespace, `other` of one that nobody enrolled.
+fn world() -> Cluster {
+    let mut cluster = Cluster::new();
+    cluster.namespace("shop", json!({ MODE: "strict" }));
+    cluster.namespace("lab", json!({}));
+    for spec in [web(), db(), other()] {
+        cluster.pod(NODE, &spec);
+    }
+    cluster
+}
+
+fn workloads(daemon: &Daemon) -> Vec<Value> {
+    daemon.ask(&["workloads"]).as_array().cloned().unwrap_or_default()
+}
+
+fn wait_for_state(daemon: &Daemon, workload: &str, state: &str) {
+    eventually(slow::limit(20), &format!("{workload} to be {state}"), || {
+        let all = workloads(daemon);
+        all.iter().any(|one| one["name"] == workload && one["state"] == state).then_some(())
+    });
+}
+
+fn is_gone(daemon: &Daemon, workload: &str) {
+    eventually(slow::limit(20), &format!("{workload} to be gone"), || {
+        let all = workloads(daemon);
+        all.iter().all(|one| one["name"] != workload).then_some(())
+    });
+}
+
+fn at(lab: &Lab, spec: &Spec) -> std::net::SocketAddr {
+    lab.pod(spec.name).at(PORT)
+}
+
+#[test]
+fn pods_of_a_labelled_namespace_speak_mtls_and_others_are_left_alone() {
+    let cluster = world();
+    let daemon = cluster.daemon("", ALL);
+    let _db = cluster.serve(NODE, &db(), PORT, GREETING);
+    let _other = cluster.serve(NODE, &other(), PORT, GREETING);
+    wait_for_state(&daemon, "shop/web", "enrolled");
+    wait_for_state(&daemon, "shop/db", "enrolled");
+    let capture = cluster.lab.capture();
+    for to in [cluster.lab.pod("db").at(PORT), cluster.lab.pod("db").at6(PORT)] {
+        let said = cluster.ask(NODE, &web(), to);
+        assert!(said.contains(GREETING), "{said}");
+    }
+    capture.stop().assert_only_tls(PORT);
+    let record = daemon.wait_for_log("the server's side", |record| record.inbound() && record.bytes() > 0);
+    assert_eq!(
+        (record.workload(), record.peer(), record.local()),
+        ("shop/db", "spiffe://example.org/ns/shop/sa/web", "spiffe://example.org/ns/shop/sa/db")
+    );
+    // Who is not enrolled is a stranger to the strict pod, and reaches whoever is not enrolled.
+    assert_eq!(cluster.plaintext(cluster.lab.pod("other"), at(&cluster.lab, &db())), None);
+    let said = cluster.ask(NODE, &web(), at(&cluster.lab, &other()));
+    assert!(said.contains(GREETING), "{said}");
+    let said = cluster.ask(NODE, &other(), at(&cluster.lab, &other()));
+    assert!(said.contains(GREETING), "a pod that nobody enrolled is left alone: {said}");
+}
+
+#[test]
+fn a_label_takes_effect_on_a_running_pod_and_so_does_its_removal() {
+    let mut cluster = world();
+    let late = Spec::new("lab", "late");
+    cluster.pod(NODE, &late);
+    let daemon = cluster.daemon("", ALL);
+    let _late = cluster.serve(NODE, &late, PORT, GREETING);
+    assert!(cluster.plaintext(cluster.lab.pod("other"), at(&cluster.lab, &late)).is_some());
+    cluster.announce(NODE, &late.clone().labelled(MODE, "strict"));
+    wait_for_state(&daemon, "lab/late", "enrolled");
+    assert_eq!(cluster.plaintext(cluster.lab.pod("other"), at(&cluster.lab, &late)), None);
+    let said = cluster.ask(NODE, &web(), at(&cluster.lab, &late));
+    assert!(said.contains(GREETING), "{said}");
+    // A typing error is not taken for `disabled`.
+    cluster.announce(NODE, &late.clone().labelled(MODE, "disable"));
+    wait_for_state(&daemon, "lab/late", "enrolled");
+    assert_eq!(cluster.plaintext(cluster.lab.pod("other"), at(&cluster.lab, &late)), None);
+    cluster.announce(NODE, &late);
+    is_gone(&daemon, "lab/late");
+    assert!(cluster.plaintext(cluster.lab.pod("other"), at(&cluster.lab, &late)).is_some());
+}
+
+#[test]
+fn a_pod_that_is_made_anew_under_its_address_is_enrolled_again_and_nothing_leaves_it_before() {
+    let mut cluster = world();
+    let daemon = cluster.daemon("", ALL);
+    let _db = cluster.serve(NODE, &db(), PORT, GREETING);
+    wait_for_state(&daemon, "shop/web", "enrolled");
+    let capture = cluster.lab.capture();
+    for _ in 0..2 {
+        // The sandbox dies and is made again: the same UID and addresses, another namespace and cgroup.
+        cluster.kill(NODE, &web());
+        cluster.lab.restore_pod("web");
+        eventually(slow::limit(20), "the new sandbox to be enrolled", || {
+            // Until it is known, connect() is refused; it is never plaintext.
+            let said = cluster.ask(NODE, &web(), at(&cluster.lab, &db()));
+            said.contains(GREETING).then_some(())
+        });
+    }
+    capture.stop().assert_only_tls(PORT);
+    let record =
+        daemon.wait_for_log("the new one's connection", |record| record.inbound() && record.bytes() > 0);
+    assert_eq!(record.peer(), "spiffe://example.org/ns/shop/sa/web");
+}
+
+#[test]
+fn what_was_heard_holds_while_the_api_server_is_away_and_across_a_restart() {
+    let mut cluster = world();
+    let mut daemon = cluster.daemon("", ALL);
+    let _db = cluster.serve(NODE, &db(), PORT, GREETING);
+    wait_for_state(&daemon, "shop/db", "enrolled");
+    let state = daemon.config().with_file_name("state").join("kubernetes.json");
+    eventually(slow::limit(30), "what was heard to be on disk", || state.exists().then_some(()));
+    cluster.double.stop();
+    daemon.kill9();
+    daemon.start();
+    wait_for_state(&daemon, "shop/db", "enrolled");
+    let said = cluster.ask(NODE, &web(), at(&cluster.lab, &db()));
+    assert!(said.contains(GREETING), "{said}");
+    assert_eq!(cluster.plaintext(cluster.lab.pod("other"), at(&cluster.lab, &db())), None);
+    let (code, text) = daemon.cli(&["status"]);
+    assert!(code == Some(0) && text.contains("pods"), "{text}");
+}
+
+#[test]
+fn without_the_api_server_and_without_memory_the_daemon_is_not_ready_and_says_why() {
+    let mut cluster = world();
+    cluster.double.stop();
+    let mut daemon = cluster.prepare(NODE, "", ALL);
+    daemon.launch();
+    eventually(slow::limit(20), "the reason to be told", || {
+        let (_, text) = daemon.cli(&["status"]);
+        text.contains("the API server has not said yet").then_some(())
+    });
+    assert!(!daemon.ready(), "readiness is what a rolling update waits for");
+    cluster.double.restart();
+    wait_for_state(&daemon, "shop/web", "enrolled");
+    eventually(slow::limit(20), "the daemon to be ready", || daemon.ready().then_some(()));
+}
+
+#[test]
+fn a_service_address_leads_to_the_identities_behind_it() {
+    let cluster = world();
+    let service = "10.96.0.10";
+    cluster.service("shop", "db", service, PORT, &[&db()]);
+    let daemon = cluster.daemon("", ALL);
+    let _db = cluster.serve(NODE, &db(), PORT, GREETING);
+    wait_for_state(&daemon, "shop/web", "enrolled");
+    // What kube-proxy does: the address is turned to an endpoint, in the node's part of the way.
+    cluster.translate(&web(), service, PORT, &db());
+    let capture = cluster.lab.capture();
+    let said = cluster.ask(NODE, &web(), format!("{service}:{PORT}").parse().expect("an address"));
+    assert!(said.contains(GREETING), "{said}");
+    capture.stop().assert_only_tls(PORT);
+    let record = daemon.wait_for_log("the client's side", |record| !record.inbound() && record.bytes() > 0);
+    assert_eq!(record.peer(), "spiffe://example.org/ns/shop/sa/db");
+}
