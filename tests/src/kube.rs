@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::path::PathBuf;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mtls_kube_double::{Double, TOKEN, json};
 use serde_json::Value;
@@ -15,7 +16,7 @@ pub const MODE: &str = "mtlsd.io/mode";
 /// A lab whose pods are known by an API server. Fields drop in this order.
 pub struct Cluster {
     /// The sandboxes of the pods.
-    sandboxes: Vec<(String, Process)>,
+    sandboxes: Mutex<Vec<(String, Process)>>,
     /// The lab.
     pub lab: Lab,
     /// The API server.
@@ -26,9 +27,11 @@ pub struct Cluster {
 #[derive(Clone, Debug)]
 pub struct Spec {
     /// Its name, also in the lab.
-    pub name: &'static str,
+    pub name: String,
     /// Its namespace.
     pub namespace: &'static str,
+    /// What tells it from an earlier one of its name.
+    pub uid: String,
     /// Labels.
     pub labels: Value,
     /// The QoS class, which decides where its cgroup is.
@@ -41,8 +44,9 @@ pub struct Spec {
 
 impl Spec {
     /// A burstable pod by the systemd driver.
-    pub fn new(namespace: &'static str, name: &'static str) -> Self {
-        Self { name, namespace, labels: json!({}), qos: "Burstable", systemd: true, more: json!({}) }
+    pub fn new(namespace: &'static str, name: &str) -> Self {
+        let (name, uid) = (name.to_owned(), format!("uid-of-{name}"));
+        Self { name, namespace, uid, labels: json!({}), qos: "Burstable", systemd: true, more: json!({}) }
     }
 
     /// The same, with a label.
@@ -51,24 +55,20 @@ impl Spec {
         self
     }
 
-    fn uid(&self) -> String {
-        format!("uid-of-{}", self.name)
-    }
-
     /// The pod's cgroup, below the node's root.
     pub fn cgroup(&self) -> PathBuf {
         let class = self.qos.to_lowercase();
         match (self.systemd, class.as_str()) {
             (true, "guaranteed") => {
-                format!("kubepods.slice/kubepods-pod{}.slice", self.uid().replace('-', "_")).into()
+                format!("kubepods.slice/kubepods-pod{}.slice", self.uid.replace('-', "_")).into()
             }
             (true, class) => format!(
                 "kubepods.slice/kubepods-{class}.slice/kubepods-{class}-pod{}.slice",
-                self.uid().replace('-', "_")
+                self.uid.replace('-', "_")
             )
             .into(),
-            (false, "guaranteed") => format!("kubepods/pod{}", self.uid()).into(),
-            (false, class) => format!("kubepods/{class}/pod{}", self.uid()).into(),
+            (false, "guaranteed") => format!("kubepods/pod{}", self.uid).into(),
+            (false, class) => format!("kubepods/{class}/pod{}", self.uid).into(),
         }
     }
 }
@@ -76,7 +76,7 @@ impl Spec {
 impl Cluster {
     /// An API server that knows one node, and a lab without pods.
     pub fn new() -> Self {
-        Self { sandboxes: Vec::new(), lab: Lab::new(&[]), double: Double::start() }
+        Self { sandboxes: Mutex::default(), lab: Lab::new(&[]), double: Double::start() }
     }
 
     /// A namespace with these labels; it may be there already.
@@ -89,10 +89,10 @@ impl Cluster {
 
     /// The pod as the API server has it: on the node, with its address.
     pub fn object(&self, node: &str, spec: &Spec) -> Value {
-        let pod = self.lab.pod(spec.name);
+        let pod = self.lab.pod(&spec.name);
         let mut object = json!({
             "metadata": {
-                "name": spec.name, "namespace": spec.namespace, "uid": spec.uid(), "labels": spec.labels,
+                "name": spec.name, "namespace": spec.namespace, "uid": spec.uid, "labels": spec.labels,
                 "creationTimestamp": "2026-11-29T10:00:00Z",
             },
             "spec": { "nodeName": node, "serviceAccountName": spec.name },
@@ -119,16 +119,25 @@ impl Cluster {
 
     /// Makes a pod's namespace and cgroup with one process in it, as kubelet does before any container, and tells nobody.
     pub fn sandbox(&mut self, node: &str, spec: &Spec) {
-        self.lab.add_pod(node, spec.name);
+        self.lab.add_pod(node, &spec.name);
+        self.start(node, spec);
+    }
+
+    /// Starts the one process of a sandbox whose namespace is there.
+    pub fn start(&self, node: &str, spec: &Spec) {
         let sandbox = self.cmd(node, spec, "sleep").arg("3600").spawn();
-        self.sandboxes.push((spec.name.to_owned(), sandbox));
+        self.sandboxes().push((spec.name.clone(), sandbox));
+    }
+
+    fn sandboxes(&self) -> MutexGuard<'_, Vec<(String, Process)>> {
+        self.sandboxes.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Kills everything of a pod and removes its namespace and cgroup, and tells nobody.
-    pub fn kill(&mut self, node: &str, spec: &Spec) {
-        self.sandboxes.retain(|(name, _)| name != spec.name);
+    pub fn kill(&self, node: &str, spec: &Spec) {
+        self.sandboxes().retain(|(name, _)| *name != spec.name);
         cgroup::destroy(&self.lab.node(node).cgroup_root.join(spec.cgroup()));
-        self.lab.remove_pod(spec.name);
+        self.lab.remove_pod(&spec.name);
     }
 
     /// A program in a container of a pod.
@@ -137,7 +146,7 @@ impl Cluster {
         let container = if spec.systemd { scope } else { "0123456789abcdef" };
         let cgroup = self.lab.node(node).cgroup_root.join(spec.cgroup()).join(container);
         fs::create_dir_all(&cgroup).expect("cgroup v2 is writable");
-        self.lab.pod(spec.name).cmd_in_cgroup(cgroup, program)
+        self.lab.pod(&spec.name).cmd_in_cgroup(cgroup, program)
     }
 
     /// A server in a pod that answers each connection with `greeting`.
@@ -147,7 +156,7 @@ impl Cluster {
             .cmd(node, spec, binary)
             .args(["serve", &format!("[::]:{port}"), "--greet", greeting])
             .spawn();
-        self.lab.pod(spec.name).wait_port(port);
+        self.lab.pod(&spec.name).wait_port(port);
         server
     }
 
@@ -176,9 +185,9 @@ impl Cluster {
             .iter()
             .map(|spec| {
                 json!({
-                    "addresses": [self.lab.pod(spec.name).v4.to_string()],
+                    "addresses": [self.lab.pod(&spec.name).v4.to_string()],
                     "conditions": { "ready": true, "serving": true },
-                    "targetRef": { "kind": "Pod", "namespace": spec.namespace, "name": spec.name, "uid": spec.uid() },
+                    "targetRef": { "kind": "Pod", "namespace": spec.namespace, "name": spec.name, "uid": spec.uid },
                 })
             })
             .collect();
@@ -195,8 +204,8 @@ impl Cluster {
 
     /// Does what kube-proxy does to a pod's connections: the service's address is turned to an endpoint.
     pub fn translate(&self, from: &Spec, service: &str, port: u16, to: &Spec) {
-        let (port, to) = (port.to_string(), self.lab.pod(to.name).at(port).to_string());
-        let netns = &self.lab.pod(from.name).netns;
+        let (port, to) = (port.to_string(), self.lab.pod(&to.name).at(port).to_string());
+        let netns = &self.lab.pod(&from.name).netns;
         let rule = ["-t", "nat", "-A", "OUTPUT", "-d", service, "-p", "tcp", "--dport", &port, "-j", "DNAT"];
         let command = self.lab.tool("ip").args(["netns", "exec", netns, "iptables"]);
         command.args(rule).args(["--to-destination", &to]).run().ok();
@@ -236,7 +245,7 @@ impl Default for Cluster {
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        self.sandboxes.clear();
+        self.sandboxes().clear();
     }
 }
 

@@ -53,7 +53,7 @@ fn is_gone(daemon: &Daemon, workload: &str) {
 }
 
 fn at(lab: &Lab, spec: &Spec) -> std::net::SocketAddr {
-    lab.pod(spec.name).at(PORT)
+    lab.pod(&spec.name).at(PORT)
 }
 
 #[test]
@@ -107,7 +107,7 @@ fn a_label_takes_effect_on_a_running_pod_and_so_does_its_removal() {
 
 #[test]
 fn a_pod_that_is_made_anew_under_its_address_is_enrolled_again_and_nothing_leaves_it_before() {
-    let mut cluster = world();
+    let cluster = world();
     let daemon = cluster.daemon("", ALL);
     let _db = cluster.serve(NODE, &db(), PORT, GREETING);
     wait_for_state(&daemon, "shop/web", "enrolled");
@@ -161,6 +161,80 @@ fn without_the_api_server_and_without_memory_the_daemon_is_not_ready_and_says_wh
     cluster.double.restart();
     wait_for_state(&daemon, "shop/web", "enrolled");
     eventually(slow::limit(20), "the daemon to be ready", || daemon.ready().then_some(()));
+}
+
+#[test]
+fn pods_of_two_nodes_know_each_other_and_nobody_wrote_a_directory() {
+    let mut cluster = Cluster::new();
+    cluster.lab.add_node("n2");
+    cluster.namespace("shop", json!({ MODE: "strict" }));
+    cluster.pod(NODE, &web());
+    cluster.pod("n2", &db());
+    let mut first = cluster.prepare(NODE, "", ALL);
+    first.ca_init();
+    first.start();
+    let mut second = cluster.prepare("n2", "", ALL);
+    second.share_ca(&first);
+    second.start();
+    let _db = cluster.serve("n2", &db(), PORT, GREETING);
+    wait_for_state(&first, "shop/web", "enrolled");
+    wait_for_state(&second, "shop/db", "enrolled");
+    let capture = cluster.lab.capture();
+    for to in [cluster.lab.pod("db").at(PORT), cluster.lab.pod("db").at6(PORT)] {
+        let said = cluster.ask(NODE, &web(), to);
+        assert!(said.contains(GREETING), "{said}");
+    }
+    capture.stop().assert_only_tls(PORT);
+    let record = second.wait_for_log("the server's side", |record| record.inbound() && record.bytes() > 0);
+    assert_eq!(record.peer(), "spiffe://example.org/ns/shop/sa/web");
+    is_absent(&first, "shop/db");
+}
+
+fn is_absent(daemon: &Daemon, workload: &str) {
+    assert!(workloads(daemon).iter().all(|one| one["name"] != workload), "{workload} is the other node's");
+}
+
+#[test]
+fn a_policy_object_that_is_wrong_is_refused_alone_and_the_last_good_one_stays() {
+    let cluster = world();
+    let policy = |generation: u64, from: Value| {
+        cluster.double.put(
+            "mutualtlspolicies",
+            json!({
+                "metadata": { "name": "db", "namespace": "shop", "uid": "p", "generation": generation },
+                "spec": { "rules": [{ "name": "web", "action": "allow", "from": from }] },
+            }),
+        );
+    };
+    policy(1, json!({ "service_accounts": ["shop/web"] }));
+    let daemon = cluster.daemon("", "");
+    let _db = cluster.serve(NODE, &db(), PORT, GREETING);
+    wait_for_state(&daemon, "shop/db", "enrolled");
+    let said = cluster.ask(NODE, &web(), at(&cluster.lab, &db()));
+    assert!(said.contains(GREETING), "{said}");
+    let condition = |status: &str| {
+        eventually(slow::limit(30), &format!("the condition to be {status}"), || {
+            let object = cluster.double.get("mutualtlspolicies", "shop", "db")?;
+            let conditions = object["status"]["conditions"].as_array().cloned().unwrap_or_default();
+            let own = conditions.iter().find(|condition| condition["type"] == "mtlsd.io/Accepted")?;
+            (own["status"] == status).then(|| own["message"].as_str().unwrap_or_default().to_owned())
+        })
+    };
+    condition("True");
+    policy(2, json!({ "service_account": ["shop/web"] }));
+    let message = condition("False");
+    assert!(message.contains("service_account") && message.contains("last good version"), "{message}");
+    eventually(slow::limit(20), "the refusal to be told", || {
+        let text = daemon.shown(&["status"]).text();
+        (text.contains("MutualTLSPolicy shop/db REFUSED") && text.contains("last good version")).then_some(())
+    });
+    let said = cluster.ask(NODE, &web(), at(&cluster.lab, &db()));
+    assert!(said.contains(GREETING), "the last good version is in force: {said}");
+    policy(3, json!({ "service_accounts": ["shop/nobody"] }));
+    eventually(slow::limit(20), "the new version to be in force", || {
+        let said = cluster.ask(NODE, &web(), at(&cluster.lab, &db()));
+        (!said.contains(GREETING)).then_some(())
+    });
 }
 
 #[test]

@@ -7,13 +7,14 @@ use tokio::sync::Notify;
 use tokio::task::JoinSet;
 
 use super::offer::View;
+use super::report;
 use super::standing::{Follows, ResourceStanding};
-use crate::config::{Kubernetes, PolicySource};
+use crate::config::{Kubernetes, PolicySource, Verdict};
 use crate::kube::objects::{
     AuthorizationPolicy, EndpointSlice, Kind, MutualTlsPolicy, Namespace, PeerAuthentication, Pod, Service,
 };
 use crate::kube::{
-    Changes, Client, ClusterConfig, ConfigError, Kept, Reflector, Remembered, Scope, StateFile,
+    Changes, Client, ClusterConfig, ConfigError, Kept, KubeError, Reflector, Remembered, Scope, StateFile,
     StateFileError, Timing,
 };
 
@@ -35,6 +36,7 @@ pub enum ClusterError {
 
 /// A node's copy of what its cluster says. It is followed until this is dropped.
 pub struct Cluster {
+    client: Arc<Client>,
     node: String,
     file: StateFile,
     pods: Reflector<Pod>,
@@ -84,6 +86,7 @@ impl Cluster {
             modes: istio.then(|| start(&client, remembered.peer_authentications)),
             rules: istio.then(|| start(&client, remembered.authorization_policies)),
             ours: mtlsd.then(|| start(&client, remembered.mutual_tls_policies)),
+            client,
         }
     }
 
@@ -136,6 +139,14 @@ impl Cluster {
             self.ours.as_ref().map(Reflector::changes),
         ];
         AnyChange::of(built_in.into_iter().chain(policies.into_iter().flatten()).collect())
+    }
+
+    /// Writes what became of a policy object into its status, unless it is there.
+    ///
+    /// # Errors
+    /// Why it could not be written.
+    pub async fn report(&self, verdict: &Verdict) -> Result<(), KubeError> {
+        report::write(&self.client, verdict).await
     }
 
     /// Writes what is known to the state directory, for the next daemon.

@@ -8,10 +8,12 @@ mod accounts;
 mod directory;
 mod follow;
 mod offer;
+mod report;
 mod standing;
 
 pub use follow::{Cluster, ClusterError, NODE_NAME};
 pub use offer::{Earlier, View, offer};
+pub use report::Reports;
 pub use standing::{ResourceStanding, STALE};
 
 #[cfg(test)]

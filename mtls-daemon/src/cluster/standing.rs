@@ -72,3 +72,26 @@ fn is_not_installed<K: Kind>(reflector: &Reflector<K>) -> bool {
     };
     behind && K::RESOURCE.group.contains('.') && !K::RESOURCE.group.ends_with(".k8s.io")
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn standing(age: Option<u64>, trouble: Option<&str>) -> ResourceStanding {
+        ResourceStanding {
+            resource: "pods".into(),
+            age: age.map(Duration::from_secs),
+            trouble: trouble.map(str::to_owned),
+            objects: 0,
+            refused: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn what_was_heard_is_an_alarm_from_five_minutes_on() {
+        assert!(!standing(Some(299), Some("away")).is_stale());
+        assert!(standing(Some(300), Some("away")).is_stale());
+        assert!(standing(None, Some("never")).is_stale());
+        assert!(!standing(Some(3_600), None).is_stale(), "it is followed");
+    }
+}

@@ -2,8 +2,7 @@
 //! an API server that is away.
 //!
 //! What comes from the API server is taken as hostile until `objects` has read it: every object alone, so that one that
-//! is refused never stops the others. The daemon does not use this room yet; the sources of workloads, directory and policy will
-//! (docs/design/where-it-runs.md).
+//! is refused never stops the others. `cluster` turns them into what the configuration understands.
 
 mod answer;
 mod backoff;
@@ -37,7 +36,9 @@ pub use self::list::PAGE;
 pub use self::names::{Key, MAX_NAME, MAX_NAMESPACE, MAX_UID, Name, NameError, NamespaceName, Uid};
 pub use self::page::MAX_PAGE_BYTES;
 pub use self::reflector::Reflector;
-pub use self::resource::{CERTIFICATE_REQUESTS, Resource};
+pub use self::resource::{
+    AUTHORIZATION_POLICIES, CERTIFICATE_REQUESTS, MUTUAL_TLS_POLICIES, PEER_AUTHENTICATIONS, Resource,
+};
 pub use self::scope::Scope;
 pub use self::state::{Kept, MAX_STATE_BYTES, Remembered, StateFile, StateFileError};
 pub use self::store::{MAX_OBJECTS, MAX_REFUSED, Refused, Standing};

@@ -7,7 +7,7 @@ use std::time::Duration;
 use tokio::time::{Instant, sleep};
 
 use super::daemon::{Daemon, lock};
-use crate::cluster::{Cluster, ClusterError, Earlier, ResourceStanding, offer};
+use crate::cluster::{Cluster, ClusterError, Earlier, Reports, ResourceStanding, offer};
 use crate::config::{Config, Instead, Offer, Outcome, Verdict};
 use crate::control::view::{Alarm, ClusterStatus, PolicyStatus, ResourceStatus};
 use crate::identity::alarm::Level;
@@ -41,6 +41,7 @@ pub struct Following {
     mixed: Vec<String>,
     /// Resources of which it was said that they are stale.
     stale: BTreeSet<String>,
+    reports: Reports,
 }
 
 impl Following {
@@ -78,6 +79,7 @@ impl Following {
                 Outcome::Refused { why, instead } => tell_refused(verdict, why, *instead),
             }
         }
+        self.reports.note(&config.verdicts, Instant::now());
         self.earlier.retain(|name, _| offer.policies.iter().any(|policy| policy.name == *name));
     }
 
@@ -205,6 +207,7 @@ pub(super) async fn keep(daemon: Arc<Daemon>) {
                 (written, is_new) = (Some(Instant::now()), false);
             }
             lock(&daemon.following).tell_stale();
+            daemon.report_verdicts(&cluster).await;
             tokio::select! {
                 () = changes.next() => {
                     is_new = true;
@@ -217,6 +220,20 @@ pub(super) async fn keep(daemon: Arc<Daemon>) {
 }
 
 impl Daemon {
+    /// Writes what became of policy objects into their status.
+    async fn report_verdicts(&self, cluster: &Cluster) {
+        loop {
+            let Some(verdict) = lock(&self.following).reports.next(Instant::now()) else { return };
+            match cluster.report(&verdict).await {
+                Ok(()) => lock(&self.following).reports.written(verdict),
+                Err(error) => {
+                    tracing::warn!(%error, policy = %verdict.name, "its status could not be written; trying again");
+                    lock(&self.following).reports.failed(verdict, Instant::now());
+                }
+            }
+        }
+    }
+
     /// Brings what the cluster offers now into force, if it is something else.
     fn take_over_from_cluster(&self) {
         let config = Arc::clone(&lock(&self.changing).prepared.config);
