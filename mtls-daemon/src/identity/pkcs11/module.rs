@@ -16,12 +16,20 @@ const OTHERS_MAY_WRITE: u32 = 0o022;
 /// In such a directory nobody but the owner replaces a file.
 const STICKY: u32 = 0o1000;
 
+/// This mtlsd is linked statically, as the one in the container image: the C library cannot load anything then.
+const STATIC: bool = cfg!(target_feature = "crt-static");
+const NO_LOADER: &str = "this mtlsd is linked statically, as the one of the container image is, and cannot load libraries; use one that is \
+                         linked dynamically (the Debian package), or an issuer whose key is elsewhere (`identity.issuers`)";
+
 /// What is loaded, by real path. PKCS #11 itself has one state per process (v2.40 section 5.4, C_Initialize).
 static LOADED: Mutex<BTreeMap<PathBuf, Pkcs11>> = Mutex::new(BTreeMap::new());
 
 /// Loads and initialises the module, or gives the one that is loaded already.
 pub(super) fn load(path: &Path) -> Result<Pkcs11, Pkcs11Error> {
     let unusable = |reason: String| Pkcs11Error::Module { path: path.to_owned(), reason };
+    if STATIC {
+        return Err(unusable(NO_LOADER.to_owned()));
+    }
     let real = checked(path)?;
     // Held over C_Initialize, which must not run twice.
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
