@@ -22,6 +22,7 @@ mod page;
 pub mod pods;
 mod reflector;
 mod resource;
+pub mod rights;
 mod scope;
 mod state;
 mod store;
