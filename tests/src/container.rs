@@ -10,7 +10,7 @@ use std::process::Command;
 use serde_json::{Value, json};
 
 use crate::Lab;
-use crate::lab::cgroup::mount as cgroup_mount;
+use crate::lab::cgroup::{destroy, mount as cgroup_mount};
 use crate::lab::{Daemon, NODE};
 use crate::manifests::root;
 
@@ -42,6 +42,8 @@ pub struct Contained {
     pub daemon: Daemon,
     runc: PathBuf,
     id: String,
+    /// The lab's cgroup, below the mount.
+    group: PathBuf,
 }
 
 impl Pod {
@@ -111,6 +113,7 @@ impl Pod {
         let program = daemon.binary().to_owned();
         make_root(&bundle.join("rootfs"), &program);
         let below = node.cgroup_root.strip_prefix(cgroup_mount()).expect("it is a cgroup");
+        let group = below.parent().expect("a node is in its lab").to_owned();
         let cgroup = Path::new("/").join(below).join("pod-of-mtlsd/container");
         let spec = self.bundle(&files, &cgroup);
         fs::write(bundle.join("config.json"), spec.to_string()).expect("lab directory is writable");
@@ -126,7 +129,7 @@ impl Pod {
         fs::write(&script, text).expect("lab directory is writable");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
         daemon.use_binary(&script);
-        Contained { daemon, runc, id }
+        Contained { daemon, runc, id, group }
     }
 
     /// What containerd makes of a pod (CRI), for runc (the OCI's runtime specification).
@@ -251,6 +254,13 @@ impl Drop for Contained {
             let text = String::from_utf8_lossy(&said.stderr).into_owned();
             if !said.status.success() && !text.contains("does not exist") {
                 eprintln!("lab: the container {} is not removed: {text}", self.id);
+            }
+        }
+        // Where version 1 is mounted beside version 2, runc has made the same directories there, and leaves those above the container's.
+        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+            let group = hierarchy.path().join(&self.group);
+            if hierarchy.path() != cgroup_mount() && !hierarchy.path().is_symlink() {
+                destroy(&group);
             }
         }
     }

@@ -87,11 +87,10 @@ fn of_crate(linked: &Linked) -> Value {
 fn component(name: &str, version: &str, purl: &str, license: Option<&str>, sha256: Option<&str>) -> Value {
     let mut component =
         json!({ "type": "library", "bom-ref": purl, "name": name, "version": version, "purl": purl });
-    if let Some(license) = license {
-        component["licenses"] = json!([{ "expression": license }]);
-    }
-    if let Some(sha256) = sha256 {
-        component["hashes"] = json!([{ "alg": "SHA-256", "content": sha256 }]);
+    let licenses = license.map(|license| ("licenses", json!([{ "expression": license }])));
+    let hashes = sha256.map(|sha256| ("hashes", json!([{ "alg": "SHA-256", "content": sha256 }])));
+    if let Some(fields) = component.as_object_mut() {
+        fields.extend(licenses.into_iter().chain(hashes).map(|(key, value)| (key.to_owned(), value)));
     }
     component
 }
