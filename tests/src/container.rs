@@ -13,6 +13,7 @@ use crate::Lab;
 use crate::lab::cgroup::{destroy, mount as cgroup_mount};
 use crate::lab::{Daemon, NODE};
 use crate::manifests::root;
+use crate::volume::Mounted;
 
 /// What containerd hides in a container that is not privileged, and what it makes read-only.
 const MASKED: [&str; 8] = [
@@ -26,6 +27,9 @@ const MASKED: [&str; 8] = [
     "/sys/firmware",
 ];
 const READ_ONLY: [&str; 5] = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"];
+
+/// The directory of the ConfigMap, in the node's.
+const CONFIG_MAP: &str = "configmap";
 
 /// The pod of the chart, and what a test changes of it.
 #[derive(Debug)]
@@ -42,6 +46,7 @@ pub struct Contained {
     pub daemon: Daemon,
     runc: PathBuf,
     id: String,
+    config_map: Mounted,
     /// The lab's cgroup, below the mount.
     group: PathBuf,
 }
@@ -129,7 +134,10 @@ impl Pod {
         fs::write(&script, text).expect("lab directory is writable");
         fs::set_permissions(&script, fs::Permissions::from_mode(0o755)).expect("it is ours");
         daemon.use_binary(&script);
-        Contained { daemon, runc, id, group }
+        let contained =
+            Contained { daemon, runc, id, config_map: Mounted::new(files.join(CONFIG_MAP)), group };
+        contained.publish();
+        contained
     }
 
     /// What containerd makes of a pod (CRI), for runc (the OCI's runtime specification).
@@ -189,7 +197,7 @@ impl Pod {
         let path_of = |name: &Value| {
             let volume = volumes.clone().find(|volume| volume["name"] == *name).expect("the volume is there");
             match (&volume["configMap"], volume["hostPath"]["path"].as_str()) {
-                (Value::Object(_), _) => files.to_owned(),
+                (Value::Object(_), _) => files.join(CONFIG_MAP),
                 (_, Some("/run/mtlsd")) => files.join("runtime"),
                 (_, Some("/var/lib/mtlsd")) => files.join("state"),
                 (_, Some(path)) => path.into(),
@@ -228,6 +236,14 @@ fn make_root(place: &Path, program: &Path) {
 }
 
 impl Contained {
+    /// Brings the configuration into the container, as kubelet does with a ConfigMap.
+    ///
+    /// # Panics
+    /// If it cannot be written.
+    pub fn publish(&self) {
+        self.config_map.swap(&[("mtlsd.yaml", &self.daemon.config())]);
+    }
+
     /// The process number of the daemon, on the host.
     ///
     /// # Panics

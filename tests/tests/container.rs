@@ -112,13 +112,14 @@ fn with_the_charts_rights_it_enrols_relays_and_holds() {
     assert!(!verified.text().contains("runs after"), "{verified}");
     assert!(daemon.ability("locked-memory").is_ok(), "keys are not swapped out");
 
-    // A change of the configuration is seen through the mount.
+    // A change of the ConfigMap is seen.
     let denied = world.lab.expand(&TWO.replace("action: allow", "action: deny"));
     let bpffs = format!(
         "paths: {{ bpffs: {} }}\naccess_log: {{ file: /run/mtlsd/access.jsonl }}\n",
         daemon.bpffs().display()
     );
     daemon.configure(&(bpffs + &denied));
+    world.contained.publish();
     eventually(slow::limit(15), "the rule that denies", || (!world.ask().contains("hello")).then_some(()));
 
     world.contained.daemon.stop();
@@ -174,9 +175,9 @@ fn without_any_one_capability_something_fails_and_says_which() {
 #[test]
 fn in_its_own_cgroup_it_refuses_to_start_and_says_what_to_mount() {
     let Some(pod) = pod(in_its_own_cgroup_it_refuses_to_start_and_says_what_to_mount) else { return };
-    let mut world = World::new(&pod.with_own_cgroup());
+    let world = World::new(&pod.with_own_cgroup());
     // Without a root that is named: one could not be named there.
-    let daemon = &mut world.contained.daemon;
+    let daemon = &world.contained.daemon;
     let text = fs::read_to_string(daemon.config()).expect("just written");
     let text: String = text
         .lines()
@@ -184,7 +185,8 @@ fn in_its_own_cgroup_it_refuses_to_start_and_says_what_to_mount() {
         .map(|line| format!("{line}\n"))
         .collect();
     fs::write(daemon.config(), text).expect("lab directory is writable");
-    let said = daemon.run_to_end();
+    world.contained.publish();
+    let said = world.contained.daemon.run_to_end();
     assert!(
         said.code != Some(0) && said.stderr.contains("/sys/fs/cgroup: only this container's own cgroup"),
         "{said}"
