@@ -244,6 +244,29 @@ impl Contained {
         self.config_map.swap(&[("mtlsd.yaml", &self.daemon.config())]);
     }
 
+    /// Runs the container once more with other arguments, to its end: whether it succeeded, and what it said.
+    ///
+    /// # Panics
+    /// If it cannot be started.
+    #[must_use]
+    pub fn run_with(&self, args: &[&str]) -> (bool, String) {
+        let bundle = self.runc.with_file_name("bundle");
+        let file = bundle.join("config.json");
+        let mut spec: Value =
+            serde_json::from_slice(&fs::read(&file).expect("just written")).expect("it is JSON");
+        spec["process"]["args"] = [&["/usr/bin/mtlsd"], args].concat().into();
+        fs::write(&file, spec.to_string()).expect("lab directory is writable");
+        let mut runc = Command::new("runc");
+        runc.arg("--root")
+            .arg(&self.runc)
+            .arg("run")
+            .arg("--bundle")
+            .arg(&bundle)
+            .arg(format!("{}-once", self.id));
+        let said = runc.output().expect("runc starts");
+        (said.status.success(), String::from_utf8_lossy(&[said.stdout, said.stderr].concat()).into_owned())
+    }
+
     /// The process number of the daemon, on the host.
     ///
     /// # Panics

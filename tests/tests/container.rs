@@ -124,6 +124,10 @@ fn with_the_charts_rights_it_enrols_relays_and_holds() {
 
     world.contained.daemon.stop();
     assert!(!world.ask().contains("hello"), "strict holds without the daemon: what is pinned is the node's");
+
+    let (ok, said) = world.contained.run_with(&["uninstall"]);
+    assert!(ok && said.contains("pinned objects"), "{said}");
+    assert!(world.ask().contains("hello"), "nothing is in force any more: {}", world.ask());
 }
 
 #[test]

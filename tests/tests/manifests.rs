@@ -12,7 +12,7 @@ use mtls_tests::programs::kubectl::{self, Kubectl};
 use serde_json::Value;
 
 /// Every optional part by itself, and all of them.
-const VARIANTS: [&[&str]; 6] = [
+const VARIANTS: [&[&str]; 7] = [
     &[],
     &[
         "--set=serviceMonitor.enabled=true",
@@ -26,6 +26,7 @@ const VARIANTS: [&[&str]; 6] = [
         "--set=seLinuxType=spc_t",
         "--set=kubernetes.cgroupRoot=/kubelet",
     ],
+    &["--set=uninstall=true"],
     ALL,
 ];
 const ALL: &[&str] = &[
@@ -274,6 +275,12 @@ fn probes_ask_where_the_daemon_listens_and_a_rolling_update_waits_for_them() {
         );
         assert_eq!(daemons["spec"]["template"]["spec"]["priorityClassName"], "system-node-critical");
     }
+    // What ends by itself is never ready: it must not wait for the other nodes.
+    let objects = world.objects(&["--set=uninstall=true"]);
+    let daemons = only(&objects, "DaemonSet");
+    let container = &daemons["spec"]["template"]["spec"]["containers"][0];
+    assert_eq!((&container["args"], &container["readinessProbe"]), (&json!(["uninstall"]), &Value::Null));
+    assert_eq!(daemons["spec"]["updateStrategy"]["rollingUpdate"]["maxUnavailable"], "100%");
 }
 
 #[test]
