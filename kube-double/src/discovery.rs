@@ -79,7 +79,7 @@ mod tests {
                 found["resources"].as_array().unwrap().iter().map(|entry| &entry["name"]).collect();
             assert!(names.contains(&&json!(one.plural)), "{path}");
         }
-        assert_eq!(answer("/apis").unwrap()["groups"].as_array().unwrap().len(), 4);
+        assert_eq!(answer("/apis").unwrap()["groups"].as_array().unwrap().len(), 8);
         assert_eq!(answer("/apis/unknown").unwrap_err().code, 404);
         assert_eq!(answer("/openapi/v3").unwrap_err().code, 404);
     }

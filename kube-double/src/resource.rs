@@ -52,8 +52,40 @@ const fn core(
     Resource { group: "", version: "v1", plural, singular, kind, short, namespaced, status: true }
 }
 
+/// What a chart has besides: nobody of ours asks for it, and nothing has a status.
+const fn deployed(
+    group: &'static str,
+    plural: &'static str,
+    singular: &'static str,
+    kind: &'static str,
+    namespaced: bool,
+) -> Resource {
+    Resource { group, version: "v1", plural, singular, kind, short: &[], namespaced, status: false }
+}
+
 /// All of them.
 pub const RESOURCES: &[Resource] = &[
+    deployed("", "configmaps", "configmap", "ConfigMap", true),
+    deployed("", "serviceaccounts", "serviceaccount", "ServiceAccount", true),
+    deployed("apps", "daemonsets", "daemonset", "DaemonSet", true),
+    deployed("rbac.authorization.k8s.io", "clusterroles", "clusterrole", "ClusterRole", false),
+    deployed(
+        "rbac.authorization.k8s.io",
+        "clusterrolebindings",
+        "clusterrolebinding",
+        "ClusterRoleBinding",
+        false,
+    ),
+    deployed("rbac.authorization.k8s.io", "roles", "role", "Role", true),
+    deployed("rbac.authorization.k8s.io", "rolebindings", "rolebinding", "RoleBinding", true),
+    deployed(
+        "apiextensions.k8s.io",
+        "customresourcedefinitions",
+        "customresourcedefinition",
+        "CustomResourceDefinition",
+        false,
+    ),
+    deployed("monitoring.coreos.com", "servicemonitors", "servicemonitor", "ServiceMonitor", true),
     core("namespaces", "namespace", "Namespace", &["ns"], false),
     core("nodes", "node", "Node", &["no"], false),
     core("pods", "pod", "Pod", &["po"], true),

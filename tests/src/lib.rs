@@ -3,6 +3,7 @@
 pub mod booted;
 pub mod bytes;
 pub mod certs;
+pub mod container;
 pub mod copy;
 pub mod demo;
 pub mod direct;
@@ -14,6 +15,7 @@ pub mod hold;
 pub mod hosts;
 pub mod kube;
 pub mod lab;
+pub mod manifests;
 pub mod manners;
 pub mod middle;
 mod not_run;

@@ -1,4 +1,4 @@
-//! Identity files as kubelet and CSI drivers mount them: links into `..data`, which is swapped whole.
+//! Files as kubelet and CSI drivers mount them: links into `..data`, which is swapped whole.
 
 use std::cell::Cell;
 use std::fs;
@@ -9,7 +9,11 @@ use crate::certs::{Authority, Leaf};
 
 /// See the module. It holds `tls.crt` and `tls.key`.
 #[derive(Debug)]
-pub struct Volume {
+pub struct Volume(Mounted);
+
+/// A directory of files that are swapped at once.
+#[derive(Debug)]
+pub struct Mounted {
     directory: PathBuf,
     generation: Cell<u32>,
 }
@@ -20,18 +24,14 @@ impl Volume {
     /// # Panics
     /// If the directory cannot be written.
     pub fn new(parent: &Path, name: &str, authority: &Authority, leaf: &Leaf) -> Self {
-        let volume = Self { directory: parent.join(format!("volume-{name}")), generation: Cell::new(0) };
-        fs::create_dir_all(&volume.directory).expect("lab directory is writable");
+        let volume = Self(Mounted::new(parent.join(format!("volume-{name}"))));
         volume.renew(authority, leaf);
-        for file in ["tls.crt", "tls.key"] {
-            symlink(format!("..data/{file}"), volume.path(file)).expect("lab directory is writable");
-        }
         volume
     }
 
     /// What to write under a workload in the configuration.
     pub fn identity(&self) -> String {
-        let (certificate, key) = (self.path("tls.crt"), self.path("tls.key"));
+        let (certificate, key) = (self.0.path("tls.crt"), self.0.path("tls.key"));
         format!("identity: {{ certificate: {}, key: {} }}", certificate.display(), key.display())
     }
 
@@ -40,22 +40,46 @@ impl Volume {
     /// # Panics
     /// If the directory cannot be written.
     pub fn renew(&self, authority: &Authority, leaf: &Leaf) {
+        let files = authority.issue("renewed", leaf);
+        self.0.swap(&[("tls.crt", &files.chain), ("tls.key", &files.key)]);
+    }
+}
+
+impl Mounted {
+    /// Empty.
+    ///
+    /// # Panics
+    /// If the directory cannot be made.
+    pub fn new(directory: PathBuf) -> Self {
+        fs::create_dir_all(&directory).expect("lab directory is writable");
+        Self { directory, generation: Cell::new(0) }
+    }
+
+    /// Copies of these files under these names in the place of all that were there.
+    ///
+    /// # Panics
+    /// If the directory cannot be written.
+    pub fn swap(&self, files: &[(&str, &Path)]) {
         let number = self.generation.replace(self.generation.get() + 1);
         let (here, data) = (format!("..generation-{number}"), self.path("..data"));
-        let files = authority.issue("renewed", leaf);
         let old = fs::read_link(&data).ok();
         let work = || {
             fs::create_dir(self.path(&here))?;
-            fs::copy(&files.chain, self.path(&here).join("tls.crt"))?;
-            fs::copy(&files.key, self.path(&here).join("tls.key"))?;
+            for (name, file) in files {
+                fs::copy(file, self.path(&here).join(name))?;
+            }
             symlink(&here, self.path("..data_tmp"))?;
             fs::rename(self.path("..data_tmp"), &data)?;
+            for (name, _) in files.iter().filter(|(name, _)| !self.path(name).is_symlink()) {
+                symlink(format!("..data/{name}"), self.path(name))?;
+            }
             old.map_or(Ok(()), |old| fs::remove_dir_all(self.directory.join(old)))
         };
         work().expect("lab directory is writable");
     }
 
-    fn path(&self, name: &str) -> PathBuf {
+    /// A file in it.
+    pub fn path(&self, name: &str) -> PathBuf {
         self.directory.join(name)
     }
 }

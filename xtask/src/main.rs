@@ -9,6 +9,8 @@ mod deny;
 mod digest;
 mod ebpf;
 mod fuzz;
+mod image;
+mod manifests;
 mod package;
 mod repo;
 mod run;
@@ -45,6 +47,10 @@ enum Task {
     Deny,
     /// Build mtlsd with optimisation and make a Debian package of it.
     Package(package::Args),
+    /// Build mtlsd statically, and make a container image of nothing else; prints its size and its bill of materials.
+    Image(image::Args),
+    /// Make the plain manifests of the Kubernetes chart.
+    Manifests,
     /// Throw hostile bytes at the parsers, each for a bounded time, from the committed corpus.
     Fuzz(fuzz::Args),
     /// Everything that CI runs, with the time each step took.
@@ -64,6 +70,8 @@ fn main() -> ExitCode {
         Task::Ebpf(command) => ebpf::run(&command),
         Task::Deny => deny::run(),
         Task::Package(args) => package::run(&args),
+        Task::Image(args) => image::run(&args),
+        Task::Manifests => manifests::run(),
         Task::Fuzz(args) => fuzz::run(&args),
         Task::Ci(args) => ci::run(&args),
     };

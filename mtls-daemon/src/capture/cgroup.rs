@@ -1,39 +1,38 @@
 //! Where cgroup v2 is mounted, and which cgroup has which ID.
 
+mod mounts;
+mod own;
+
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use nix::sys::statfs::{CGROUP2_SUPER_MAGIC, statfs};
 
+pub use self::own::of;
 use super::error::CaptureError;
 
-/// The cgroup v2 mount point; on hybrid systems it is not /sys/fs/cgroup itself.
+/// The mount of the whole cgroup v2 hierarchy; on hybrid systems it is not /sys/fs/cgroup itself.
 ///
 /// # Errors
-/// [`CaptureError::NoCgroup2`] when there is none.
+/// [`CaptureError::NoCgroup2`] when there is none, [`CaptureError::OwnCgroupOnly`] when there is only a container's own part.
 pub fn mount_point() -> Result<PathBuf, CaptureError> {
-    let mounts = std::fs::read_to_string("/proc/self/mounts").unwrap_or_default();
-    find_mount(&mounts).ok_or(CaptureError::NoCgroup2)
-}
-
-fn find_mount(mounts: &str) -> Option<PathBuf> {
-    mounts.lines().find_map(|line| {
-        let mut fields = line.split(' ');
-        let (_, directory, kind) = (fields.next()?, fields.next()?, fields.next()?);
-        (kind == "cgroup2").then(|| PathBuf::from(directory))
-    })
+    Ok(mounts::whole()?.point)
 }
 
 /// The configured root, or the mount point; checked to be cgroup v2.
 ///
 /// # Errors
-/// When there is no cgroup v2 there.
+/// When there is no cgroup v2 there, or only a container's own part of it.
 pub fn root(configured: Option<&Path>) -> Result<PathBuf, CaptureError> {
     let root = match configured {
         Some(path) => path.to_owned(),
         None => mount_point()?,
     };
-    if is_cgroup2(&root) { Ok(root) } else { Err(CaptureError::NotACgroup(root)) }
+    if !is_cgroup2(&root) {
+        return Err(CaptureError::NotACgroup(root));
+    }
+    // Workloads are looked for from the top: there must be one, whatever is configured.
+    mount_point().map(|_| root)
 }
 
 fn is_cgroup2(path: &Path) -> bool {
@@ -43,17 +42,14 @@ fn is_cgroup2(path: &Path) -> bool {
 /// The daemon's own cgroup, if it is outside of `root`: programs on `root` do not see its sockets then.
 #[must_use]
 pub fn own_outside_of(root: &Path) -> Option<PathBuf> {
-    let mount = mount_point().ok()?;
-    let memberships = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = mount.join(own_path(&memberships)?);
+    let own = own::own()?;
     (!own.starts_with(root)).then_some(own)
 }
 
 /// The daemon's own cgroup, if it is below one of these.
 #[must_use]
 pub fn own_below(mount: &Path, configured: &[PathBuf]) -> Option<Cgroup> {
-    let memberships = std::fs::read_to_string("/proc/self/cgroup").ok()?;
-    let own = mount.join(own_path(&memberships)?);
+    let own = own::own()?;
     let below = configured.iter().any(|path| own.starts_with(directory(mount, path)));
     below.then(|| find(mount, &own)).flatten()
 }
@@ -102,15 +98,6 @@ pub fn find(mount: &Path, configured: &Path) -> Option<Cgroup> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_mount_is_found_where_it_is() {
-        let hybrid = "tmpfs /sys/fs/cgroup tmpfs rw 0 0\ncgroup /sys/fs/cgroup/cpu cgroup rw 0 0\n\
-                      cgroup2 /sys/fs/cgroup/unified cgroup2 rw,relatime 0 0\n";
-        assert_eq!(find_mount(hybrid), Some(PathBuf::from("/sys/fs/cgroup/unified")));
-        assert_eq!(find_mount("proc /proc proc rw 0 0\n"), None);
-        assert_eq!(find_mount("garbage"), None);
-    }
 
     #[test]
     fn the_own_cgroup_is_the_line_of_version_2() {

@@ -14,6 +14,12 @@ pub enum CaptureError {
         "no cgroup v2 file system is mounted; mount one with `mount -t cgroup2 none /sys/fs/cgroup/unified`, or set cgroup_root"
     )]
     NoCgroup2,
+    /// Only a part of the hierarchy is mounted: a container's own.
+    #[error(
+        "{path}: only this container's own cgroup, where no other process is seen; mount the host's /sys/fs/cgroup there (hostPath in \
+         Kubernetes), or start the container in the host's cgroup namespace", path = .0.display()
+    )]
+    OwnCgroupOnly(PathBuf),
     /// The configured root is not in a cgroup v2 hierarchy.
     #[error("{path}: not a cgroup v2 directory; set cgroup_root to one below the mount that `mount -t cgroup2` shows", path = .0.display())]
     NotACgroup(PathBuf),

@@ -21,6 +21,7 @@ mod page;
 pub mod pods;
 mod reflector;
 mod resource;
+pub mod rights;
 mod scope;
 mod state;
 mod store;

@@ -99,6 +99,11 @@ impl Daemon {
             .expect("lab directory is writable");
     }
 
+    /// The build of mtlsd.
+    pub fn binary(&self) -> &Path {
+        &self.binary
+    }
+
     /// From the next start on it is another build of mtlsd.
     pub fn use_binary(&mut self, binary: &Path) {
         binary.clone_into(&mut self.binary);

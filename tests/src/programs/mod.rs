@@ -9,7 +9,7 @@ use crate::lab::{Cmd, Pod, Process, eventually};
 use crate::slow;
 
 pub mod agent;
-mod downloaded;
+pub(crate) mod downloaded;
 mod echo;
 pub mod kubectl;
 pub mod lists;

@@ -27,9 +27,30 @@ pub struct Package {
     pub manifest_path: PathBuf,
 }
 
+/// A package that is in a program.
+#[derive(Debug, Clone)]
+pub struct Linked {
+    pub package: Package,
+    /// Of its archive, as the lock file has it; a path has none.
+    pub sha256: Option<String>,
+}
+
 #[derive(Deserialize)]
 struct Metadata {
     packages: Vec<Package>,
+}
+
+/// Cargo.lock.
+#[derive(Deserialize)]
+struct Lock {
+    package: Vec<Locked>,
+}
+
+#[derive(Deserialize)]
+struct Locked {
+    name: String,
+    version: Version,
+    checksum: Option<String>,
 }
 
 impl Graph {
@@ -46,6 +67,31 @@ impl Graph {
             .args(["--edges", "normal,build,dev", "--prefix", "none", "--no-dedupe", "--format", "{p}"])
             .read()?;
         Self::parse(&all, &used)
+    }
+
+    /// What is linked into a program of this package: no procedural macro, nothing of build scripts and tests.
+    ///
+    /// # Errors
+    /// When cargo or the lock file says something unexpected.
+    pub fn linked(root: &Path, manifest: &str, package: &str, target: &str) -> Result<Vec<Linked>> {
+        let cargo = |verb: &str| {
+            Cmd::cargo(root).args([verb, "--locked", "--manifest-path"]).arg(root.join(manifest))
+        };
+        let all = cargo("metadata").args(["--format-version", "1"]).read()?;
+        let used = cargo("tree")
+            .args(["--package", package, "--target", target, "--edges", "normal,no-proc-macro"])
+            .args(["--prefix", "none", "--no-dedupe", "--format", "{p}"])
+            .read()?;
+        let lock = root.join(manifest).with_file_name("Cargo.lock");
+        let lock =
+            std::fs::read_to_string(&lock).with_context(|| format!("{} cannot be read", lock.display()))?;
+        let lock: Lock = toml::from_str(&lock).context("the lock file is no list of packages")?;
+        let hash = |one: &Package| {
+            let mut locked = lock.package.iter();
+            locked.find(|locked| locked.name == one.name && locked.version == one.version)?.checksum.clone()
+        };
+        let packages = Self::parse(&all, &used)?.packages.into_iter();
+        Ok(packages.map(|package| Linked { sha256: hash(&package), package }).collect())
     }
 
     fn parse(all: &str, used: &str) -> Result<Self> {

@@ -4,7 +4,7 @@
 //! is silently without effect. Advisories need cargo-deny and GitHub; it runs in addition where it is installed.
 
 mod config;
-mod graph;
+pub mod graph;
 mod rules;
 mod spdx;
 

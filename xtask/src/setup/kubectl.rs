@@ -3,7 +3,7 @@
 
 use std::fs;
 use std::os::unix::fs::PermissionsExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -35,6 +35,18 @@ pub fn install_if_missing(root: &Path) {
     if let Err(error) = pip.and_then(|()| install("pip3", "python3", &place)) {
         println!("kubectl is not there, and its tests cannot run: {error:#}");
     }
+}
+
+/// Where helm is.
+///
+/// # Errors
+/// When it could not be installed.
+pub fn helm(root: &Path) -> Result<PathBuf> {
+    let helm = root.join(PLACE).join(PROGRAMS[1]);
+    if !helm.is_file() {
+        bail!("there is no helm in {}; it comes from PyPI with kubectl", helm.display());
+    }
+    Ok(helm)
 }
 
 /// Whole or not at all: it is renamed to its place.

@@ -4,10 +4,11 @@ mod bpffs;
 mod kubectl;
 mod openbao;
 mod packages;
+mod schemas;
 mod wheel;
 
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 
@@ -23,11 +24,12 @@ pub fn prepare(command: &str) -> Result<()> {
     Ok(())
 }
 
-/// As [`prepare`], and a Vault and a kubectl for their tests, which may be missing.
+/// As [`prepare`], and a Vault, a kubectl and schemas for their tests, which may be missing.
 pub fn prepare_tests(command: &str, root: &Path) -> Result<()> {
     prepare(command)?;
     openbao::install_if_missing(root);
     kubectl::install_if_missing(root);
+    schemas::install_if_missing(root);
     Ok(())
 }
 
@@ -57,6 +59,22 @@ pub fn prepare_micro() -> Result<()> {
 /// Installs what makes a Debian package. Silent when everything is there.
 pub fn prepare_package() -> Result<()> {
     packages::install_missing(None, &packages::PACKAGE)
+}
+
+/// helm, installed if it is missing.
+pub fn helm(root: &Path) -> Result<PathBuf> {
+    kubectl::install_if_missing(root);
+    kubectl::helm(root)
+}
+
+/// Installs what makes a container image. Silent when everything is there.
+pub fn prepare_image() -> Result<()> {
+    packages::install_missing(None, &packages::IMAGE)
+}
+
+/// Whether a program needs no library.
+pub fn is_static(program: &Path) -> bool {
+    packages::is_static(program)
 }
 
 /// The programs that the tests start, by name.

@@ -24,7 +24,7 @@ pub enum Probe {
 type Row = (Probe, &'static str, Option<&'static str>);
 
 /// The programs that the tests talk to.
-pub const TESTS: [Row; 28] = [
+pub const TESTS: [Row; 29] = [
     (Probe::Program("ip"), "iproute2", None),
     (Probe::Program("nginx"), "nginx-light", Some("nginx")),
     (Probe::Program("curl"), "curl", None),
@@ -42,6 +42,7 @@ pub const TESTS: [Row; 28] = [
     (Probe::Program("ps"), "procps", None),
     (Probe::Program("mount"), "mount", None),
     (Probe::Program("bpftool"), "bpftool", None),
+    (Probe::Program("runc"), "runc", None),
     (Probe::Program("dpkg-deb"), "dpkg", None),
     (Probe::Program("systemd-analyze"), "systemd", None),
     (Probe::Program("vagrant"), "vagrant", None),
@@ -83,6 +84,9 @@ pub const BENCH: [Row; 7] = [
 
 /// What cargo-deb asks for the libraries that a program needs.
 pub const PACKAGE: [Row; 1] = [(Probe::Program("dpkg-shlibdeps"), "dpkg-dev", None)];
+
+/// What makes a container image.
+pub const IMAGE: [Row; 1] = [(Probe::Program("podman"), "podman", None)];
 
 /// What counts the instructions of the micro-benchmarks.
 pub const MICRO: [Row; 1] = [(Probe::Program("valgrind"), "valgrind", None)];
@@ -147,7 +151,8 @@ impl Probe {
     }
 }
 
-fn is_static(program: &Path) -> bool {
+/// Whether it is a program that no loader has to complete. One without segments is none.
+pub fn is_static(program: &Path) -> bool {
     let Ok(bytes) = std::fs::read(program) else { return false };
     let Ok(elf) = FileHeader64::<Endianness>::parse(bytes.as_slice()) else { return false };
     let Ok(endian) = elf.endian() else { return false };

@@ -21,6 +21,16 @@ pub enum Pkcs11Error {
         /// What the system or the module said.
         reason: String,
     },
+    /// This program can load nothing.
+    #[error(
+        "the PKCS #11 module {} cannot be loaded: this mtlsd is linked statically, as the one of the container image is; use one that is \
+         linked dynamically (the Debian package), or an issuer whose key is elsewhere (`identity.issuers`)",
+        path.display()
+    )]
+    NoLoader {
+        /// As configured.
+        path: PathBuf,
+    },
     /// Somebody other than root could put another library there, which would run as root.
     #[error(
         "the PKCS #11 module {} is not loaded: {} {reason}; chown root and chmod go-w it",

@@ -16,12 +16,16 @@ const OTHERS_MAY_WRITE: u32 = 0o022;
 /// In such a directory nobody but the owner replaces a file.
 const STICKY: u32 = 0o1000;
 
+/// Linked statically, as the program of the container image: the C library of such a program loads nothing.
+const STATIC: bool = cfg!(target_feature = "crt-static");
+
 /// What is loaded, by real path. PKCS #11 itself has one state per process (v2.40 section 5.4, C_Initialize).
 static LOADED: Mutex<BTreeMap<PathBuf, Pkcs11>> = Mutex::new(BTreeMap::new());
 
 /// Loads and initialises the module, or gives the one that is loaded already.
 pub(super) fn load(path: &Path) -> Result<Pkcs11, Pkcs11Error> {
     let unusable = |reason: String| Pkcs11Error::Module { path: path.to_owned(), reason };
+    loadable(path, STATIC)?;
     let real = checked(path)?;
     // Held over C_Initialize, which must not run twice.
     let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
@@ -40,6 +44,10 @@ pub(super) fn load(path: &Path) -> Result<Pkcs11, Pkcs11Error> {
     tracing::info!(path = %real.display(), "PKCS #11 module loaded");
     loaded.insert(real, module.clone());
     Ok(module)
+}
+
+fn loadable(path: &Path, is_static: bool) -> Result<(), Pkcs11Error> {
+    if is_static { Err(Pkcs11Error::NoLoader { path: path.to_owned() }) } else { Ok(()) }
 }
 
 /// The real path, if only root can change what is there.
@@ -87,6 +95,14 @@ mod tests {
         fs::write(&path, b"not a library").unwrap();
         fs::set_permissions(&path, fs::Permissions::from_mode(mode)).unwrap();
         path
+    }
+
+    #[test]
+    fn a_static_program_says_that_it_loads_nothing() {
+        let path = Path::new("/usr/lib/module.so");
+        let said = loadable(path, true).unwrap_err().to_string();
+        assert!(said.contains("/usr/lib/module.so") && said.contains("the Debian package"), "{said}");
+        assert_eq!(loadable(path, false), Ok(()));
     }
 
     #[test]

@@ -15,7 +15,7 @@ use std::time::Duration;
 use nix::libc;
 use nix::time::{ClockId, clock_gettime};
 
-use crate::capture::cgroup::own_path;
+use crate::capture::cgroup;
 
 /// What /proc says of one socket in every process that has it.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -45,8 +45,7 @@ impl Link {
 
 /// The cgroup v2 directory of a process.
 pub(super) fn cgroup_of(pid: u32, mount: &Path) -> Option<PathBuf> {
-    let memberships = fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?;
-    Some(mount.join(own_path(&memberships)?))
+    cgroup::of(mount, &fs::read_to_string(format!("/proc/{pid}/cgroup")).ok()?)
 }
 
 /// Every other process of the cgroup that has the socket: under the same number, which fork keeps, or under any, if the process
