@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use mtls_documents::{Page, chunks, pages};
 
 use crate::copy::{Copy, Running, Said};
-use crate::lab::{eventually, program_beside_the_test};
+use crate::lab::{cgroup, eventually, program_beside_the_test};
 use crate::slow;
 
 /// Namespaces, wire and addresses. `sudo` is not on every machine; `$1` is the cgroup.
@@ -42,6 +42,7 @@ pub struct Machine {
     pages: Vec<Page>,
     programs: Vec<Running>,
     typed: BTreeSet<(String, String)>,
+    said: Vec<(String, String)>,
 }
 
 impl Machine {
@@ -58,7 +59,7 @@ impl Machine {
         copy.put(&program_beside_the_test("mtlsd"), "/root/source/target/release/mtlsd");
         copy.put(&program_beside_the_test("probe"), "/usr/local/bin/probe");
         let pages = pages().expect("the checkout is whole");
-        Self { copy, pages, programs: Vec::new(), typed: BTreeSet::new() }
+        Self { copy, pages, programs: Vec::new(), typed: BTreeSet::new(), said: Vec::new() }
     }
 
     /// Types the command of a page that begins like this, as root on the node.
@@ -71,6 +72,7 @@ impl Machine {
         let said = self.does(&command);
         println!("\n{page}\n$ {command}\n{}", said.text);
         self.typed.insert((page.to_owned(), begins.to_owned()));
+        self.said.push((page.to_owned(), said.text.clone()));
         said
     }
 
@@ -88,7 +90,9 @@ impl Machine {
         let found = found.unwrap_or_else(|| panic!("there is no {page}"));
         let scripts = found.blocks().into_iter().filter_map(|block| block.script());
         let mut commands = scripts.flat_map(|script| chunks(&script));
-        commands.find(|one| one.starts_with(begins)).unwrap_or_else(|| panic!("{page} has no command {begins}"))
+        commands
+            .find(|one| one.starts_with(begins))
+            .unwrap_or_else(|| panic!("{page} has no command {begins}"))
     }
 
     /// A snippet of configuration of a page, by its number from 0.
@@ -98,6 +102,27 @@ impl Machine {
         let blocks = found.map(Page::blocks).unwrap_or_default();
         let mut snippets = blocks.into_iter().filter(|block| block.language == "yaml");
         snippets.nth(number).unwrap_or_else(|| panic!("{page} has no snippet {number}")).text
+    }
+
+    /// Checks that what a page shows as printed was printed, but for words with digits (addresses, serials, times). Lines with `…` are
+    /// cut there.
+    ///
+    /// # Panics
+    /// If a line was not.
+    #[track_caller]
+    pub fn has_said_what_is_shown(&self, page: &str) {
+        let said = self.said.iter().filter(|(path, _)| path == page).flat_map(|(_, text)| text.lines());
+        let said: Vec<_> = said.map(without_numbers).collect();
+        let found = self.pages.iter().find(|one| one.path == page);
+        let blocks = found.map(Page::blocks).unwrap_or_default();
+        let shown =
+            blocks.iter().filter(|block| block.language == "text").flat_map(|block| block.text.lines());
+        let shown: Vec<_> = shown.filter(|line| !line.trim().is_empty() && *line != "…").collect();
+        assert!(!shown.is_empty(), "{page} shows nothing");
+        for line in shown {
+            let wanted = without_numbers(line.split('…').next().unwrap_or_default());
+            assert!(said.iter().any(|one| one.starts_with(&wanted)), "{page} shows, and nobody said: {line}");
+        }
     }
 
     /// What the documents do not say, as root on the node.
@@ -119,7 +144,8 @@ impl Machine {
 
     /// Starts a program that goes on, in a namespace and in a cgroup below the one of the workloads.
     pub fn starts(&mut self, namespace: &str, cgroup: Option<&str>, script: &str) {
-        let join = cgroup.map(|name| format!("echo $$ >{}/{name}/cgroup.procs && ", self.copy.cgroup.display()));
+        let join =
+            cgroup.map(|name| format!("echo $$ >{}/{name}/cgroup.procs && ", self.copy.cgroup.display()));
         let script = format!("cd /root/source && {}{script}", join.unwrap_or_default());
         let net = format!("--net=/run/netns/{namespace}");
         self.programs.push(self.copy.spawn(&["nsenter", &net, "sh", "-c", &script]));
@@ -152,4 +178,18 @@ impl Machine {
     pub fn typed(&self) -> &BTreeSet<(String, String)> {
         &self.typed
     }
+}
+
+impl Drop for Machine {
+    fn drop(&mut self) {
+        self.programs.clear();
+        cgroup::destroy(&self.copy.cgroup);
+    }
+}
+
+/// One space between words, and `#` for those with digits.
+fn without_numbers(line: &str) -> String {
+    let word =
+        |word: &str| if word.chars().any(|c| c.is_ascii_digit()) { "#".to_owned() } else { word.to_owned() };
+    line.split_whitespace().map(word).collect::<Vec<_>>().join(" ")
 }

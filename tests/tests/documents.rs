@@ -18,7 +18,8 @@ enum How {
 
 use How::{By, Here, Not};
 
-const NO_MACHINES: &str = "needs Vagrant's virtual machines; suite systemd does the same with provision.sh under a real systemd";
+const NO_MACHINES: &str =
+    "needs Vagrant's virtual machines; suite systemd does the same with provision.sh under a real systemd";
 const NO_SYSTEMD: &str = "needs systemd as the first program; suite systemd does it in a virtual machine";
 const NO_CLUSTER: &str = "needs a Kubernetes cluster";
 const LONG: &str = "builds or measures for minutes to hours; it is what CI and we run by hand";
@@ -27,7 +28,11 @@ const NO_SPIRE: &str = "SPIRE is not here; suite agent plays its APIs";
 
 /// Page (or how its path begins), how the command begins, and how it is known to work. The first that fits counts.
 const COMMANDS: &[(&str, &str, How)] = &[
-    ("README.md", "cargo build --release", By("package::it_brings_the_program_a_unit_pages_completions_and_the_rotation_of_its_log")),
+    (
+        "README.md",
+        "cargo build --release",
+        By("package::it_brings_the_program_a_unit_pages_completions_and_the_rotation_of_its_log"),
+    ),
     ("README.md", "sudo install -m 0755", Here),
     ("README.md", "sudo install -d", Here),
     ("README.md", "sudo tee /etc/mtlsd/mtlsd.yaml", Here),
@@ -46,7 +51,11 @@ const COMMANDS: &[(&str, &str, How)] = &[
     ("docs/development.md", "cargo", Not(LONG)),
     ("docs/micro-benchmarks.md", "cargo", Not(LONG)),
     ("docs/performance.md", "cargo", Not(LONG)),
-    ("docs/diagnose.md", "mtlsd diagnose far --as web", By("diagnose::what_the_other_nodes_policy_says_arrives_with_its_rule")),
+    (
+        "docs/diagnose.md",
+        "mtlsd diagnose far --as web",
+        By("diagnose::what_the_other_nodes_policy_says_arrives_with_its_rule"),
+    ),
     ("docs/embedded-ca.md", "mtlsd ca csr --trust-domain example.org --out ours.csr", Here),
     ("docs/embedded-ca.md", "mtlsd ca import", Here),
     ("docs/explain.md", "mtlsd explain --from web --to db:5432", Here),
@@ -77,11 +86,27 @@ const COMMANDS: &[(&str, &str, How)] = &[
     ("docs/guides/migrating-from-sidecars.md", "mtlsd policy check --config /tmp/new/mtlsd.yaml", Here),
     ("docs/guides/migrating-from-sidecars.md", "mtlsd policy test /tmp/new/tests.yaml", Here),
     ("docs/guides/migrating-from-sidecars.md", "mtlsd rollout status --since 24h", Here),
-    ("docs/guides/migrating-from-sidecars.md", "mtlsd policy replay --since 24h --with /tmp/new/mtlsd.yaml", Here),
+    (
+        "docs/guides/migrating-from-sidecars.md",
+        "mtlsd policy replay --since 24h --with /tmp/new/mtlsd.yaml",
+        Here,
+    ),
     ("docs/guides/migrating-from-ambient.md", "mtlsd workloads", Here),
     ("docs/guides/migrating-from-ambient.md", "mtlsd connections", Here),
     ("docs/guides/migrating-from-ambient.md", "mtlsd rollout status --since 24h", Here),
     ("docs/guides/troubleshooting.md", "journalctl", Not(NO_SYSTEMD)),
+    ("docs/guides/troubleshooting.md", "systemctl", Not(NO_SYSTEMD)),
+    ("docs/guides/troubleshooting.md", "mtlsd explain --last-refused", Here),
+    ("docs/guides/troubleshooting.md", "mtlsd explain --from web --to db:5432", Here),
+    ("docs/guides/troubleshooting.md", "mtlsd diagnose 10.0.0.3:5433 --as web", Here),
+    ("docs/guides/troubleshooting.md", "mtlsd explain --from web --to 10.0.0.9:80", Here),
+    ("docs/guides/troubleshooting.md", "mtlsd connections --workload web", Here),
+    ("docs/guides/troubleshooting.md", "mtlsd connections --json | jq", Here),
+    ("docs/guides/troubleshooting.md", "mtlsd workloads", Here),
+    ("docs/guides/troubleshooting.md", "mtlsd status", Here),
+    ("docs/guides/troubleshooting.md", "mtlsd verify", Here),
+    ("docs/guides/troubleshooting.md", "mtlsd config check", Here),
+    ("docs/guides/troubleshooting.md", "mtlsd reload", Here),
     ("docs/hosts.md", "apt install", Not(NO_SYSTEMD)),
     ("docs/hosts.md", "echo 'trust_domain: example.org'", Here),
     ("docs/hosts.md", "systemctl start mtlsd", Not(NO_SYSTEMD)),
@@ -94,9 +119,23 @@ const COMMANDS: &[(&str, &str, How)] = &[
     ("docs/hosts.md", "mtlsd unenroll nginx", Here),
     ("docs/identity-exec.md", "install -d -m 0700 /etc/mtlsd/ca", Here),
     ("docs/identity-exec.md", "openssl req -x509", Here),
-    ("docs/identity-exec.md", "#!/bin/sh\nset -eu\nca=/etc/mtlsd/ca", By("identity/issuer/tests/documented.rs::the_documented_script_for_openssl_signs")),
-    ("docs/identity-exec.md", "#!/bin/sh\nset -eu\nexport AWS", By("identity/issuer/tests/documented.rs::the_documented_script_for_aws_asks_waits_and_fetches")),
-    ("docs/identity-exec.md", "#!/bin/sh\nset -eu\nurl=", By("identity/issuer/tests/documented.rs::the_documented_script_for_step_ca_takes_a_token_for_exactly_these_names")),
+    (
+        "docs/identity-exec.md",
+        "#!/bin/sh\nset -eu\nca=/etc/mtlsd/ca",
+        By("identity/issuer/tests/documented.rs::the_documented_script_for_openssl_signs"),
+    ),
+    (
+        "docs/identity-exec.md",
+        "#!/bin/sh\nset -eu\nexport AWS",
+        By("identity/issuer/tests/documented.rs::the_documented_script_for_aws_asks_waits_and_fetches"),
+    ),
+    (
+        "docs/identity-exec.md",
+        "#!/bin/sh\nset -eu\nurl=",
+        By(
+            "identity/issuer/tests/documented.rs::the_documented_script_for_step_ca_takes_a_token_for_exactly_these_names",
+        ),
+    ),
     ("docs/identity-spiffe.md", "spire-server", Not(NO_SPIRE)),
     ("docs/identity-vault.md", "vault ", Not(NO_VAULT)),
     ("docs/identity-vault.md", "curl -sS --fail --cacert", Not(NO_VAULT)),
@@ -116,7 +155,11 @@ const COMMANDS: &[(&str, &str, How)] = &[
     ("docs/runbooks/leaked-key.md", "jq", Here),
     ("docs/runbooks/vault-sealed.md", "mtlsd workloads --json | jq", Here),
     ("docs/verify.md", "sudo mtlsd verify", Here),
-    ("vagrant/README.md", "cargo xtask package", By("package::it_brings_the_program_a_unit_pages_completions_and_the_rotation_of_its_log")),
+    (
+        "vagrant/README.md",
+        "cargo xtask package",
+        By("package::it_brings_the_program_a_unit_pages_completions_and_the_rotation_of_its_log"),
+    ),
     ("vagrant/README.md", "target/package/bin/mtlsd ca init", Here),
     ("vagrant/README.md", "cd vagrant && vagrant up", Not(NO_MACHINES)),
     ("vagrant/README.md", "vagrant", Not(NO_MACHINES)),
@@ -158,7 +201,9 @@ fn every_command_is_run_or_named_with_the_reason_why_not() {
     assert!(missing.is_empty(), "say in COMMANDS how these are known to work:\n{}", missing.join("\n"));
     // Of a directory of pages not every one has each.
     for (page, begins, _) in COMMANDS.iter().filter(|(page, _, _)| !page.ends_with('/')) {
-        let used = all.iter().any(|(path, command)| how(path, command).is_some_and(|one| one.0 == *page && one.1 == *begins));
+        let used = all
+            .iter()
+            .any(|(path, command)| how(path, command).is_some_and(|one| one.0 == *page && one.1 == *begins));
         assert!(used, "{page} has no command that begins with {begins:?}: take it out of COMMANDS");
     }
 }
@@ -172,7 +217,8 @@ fn every_test_that_is_named_exists() {
             true => root().join("mtls-daemon/src").join(place),
             false => root().join("tests/tests").join(format!("{place}.rs")),
         };
-        let source = fs::read_to_string(&file).unwrap_or_else(|e| panic!("{page} {begins}: {}: {e}", file.display()));
+        let source =
+            fs::read_to_string(&file).unwrap_or_else(|e| panic!("{page} {begins}: {}: {e}", file.display()));
         assert!(source.contains(&format!("fn {function}(")), "{page} {begins}: there is no {named}");
     }
 }
@@ -258,7 +304,31 @@ fn first_look(machine: &mut Machine) {
     assert!(said.contains("spiffe://example.org/web\t10.0.0.2"), "{said}");
 }
 
-fn trouble(_machine: &mut Machine) {}
+/// What docs/guides/troubleshooting.md shows.
+fn trouble(machine: &mut Machine) {
+    let page = "docs/guides/troubleshooting.md";
+    for (begins, text) in [
+        ("mtlsd explain --last-refused", "sent plain bytes"),
+        ("mtlsd explain --from web --to db:5432", "would be allowed"),
+        ("mtlsd diagnose 10.0.0.3:5433 --as web", "stops at: May we connect at all?"),
+        ("mtlsd explain --from web --to 10.0.0.9:80", "without mutual TLS"),
+        ("mtlsd connections --workload web", "db"),
+        ("mtlsd workloads", "enrolled"),
+        ("mtlsd status", "Ready."),
+        ("mtlsd verify", "checks hold"),
+        ("mtlsd connections --json | jq", "relay-"),
+    ] {
+        let said = machine.types(page, begins);
+        assert!(said.text.contains(text), "{begins}: {}", said.text);
+    }
+    let wrong = "/etc/mtlsd/mtlsd.yaml.d/wrong.yaml";
+    machine.writes(wrong, "policy:\n  - { name: all, action: alow }\n");
+    let said = machine.types(page, "mtlsd config check").fails();
+    assert!(said.contains("wrong.yaml:2:"), "{said}");
+    let said = machine.types(page, "mtlsd reload").fails();
+    assert!(said.contains("wrong.yaml:2:"), "{said}");
+    machine.does(&format!("rm {wrong} && mtlsd reload")).ok();
+}
 
 /// What was written by hand is the same unit's: one page after the other.
 fn enroll_a_unit(machine: &mut Machine) {
@@ -301,6 +371,7 @@ fn enroll_a_unit(machine: &mut Machine) {
     let said = machine.types(page, "mtlsd list").ok();
     assert!(said.contains("strict"), "{said}");
     machine.types(page, "mtlsd unenroll nginx").ok();
+    machine.has_said_what_is_shown(page);
     for begins in ["uname -r", "test -r /sys/kernel/btf/vmlinux", "mtlsd status"] {
         machine.types("docs/guides/kernels.md", begins).ok();
     }
@@ -346,9 +417,12 @@ workloads:
 fn revoke(machine: &mut Machine) {
     let page = "docs/revocation.md";
     machine.does("mtlsd ca issue --spiffe-id spiffe://example.org/laptop --out /tmp/leaf && cp /tmp/leaf/tls.crt leaf.pem").ok();
-    for begins in
-        ["sudo mtlsd revoke --spiffe-id", "sudo mtlsd revoke --serial", "sudo mtlsd revoke --certificate", "sudo mtlsd revoke --key"]
-    {
+    for begins in [
+        "sudo mtlsd revoke --spiffe-id",
+        "sudo mtlsd revoke --serial",
+        "sudo mtlsd revoke --certificate",
+        "sudo mtlsd revoke --key",
+    ] {
         machine.types(page, begins).ok();
     }
     let said = machine.within("web", "web", ASK);
@@ -387,6 +461,9 @@ fn authorities(machine: &mut Machine) {
 fn uninstall(machine: &mut Machine) {
     machine.types("README.md", "sudo sh -c 'kill").ok();
     machine.waits_for("the daemon to be gone", "! mtlsd status");
+    let page = "docs/guides/troubleshooting.md";
+    machine.types(page, "mtlsd status").fails();
+    machine.has_said_what_is_shown(page);
     let said = machine.types("README.md", "sudo mtlsd uninstall").ok();
     assert!(said.contains("removed "), "{said}");
     machine.on("out", "curl -sS --max-time 5 --http0.9 http://10.0.0.3:5432/ | grep hello").ok();

@@ -10,7 +10,8 @@ const AROUND: [(&str, &str, &str); 1] = [(
 )];
 
 /// What names only workloads of a site gets them.
-const WORKLOADS: &str = "workloads: [{ name: orders, select: { netns: orders } }, { name: db, select: { netns: db } }]\n";
+const WORKLOADS: &str =
+    "workloads: [{ name: orders, select: { netns: orders } }, { name: db, select: { netns: db } }]\n";
 
 /// Kubernetes' own objects and values of the Helm chart: the daemon does not read them.
 const FOREIGN: [&str; 3] = ["apiVersion: v1\n", "apiVersion: apps/v1\n", "trustDomain:"];
@@ -26,7 +27,8 @@ fn read(page: &str, text: &str) -> Result<(), String> {
             text = text.replace(place, with);
         }
     }
-    let (main, drop_ins) = if text.contains("apiVersion:") { (String::new(), vec![text]) } else { (text, vec![]) };
+    let (main, drop_ins) =
+        if text.contains("apiVersion:") { (String::new(), vec![text]) } else { (text, vec![]) };
     let has = |key: &str| main.lines().any(|line| line.starts_with(key));
     let domain = if has("trust_domain:") { "" } else { "trust_domain: example.org\n" };
     let workloads = if has("workloads:") || !has("policy_external:") { "" } else { WORKLOADS };
@@ -55,5 +57,7 @@ fn every_snippet_of_configuration_in_the_documents_is_valid() {
 fn a_snippet_with_a_key_that_is_none_is_found() {
     assert!(read("x.md", "workload: []\n").unwrap_err().contains("workload"));
     assert!(read("x.md", "tests:\n  - { nam: x }\n").is_err());
-    assert!(read("x.md", "apiVersion: security.istio.io/v1\nkind: Nothing\nmetadata: { name: x }\n").is_err());
+    assert!(
+        read("x.md", "apiVersion: security.istio.io/v1\nkind: Nothing\nmetadata: { name: x }\n").is_err()
+    );
 }
