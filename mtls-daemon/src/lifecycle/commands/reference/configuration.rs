@@ -70,7 +70,10 @@ fn labels(page: &mut Page) {
     let values = [
         ("strict", "Its pods are workloads that take mutual TLS only."),
         ("permissive", "Its pods are workloads that take plaintext, too."),
-        ("enabled", "Its pods are workloads in the mode that the cluster has as its default."),
+        (
+            "enabled",
+            "Its pods are workloads in the mode that a policy says, else in `kubernetes.default_mode`.",
+        ),
         ("disabled", "Its pods are left alone. So are those of which nobody says anything."),
     ];
     let rows = values.map(|(value, text)| [code(MODE), on.to_owned(), code(value), text.to_owned()]);
