@@ -58,6 +58,7 @@ fn command(command: Command) -> Result<(), CommandError> {
         Command::Uninstall(args) => commands::uninstall(&args.config.config, args.output.json, out),
         Command::Completions { shell } => commands::packaging::completions(shell, out),
         Command::Man { directory } => commands::packaging::man(&directory),
+        Command::Reference { directory } => commands::reference::write(&directory),
         Command::Run(_) | Command::Ask(_) | Command::Policy(_) => Ok(()),
     }
 }

@@ -8,6 +8,7 @@ pub mod copy;
 pub mod demo;
 pub mod direct;
 pub mod direct_watch;
+pub mod documented;
 pub mod flow;
 pub mod flows;
 pub mod foreign;

@@ -83,3 +83,15 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use clap::CommandFactory;
+
+    #[test]
+    fn every_command_line_of_the_documents_is_taken() {
+        let seen = mtls_documents::assert_taken(&super::Cli::command(), &["cargo", "xtask"]);
+        assert!(seen > 50, "only {seen} were found");
+        println!("{seen} command lines");
+    }
+}

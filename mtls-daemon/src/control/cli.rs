@@ -71,6 +71,12 @@ pub enum Command {
         /// Where; it is made if it is absent
         directory: PathBuf,
     },
+    /// Write the reference into a directory: every key, metric, label, reason and command (docs/reference)
+    #[command(hide = true)]
+    Reference {
+        /// Where; it is made if it is absent
+        directory: PathBuf,
+    },
 }
 
 /// Which configuration.

@@ -5,6 +5,8 @@ pub mod ca_cli;
 pub mod cli;
 pub mod client;
 pub mod diagnose;
+#[cfg(test)]
+mod documented;
 pub mod drill;
 pub mod enroll;
 pub mod http;

@@ -3,6 +3,7 @@
 pub mod ca;
 pub mod packaging;
 pub mod policy;
+pub mod reference;
 pub mod replay;
 
 use std::io::Write;

@@ -1,4 +1,4 @@
-//! Prometheus metrics. docs/metrics.md describes each; a test holds the two together.
+//! Prometheus metrics. docs/reference/metrics.md is made of them, and docs/metrics.md says what to watch; tests hold them together.
 //!
 //! A workload's series live in one [`WorkloadMetrics`], plain atomics found once per connection; they are turned
 //! into text only when somebody scrapes, and they are gone when the workload is. What a peer can choose (its
@@ -21,11 +21,13 @@ use crate::identity::alarm::Level;
 
 mod encode_node;
 mod encode_workloads;
+mod example;
 mod external;
 #[cfg(test)]
 mod tests;
 mod workload;
 
+pub use encode_node::REPAIRS;
 pub use external::{ExternalMetrics, ExternalResult};
 pub use workload::{OpenConnection, Side, WorkloadMetrics};
 

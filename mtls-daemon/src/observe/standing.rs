@@ -2,6 +2,7 @@
 
 use std::sync::{Mutex, PoisonError};
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use time::OffsetDateTime;
 
@@ -9,10 +10,11 @@ use super::Refusal;
 use super::connection::RecordedReason;
 
 /// A live connection that goes on though it would not be let in any more.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Overdue {
-    /// When it is cut, if it has not ended; null: it is kept until it ends by itself.
+    /// When it is cut, if it has not ended, RFC 3339; null: it is kept until it ends by itself.
     #[serde(with = "time::serde::rfc3339::option")]
+    #[schemars(with = "Option<String>")]
     pub until: Option<OffsetDateTime>,
     /// Why it would not be let in.
     pub reason: RecordedReason,

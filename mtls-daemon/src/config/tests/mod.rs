@@ -1,3 +1,4 @@
+mod documented;
 mod external;
 mod faults;
 mod files;

@@ -109,7 +109,9 @@ impl Step {
         (Self::FirstBytes..=Self::Chain).contains(&self)
     }
 
-    pub(super) const fn name(self, direction: Direction) -> &'static str {
+    /// Its name, for people.
+    #[must_use]
+    pub const fn name(self, direction: Direction) -> &'static str {
         match (self, direction) {
             (Self::Admission, Direction::Outbound) => "limits, own identity, destination and dial",
             (Self::Admission, Direction::Inbound) => "limits and own identity",

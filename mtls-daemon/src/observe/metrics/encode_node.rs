@@ -28,7 +28,7 @@ pub(super) fn encode_flows(
 }
 
 /// What the daemon puts back; present from the start, so that rate() sees the first one.
-const REPAIRS: [&str; 4] = ["program", "pin", "table", "listener"];
+pub const REPAIRS: [&str; 4] = ["program", "pin", "table", "listener"];
 
 impl Shared {
     pub(super) fn encode_coverage(

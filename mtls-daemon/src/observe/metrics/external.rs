@@ -26,9 +26,13 @@ pub enum ExternalResult {
 }
 
 impl ExternalResult {
-    const ALL: [Self; 4] = [Self::Allowed, Self::Denied, Self::AllowedUnavailable, Self::DeniedUnavailable];
+    /// Every result.
+    pub const ALL: [Self; 4] =
+        [Self::Allowed, Self::Denied, Self::AllowedUnavailable, Self::DeniedUnavailable];
 
-    const fn as_str(self) -> &'static str {
+    /// The label.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
         match self {
             Self::Allowed => "allowed",
             Self::Denied => "denied",

@@ -9,9 +9,9 @@ const DOCS: &str = include_str!(concat!(env!("CARGO_MANIFEST_DIR"), "/../docs/id
 /// The script under a heading, with other places for its files, and with `programs` before the system's.
 fn script(heading: &str, programs: &Path, places: &[(&str, &Path)]) -> String {
     let section = DOCS.split("\n## ").find(|section| section.starts_with(&format!("{heading}\n"))).unwrap();
-    let (_, script) = section.split_once("```sh\n").unwrap();
+    let (_, script) = section.split_once("```sh\n#!").unwrap();
     let (script, _) = script.split_once("```").unwrap();
-    let mut script = script.to_owned();
+    let mut script = format!("#!{script}");
     for (documented, place) in places {
         assert!(script.contains(documented), "{documented}");
         script = script.replace(documented, &place.display().to_string());
