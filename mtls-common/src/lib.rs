@@ -23,7 +23,7 @@ pub use table::{
 };
 
 /// Changes whenever the layout or the meaning of a pinned map changes; names the pin directory.
-pub const ABI: u32 = 7;
+pub const ABI: u32 = 8;
 
 /// Ports that are learned for nobody: by these a node is managed, and finds names and the time. Named by a workload they are captured
 /// all the same.

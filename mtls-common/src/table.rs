@@ -182,4 +182,6 @@ counters! {
     DirectRepair = "direct_repair",
     /// connect() calls that could have become direct, but whose descriptor no program reported.
     DirectUnreported = "direct_unreported",
+    /// SYNs of probers that a workload's own listener was left.
+    Probed = "probed",
 }

@@ -132,6 +132,19 @@ pub static EXPECTED: HashMap<DeliveryKey, Expected> = HashMap::with_max_entries(
 #[map]
 pub static DIRECT_PAIRS: HashMap<DirectPair, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
 
+/// cgroups whose own processes, not those below them, are probers.
+#[map]
+pub static PROBERS: HashMap<u64, u32> = HashMap::with_max_entries(64, BPF_F_NO_PREALLOC);
+
+/// Ports that a workload is probed on; workload 0: that some workload is.
+#[map]
+pub static PROBE_PORTS: HashMap<WorkloadPort, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Connections that probers have begun → until when their SYN is let in, in ns of CLOCK_BOOTTIME. Namespace 0: which one they lead
+/// to is not known where they begin.
+#[map]
+pub static PROBES: LruHashMap<DeliveryKey, u64> = LruHashMap::with_max_entries(4096, 0);
+
 /// Socket cookie → direct connection that is established.
 #[map]
 pub static DIRECT_SOCKETS: HashMap<u64, DirectSocket> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);

@@ -15,7 +15,7 @@ use mtls_common::{Counter, DeliveryKey, Endpoint, EventKind, Role, SocketKind, S
 use crate::address::{endpoint, from_v4, from_v6, words};
 use crate::classify::{Decision, outbound, place};
 use crate::maps::{DELIVERIES, NAMESPACES, WIRE_ADDRESSES, count};
-use crate::{enclosure, event, expected, hold, storage};
+use crate::{enclosure, event, expected, hold, probe, storage};
 
 const AF_INET: u32 = 2;
 
@@ -77,6 +77,9 @@ fn connecting(ctx: SockOpsContext) {
         {
             // A workload that talks to itself by its own address: not to be steered to the daemon.
             announce_delivery(ctx, Endpoint::default());
+        }
+        if state.kind == SocketKind::Probing.raw() {
+            probe::announce(local(ctx), remote(ctx));
         }
         if state.kind == SocketKind::Captured.raw() || state.kind == SocketKind::DirectSyn.raw() {
             let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
@@ -187,7 +190,9 @@ fn accepted(ctx: SockOpsContext) {
     let key = DeliveryKey { netns, from: remote(ctx), to: local(ctx) };
     // SAFETY: copied at once.
     let Some(peer) = (unsafe { DELIVERIES.get(&key) }).copied() else {
-        note_unclassified(ctx, sk);
+        if !probe::arrived(&key, sk) {
+            note_unclassified(ctx, sk);
+        }
         return;
     };
     let kind = if peer.port == 0 { SocketKind::Untouched } else { SocketKind::Delivered };

@@ -22,7 +22,7 @@ use crate::sys::bpf::AttachType;
 pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
 
 /// Every table, in the object's spelling.
-pub const MAPS: [&str; 30] = [
+pub const MAPS: [&str; 33] = [
     "SOCKETS",
     "LIMITS",
     "NAMESPACES",
@@ -47,6 +47,9 @@ pub const MAPS: [&str; 30] = [
     "DIRECT",
     "EXPECTED",
     "DIRECT_PAIRS",
+    "PROBERS",
+    "PROBE_PORTS",
+    "PROBES",
     "DIRECT_SOCKETS",
     "CONNECTING",
     "ACCEPTING",

@@ -55,6 +55,10 @@ pub struct Tables {
     pub enclosed: HashMap<u64, u32>,
     /// Cookies of the namespaces of workloads that are left alone.
     pub left_alone: HashMap<u64, u32>,
+    /// IDs of the cgroups whose processes are probers.
+    pub probers: HashMap<u64, u32>,
+    /// Ports that workloads are probed on, each once more for workload 0.
+    pub probe_ports: HashMap<WorkloadPort, u32>,
 }
 
 impl Tables {
@@ -83,6 +87,8 @@ pub struct KernelTables {
     enclosure: Array<MapData, Enclosure>,
     enclosed: Map<u64, u32>,
     left_alone: Map<u64, u32>,
+    probers: Map<u64, u32>,
+    probe_ports: Map<WorkloadPort, u32>,
     direct: Array<MapData, u32>,
 }
 
@@ -125,6 +131,8 @@ macro_rules! every_table {
             enclosure: $from($source, "ENCLOSURE")?,
             enclosed: $from($source, "ENCLOSED")?,
             left_alone: $from($source, "LEFT_ALONE")?,
+            probers: $from($source, "PROBERS")?,
+            probe_ports: $from($source, "PROBE_PORTS")?,
             direct: $from($source, "DIRECT")?,
         })
     };
@@ -179,6 +187,9 @@ impl KernelTables {
         replace(&mut self.left_alone, &wanted.left_alone).map_err(CaptureError::map("LEFT_ALONE"))?;
         replace(&mut self.enclosed, &wanted.enclosed).map_err(CaptureError::map("ENCLOSED"))?;
         self.enclosure.set(0, wanted.enclosure, 0).map_err(CaptureError::map("ENCLOSURE"))?;
+
+        replace(&mut self.probers, &wanted.probers).map_err(CaptureError::map("PROBERS"))?;
+        replace(&mut self.probe_ports, &wanted.probe_ports).map_err(CaptureError::map("PROBE_PORTS"))?;
 
         remove_others(&mut self.shared_ports, &wanted.shared_ports)
             .map_err(CaptureError::map("SHARED_PORTS"))?;

@@ -269,6 +269,17 @@ pub enum Fault {
         max = super::check::MAX_ENCLOSED
     )]
     TooManyEnclosures(usize),
+    /// More than the kernel's table is given.
+    #[error("these are {0} probers; at most {max} are taken", max = super::check::MAX_PROBERS)]
+    TooManyProbers(usize),
+    /// `probers: [ {} ]`, or both.
+    #[error("a prober is one cgroup; give either `unit` or `cgroup`")]
+    ProberForm,
+    /// A slice has no process of its own.
+    #[error(
+        "the slice {0} has processes only in the cgroups below it, which are no probers; name the service"
+    )]
+    ProberSlice(Quoted),
     /// A cgroup that cannot be selected.
     #[error("the cgroup {0} cannot be: {1}")]
     Cgroup(Quoted, CgroupError),

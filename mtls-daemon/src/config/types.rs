@@ -50,6 +50,8 @@ pub struct Config {
     pub exclude: Exclusions,
     /// Where every process must belong to a workload.
     pub unclassified: Unclassified,
+    /// Whose processes reach the [`Workload::probe_ports`] of this node's workloads; none twice.
+    pub probers: Vec<Prober>,
     /// TLS parameters.
     pub tls: Tls,
     /// How bytes travel, for workloads that do not say so themselves.
@@ -315,6 +317,24 @@ pub enum UnclassifiedNamespaces {
     Refuse,
 }
 
+/// Who probes workloads of this node: the processes in one cgroup, not those in cgroups below it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Prober {
+    /// As [`Selector::cgroup`].
+    Cgroup(PathBuf),
+    /// As [`Selector::unit`], but no slice: none has a process of its own.
+    Unit(UnitName),
+}
+
+impl fmt::Display for Prober {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
+            Self::Unit(unit) => write!(f, "unit {unit}"),
+        }
+    }
+}
+
 /// TLS parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
@@ -488,6 +508,8 @@ pub struct Workload {
     pub ports: BTreeMap<u16, Mode>,
     /// Own ports of a workload that shares its namespace; empty there: no inbound capture.
     pub listen_ports: BTreeSet<u16>,
+    /// Own ports that [`Config::probers`] reach without TLS, past the daemon.
+    pub probe_ports: BTreeSet<u16>,
     /// What is never captured, in addition to [`Config::exclude`].
     pub exclude: Exclusions,
     /// What happens to an inbound connection that no rule matches.

@@ -1,6 +1,6 @@
 //! Namespaces and cgroups come and go: what exists is compared with what is wanted, and the difference made.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,10 +8,12 @@ use super::daemon::{Daemon, lock};
 use super::enclosures;
 use super::inhabited::Inhabited;
 use super::ports;
+use super::probers;
 use super::serve;
 use super::tables::{Found, tables};
 use crate::capture::namespace::cookie;
 use crate::capture::{CaptureError, EnrolError, Injector, Listeners};
+use crate::config::Prober;
 use crate::datapath::relay::place::Owners;
 use crate::datapath::relay::{Place, Relay};
 use crate::snapshot::{Snapshot, number_of};
@@ -28,6 +30,8 @@ pub struct Node {
     inhabited: Inhabited,
     /// What the tables were made from: (generation, found).
     applied: Option<(u64, Found)>,
+    /// Which probers did not run at the last look.
+    absent_probers: BTreeSet<Prober>,
     swept: bool,
     /// What was last said about a namespace that cannot be enrolled, so that it is said once.
     complaints: HashMap<u64, String>,
@@ -310,6 +314,7 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
     for bystander in &snapshot.config.bystanders {
         enclosures::know(bystander, hierarchy.as_ref(), &mut node.cookies, &mut found);
     }
+    probers::find(&snapshot.config, hierarchy.as_ref(), &mut node.absent_probers, &mut found);
     let mut present = Vec::new();
     for workload in &snapshot.config.workloads {
         if workload.is_left_alone() {

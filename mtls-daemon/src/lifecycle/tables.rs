@@ -33,6 +33,8 @@ pub struct Found {
     pub known: Vec<Cgroup>,
     /// Namespaces of workloads that are left alone.
     pub left_alone: BTreeSet<u64>,
+    /// IDs of the cgroups whose processes are probers.
+    pub probers: BTreeSet<u64>,
     /// Direct connections can be had on this machine.
     pub direct: bool,
     /// The cookie of the daemon's own namespace, where it is needed.
@@ -70,6 +72,7 @@ pub fn tables(snapshot: &Snapshot, found: &Found) -> Tables {
     tables.enclosed = found.enclosed.iter().map(|cgroup| (cgroup.id, 1)).collect();
     tables.left_alone = found.left_alone.iter().map(|cookie| (*cookie, 1)).collect();
     tables.enclosure = enclosure(snapshot, found);
+    add_probes(&mut tables, snapshot, found);
     tables
 }
 
@@ -83,6 +86,17 @@ fn enclosure(snapshot: &Snapshot, found: &Found) -> Enclosure {
         _ => (0, 0),
     };
     Enclosure { levels, flags, own_netns }
+}
+
+fn add_probes(tables: &mut Tables, snapshot: &Snapshot, found: &Found) {
+    tables.probers = found.probers.iter().map(|id| (*id, 1)).collect();
+    for workload in snapshot.workloads.values() {
+        for port in &workload.settings.probe_ports {
+            for number in [0, workload.number] {
+                tables.probe_ports.insert(WorkloadPort { workload: number, port: *port, reserved: 0 }, 1);
+            }
+        }
+    }
 }
 
 fn port_mode(mode: Mode) -> PortMode {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mtls_common::MAX_CGROUP_LEVEL;
 
 use crate::capture::cgroup::{self, Cgroup};
-use crate::config::{Config, Selector, Workload, nested};
+use crate::config::{Config, Prober, Selector, Workload, nested};
 use crate::sys::netns::Netns;
 
 mod pod;
@@ -62,6 +62,16 @@ impl Hierarchy {
             }),
             (None, None) => Ok(None),
         }
+    }
+
+    /// The ID of the cgroup whose processes a prober is; `None`: it does not run now.
+    #[must_use]
+    pub fn prober(&self, prober: &Prober) -> Option<u64> {
+        let directory = match prober {
+            Prober::Cgroup(path) => cgroup::directory(&self.mount, path),
+            Prober::Unit(unit) => unit::directory(&self.root, unit).ok()?,
+        };
+        cgroup::id(&directory)
     }
 
     fn cgroup(&self, directory: &Path) -> Result<Cgroup, Presence> {

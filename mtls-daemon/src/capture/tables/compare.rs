@@ -116,6 +116,8 @@ impl KernelTables {
         trie(&mut all, "SOURCES", &self.sources, &wanted.sources)?;
         hash(&mut all, "ENCLOSED", &self.enclosed, &wanted.enclosed)?;
         hash(&mut all, "LEFT_ALONE", &self.left_alone, &wanted.left_alone)?;
+        hash(&mut all, "PROBERS", &self.probers, &wanted.probers)?;
+        hash(&mut all, "PROBE_PORTS", &self.probe_ports, &wanted.probe_ports)?;
         let enclosure = self.enclosure.get(&0, 0).map_err(CaptureError::map("ENCLOSURE"))?;
         let mut wrong = Collected::default();
         if enclosure != wanted.enclosure {

@@ -123,6 +123,7 @@ fn workload(
         mode: raw.mode.0.as_ref().map(|at| at.value).unwrap_or_default(),
         ports,
         listen_ports: listen_ports.unwrap_or_default(),
+        probe_ports: check.ports(&raw.probe_ports),
         exclude,
         policy_default: raw.policy_default.0.as_ref().map(|at| at.value).unwrap_or_default(),
         outbound_default: raw.outbound_default.0.as_ref().map(|at| at.value).unwrap_or_default(),

@@ -88,6 +88,7 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                     },
                     mode,
                     ports,
+                    probe_ports: if index == 1 { listen.clone() } else { BTreeSet::new() },
                     listen_ports: if kind == 1 { listen } else { BTreeSet::new() },
                     exclude,
                     policy_default: [PolicyDefault::Mode, PolicyDefault::Allow, PolicyDefault::Deny]
@@ -365,6 +366,14 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
                         false => UnclassifiedNamespaces::Allow,
                     },
                 },
+                probers: match (dns, common_name) {
+                    (true, _) => vec![
+                        Prober::Unit("kubelet.service".parse().unwrap()),
+                        Prober::Cgroup("/kubelet".into()),
+                    ],
+                    (false, true) => vec![Prober::Cgroup("a/b".into())],
+                    (false, false) => Vec::new(),
+                },
                 tls: Tls {
                     min_version: if old { TlsVersion::V1_2 } else { TlsVersion::V1_3 },
                     cipher_suites,
@@ -587,6 +596,7 @@ pub(super) fn document(config: &Config) -> Value {
                 "outbound_default": word(w.outbound_default),
                 "ports": w.ports.iter().map(|(port, mode)| (port.to_string(), word(mode))).collect::<Value>(),
                 "listen_ports": (!w.listen_ports.is_empty()).then_some(&w.listen_ports),
+                "probe_ports": w.probe_ports,
                 "exclude": exclude(&w.exclude),
                 "unknown_destinations": word(w.unknown_destinations),
                 "connect_hold": word(w.connect_hold),
@@ -680,6 +690,12 @@ pub(super) fn document(config: &Config) -> Value {
                 UnclassifiedNamespaces::Refuse => "refuse",
             },
         },
+        "probers": config.probers.iter()
+            .map(|prober| match prober {
+                Prober::Unit(unit) => json!({ "unit": unit.as_str() }),
+                Prober::Cgroup(path) => json!({ "cgroup": path }),
+            })
+            .collect::<Value>(),
         "tls": {
             "min_version": config.tls.min_version.to_string(),
             "cipher_suites": config.tls.cipher_suites.as_ref().map_or_else(

@@ -23,7 +23,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    const KINDS: [SocketKind; 12] = [
+    const KINDS: [SocketKind; 14] = [
         SocketKind::Own,
         SocketKind::Captured,
         SocketKind::Delivered,
@@ -36,6 +36,8 @@ impl Mark {
         SocketKind::DirectHeld,
         SocketKind::DirectArmed,
         SocketKind::DirectFlowing,
+        SocketKind::Probing,
+        SocketKind::Probed,
     ];
 
     /// From the bytes of the socket's storage; `None` for what is not a [`SocketState`].
@@ -103,6 +105,8 @@ pub enum Why {
     Unknown,
     /// The workload talks to itself.
     Itself,
+    /// A prober of this node asks one of its `probe_ports`.
+    Probe,
 }
 
 /// Why nothing accounts for a connection.
@@ -130,6 +134,7 @@ impl Account {
             Self::LeftAlone(Why::Disabled) => "disabled",
             Self::LeftAlone(Why::Unknown) => "to unknown destinations",
             Self::LeftAlone(Why::Itself) => "to itself",
+            Self::LeftAlone(Why::Probe) => "probes",
             Self::Permissive => "permissive",
             Self::Not(_) => "unaccounted",
         }
@@ -194,6 +199,20 @@ pub fn account(ground: &Ground<'_>, seen: &Seen) -> Option<(u32, Account)> {
         ) => (ground.workload(mark.workload)?, Account::Carried),
         Some(SocketKind::Delivered) => (by_port()?, Account::Carried),
         Some(SocketKind::Blocked) => (ground.workload(mark.workload)?, Account::Not(Lack::Blocked)),
+        // A prober's own end is no workload's.
+        Some(SocketKind::Probing) => return None,
+        Some(SocketKind::Probed) => {
+            let workload = ground.workload(mark.workload)?;
+            let (settings, port) = (&workload.settings, seen.local.port());
+            let account = if settings.probe_ports.contains(&port) {
+                Account::LeftAlone(Why::Probe)
+            } else if settings.mode_of_port(port) == Mode::Disabled {
+                Account::LeftAlone(Why::Disabled)
+            } else {
+                wanted_and_not_had(workload, Lack::LeftAloneBefore)
+            };
+            (workload, account)
+        }
         Some(SocketKind::Untouched) if mark.workload == 0 => (by_port()?, Account::LeftAlone(Why::Itself)),
         Some(SocketKind::Untouched) => {
             let workload = ground.workload(mark.workload)?;

@@ -5,7 +5,7 @@ use crate::snapshot::testing::{config, snapshot};
 const WORLD: &str = r#"
 exclude: { ports: [22], cidrs: [10.9.0.0/16] }
 workloads:
-  - { name: web, select: { netns: web }, addresses: [10.0.0.2, "fd00::2"], ports: { 9100: disabled, 8080: permissive } }
+  - { name: web, select: { netns: web }, addresses: [10.0.0.2, "fd00::2"], ports: { 9100: disabled, 8080: permissive }, probe_ports: [8081] }
   - { name: db, select: { netns: db }, addresses: [10.0.0.3], ports: { 9100: disabled } }
   - { name: soft, select: { netns: soft }, mode: permissive, addresses: [10.0.0.4] }
   - { name: shy, select: { netns: shy }, unknown_destinations: deny }
@@ -103,6 +103,15 @@ fn what_was_left_alone_is_judged_by_the_configuration_in_force() {
     let accepted = seen("10.0.0.2:80", "10.0.0.2:4000", Some(SocketKind::Untouched), "");
     let found = World::of("web").decide(&accepted);
     assert_eq!(found, Some((number_of("web"), Account::LeftAlone(Why::Itself))));
+}
+
+#[test]
+fn a_probe_is_accounted_for_while_its_port_is_one_that_is_probed() {
+    let probed = |local: &str| of("web", local, "10.0.0.9:4000", Some(SocketKind::Probed));
+    assert_eq!(probed("10.0.0.2:8081"), Account::LeftAlone(Why::Probe));
+    assert_eq!(probed("10.0.0.2:80"), Account::Not(Lack::LeftAloneBefore));
+    let own_end = seen("10.0.0.2:4000", "10.0.0.3:8081", Some(SocketKind::Probing), "");
+    assert_eq!(World::of("web").decide(&own_end), None, "the prober's end is no workload's");
 }
 
 #[test]
