@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use mtls_common::{
     AddressKey, Counter, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure,
-    Endpoint, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, UnsentLimit, VerdictKey,
-    Workload, WorkloadPort,
+    Endpoint, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, UidKey, UnsentLimit,
+    VerdictKey, Workload, WorkloadPort,
 };
 
 /// aya-ebpf's `SkStorage` has fixed flags; ours adds `BPF_F_CLONE`, so that what a listener of the daemon
@@ -51,6 +51,10 @@ pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(16384, BPF_F_N
 /// Index 0: bit N is set when a cgroup at depth N below the root is a workload's.
 #[map]
 pub static CGROUP_LEVELS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// User → workload number; 0: it is known, and nobody's. A cgroup goes before.
+#[map]
+pub static UIDS: HashMap<UidKey, u32> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
 /// Workload number → settings.
 #[map]

@@ -13,8 +13,8 @@ use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{Array, HashMap as KernelMap, MapData, MapError};
 use aya::{Ebpf, Pod};
 use mtls_common::{
-    AddressKey, Destination, DestinationPort, Enclosure, Namespace, SharedPort, SourceKey, VERDICT_ALLOW,
-    VERDICT_DENY, VerdictKey, Workload, WorkloadPort, workload_flags,
+    AddressKey, Destination, DestinationPort, Enclosure, Namespace, SharedPort, SourceKey, UidKey,
+    VERDICT_ALLOW, VERDICT_DENY, VerdictKey, Workload, WorkloadPort, workload_flags,
 };
 
 use super::error::CaptureError;
@@ -31,6 +31,8 @@ pub struct Tables {
     pub port_modes: HashMap<WorkloadPort, u32>,
     /// Workload numbers by cgroup ID.
     pub cgroups: HashMap<u64, u32>,
+    /// Workload numbers by user.
+    pub users: HashMap<UidKey, u32>,
     /// Depths at which `cgroups` has entries, as bits.
     pub cgroup_levels: u32,
     /// Owners of ports in shared namespaces.
@@ -76,6 +78,7 @@ pub struct KernelTables {
     port_modes: Map<WorkloadPort, u32>,
     cgroups: Map<u64, u32>,
     cgroup_levels: Array<MapData, u32>,
+    users: Map<UidKey, u32>,
     namespaces: Map<u64, Namespace>,
     shared_ports: Map<SharedPort, u32>,
     excluded: LpmTrie<MapData, AddressKey, u32>,
@@ -120,6 +123,7 @@ macro_rules! every_table {
             port_modes: $from($source, "PORT_MODES")?,
             cgroups: $from($source, "CGROUPS")?,
             cgroup_levels: $from($source, "CGROUP_LEVELS")?,
+            users: $from($source, "UIDS")?,
             namespaces: $from($source, "NAMESPACES")?,
             shared_ports: $from($source, "SHARED_PORTS")?,
             excluded: $from($source, "EXCLUDED")?,
@@ -176,6 +180,7 @@ impl KernelTables {
 
         replace(&mut self.cgroups, &wanted.cgroups).map_err(CaptureError::map("CGROUPS"))?;
         self.cgroup_levels.set(0, wanted.cgroup_levels, 0).map_err(CaptureError::map("CGROUP_LEVELS"))?;
+        replace(&mut self.users, &wanted.users).map_err(CaptureError::map("UIDS"))?;
         replace_trie(&mut self.excluded, &wanted.excluded).map_err(CaptureError::map("EXCLUDED"))?;
         replace(&mut self.excluded_ports, &wanted.excluded_ports)
             .map_err(CaptureError::map("EXCLUDED_PORTS"))?;

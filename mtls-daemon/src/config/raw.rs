@@ -556,12 +556,19 @@ pub(super) struct Select {
     pub cgroup: Given<String>,
     /// systemd unit instead of a cgroup: the whole name of a service, scope or slice, such as nginx.service.
     pub unit: Given<String>,
+    /// User ID: processes of this user in the network namespace `netns`, or without it in the daemon's own. Not 0.
+    pub uid: Given<Number>,
 }
 
 impl Select {
     /// As [`super::Selector::is_by_cgroup`].
     pub fn is_by_cgroup(&self) -> bool {
         self.cgroup.0.is_some() || self.unit.0.is_some()
+    }
+
+    /// As [`super::Selector::shares_its_namespace`].
+    pub fn shares_its_namespace(&self) -> bool {
+        self.is_by_cgroup() || self.uid.0.is_some()
     }
 }
 

@@ -607,6 +607,8 @@ pub struct Selector {
     pub cgroup: Option<PathBuf>,
     /// systemd unit, whose cgroup is meant; never together with `cgroup`.
     pub unit: Option<UnitName>,
+    /// User ID of its processes in one network namespace: [`Selector::netns`], or the daemon's own. Never 0.
+    pub uid: Option<u32>,
     /// A pod of a cluster; never together with another part.
     pub pod: Option<PodSelector>,
 }
@@ -621,7 +623,13 @@ impl Selector {
     /// This pod.
     #[must_use]
     pub fn of_pod(pod: PodSelector) -> Self {
-        Self { netns: None, cgroup: None, unit: None, pod: Some(pod) }
+        Self { netns: None, cgroup: None, unit: None, uid: None, pod: Some(pod) }
+    }
+
+    /// Whether others may be in its namespace.
+    #[must_use]
+    pub fn shares_its_namespace(&self) -> bool {
+        self.is_by_cgroup() || self.uid.is_some()
     }
 }
 

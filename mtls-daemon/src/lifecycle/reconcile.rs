@@ -276,10 +276,10 @@ fn enter(relay: &Arc<Relay>, cookie: u64, wanted: Wanted) -> Result<Arc<Place>, 
     Ok(place)
 }
 
-/// Units whose ports are learned.
+/// Units and users whose ports are learned.
 #[derive(Default)]
 struct Learning {
-    units: ports::Units,
+    learners: ports::Learners,
     /// Which of them, by the cookie of the namespace that they are in.
     wanted: HashMap<u64, Vec<String>>,
 }
@@ -289,7 +289,7 @@ impl Learning {
     fn finish(self, wanted: &mut HashMap<u64, Wanted>, presence: &mut HashMap<String, Presence>) {
         for (cookie, workloads) in self.wanted {
             let Some(place) = wanted.get_mut(&cookie) else { continue };
-            match self.units.ports_in(&place.netns) {
+            match self.learners.ports_in(&place.netns, cookie) {
                 Ok(learned) => {
                     for (port, number) in learned {
                         place.owners.ports.entry(port).or_insert(number);
@@ -346,7 +346,7 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
         }
         let learns = ports::are_learned(workload);
         if let (true, Some(directory)) = (learns, &here.directory) {
-            learning.units.add(directory, number);
+            learning.learners.add_unit(directory, number);
         }
         let inhabited = !here.namespaces.is_empty();
         let mut namespaces = here.namespaces;
@@ -366,6 +366,10 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
                     node.cookies.insert(netns.identity(), cookie);
                     if let (true, Some(cgroup)) = (inhabited, &here.cgroup) {
                         node.inhabited.note(cgroup.id, cookie, now);
+                    }
+                    if let Some(uid) = workload.select.uid {
+                        found.users.insert((cookie, uid), number);
+                        learning.learners.add_user(cookie, uid, number);
                     }
                     if learns {
                         learning.wanted.entry(cookie).or_default().push(workload.name.clone());

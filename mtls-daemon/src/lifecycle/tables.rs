@@ -1,13 +1,13 @@
 //! From a snapshot and what exists on the node to the eBPF tables.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use mtls_common::{
-    AddressKey, Destination, DestinationPort, Enclosure, PortMode, SharedPort, VERDICT_ALLOW, VERDICT_DENY,
-    VerdictKey, Workload, WorkloadPort, enclosure_flags, workload_flags,
+    AddressKey, Destination, DestinationPort, Enclosure, PortMode, SharedPort, UidKey, VERDICT_ALLOW,
+    VERDICT_DENY, VerdictKey, Workload, WorkloadPort, enclosure_flags, workload_flags,
 };
 
 use crate::capture::Tables;
@@ -33,6 +33,8 @@ pub struct Found {
     pub known: Vec<Cgroup>,
     /// Namespaces of workloads that are left alone.
     pub left_alone: BTreeSet<u64>,
+    /// Workloads by their user: the namespace's cookie and the user ID. 0: it is known, and nobody's.
+    pub users: BTreeMap<(u64, u32), u32>,
     /// IDs of the cgroups whose processes are probers.
     pub probers: BTreeSet<u64>,
     /// Direct connections can be had on this machine.
@@ -59,6 +61,9 @@ pub fn tables(snapshot: &Snapshot, found: &Found) -> Tables {
     for cgroup in &found.known {
         tables.cgroups.entry(cgroup.id).or_insert(0);
         tables.cgroup_levels |= 1u32.checked_shl(cgroup.level).unwrap_or(0);
+    }
+    for ((netns, uid), number) in &found.users {
+        tables.users.insert(UidKey { netns: *netns, uid: *uid, reserved: 0 }, *number);
     }
     for (cookie, owners) in &found.owners {
         tables.owners.insert(*cookie, owners.whole.unwrap_or(0));

@@ -136,9 +136,16 @@ pub fn find(select: &Selector, hierarchy: Option<&Hierarchy>) -> Result<Here, Pr
             Some(pod) => pod::namespaces(pod, directory)?,
             None => namespaces_of_cgroup(directory),
         },
+        (None, None) if select.uid.is_some() => {
+            let own = Netns::open(Path::new("/proc/self/ns/net"));
+            vec![own.map_err(|error| Presence::Failed(format!("the node's network namespace: {error}")))?]
+        }
         (None, None) => Vec::new(),
     };
-    let whole = cgroup.is_none() || select.pod.as_ref().is_some_and(|pod| !pod.host_network);
+    let whole = match &select.pod {
+        Some(pod) => !pod.host_network,
+        None => !select.shares_its_namespace(),
+    };
     Ok(Here { namespaces, whole, cgroup, directory })
 }
 

@@ -108,6 +108,7 @@ impl KernelTables {
         hash(&mut all, "PORT_MODES", &self.port_modes, &wanted.port_modes)?;
         hash(&mut all, "SHARED_PORTS", &self.shared_ports, &wanted.shared_ports)?;
         hash(&mut all, "CGROUPS", &self.cgroups, &wanted.cgroups)?;
+        hash(&mut all, "UIDS", &self.users, &wanted.users)?;
         hash(&mut all, "EXCLUDED_PORTS", &self.excluded_ports, &wanted.excluded_ports)?;
         hash(&mut all, "DENIED", &self.denied, &wanted.denied)?;
         hash(&mut all, "DESTINATIONS", &self.destinations, &destinations)?;

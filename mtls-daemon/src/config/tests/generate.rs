@@ -55,7 +55,7 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
             ports(),
             exclusions(),
         ),
-        (0..4_u8, 0..3_u8, 1..10_000_000_u32, 0..=addresses.len()),
+        (0..6_u8, 0..3_u8, 1..10_000_000_u32, 0..=addresses.len()),
         select(vec![ConnectHold::Ready, ConnectHold::Handshake, ConnectHold::Off]),
         select(vec![UnknownDestinations::Passthrough, UnknownDestinations::Deny]),
         datapath(),
@@ -71,9 +71,11 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                 Workload {
                     name: format!("w{index}-{name}"),
                     select: Selector {
-                        netns: (kind != 1).then(|| PathBuf::from(format!("/run/netns/n{index}"))),
+                        netns: (kind != 1 && kind != 5)
+                            .then(|| PathBuf::from(format!("/run/netns/n{index}"))),
                         cgroup: matches!(kind, 1 | 2).then(|| PathBuf::from(format!("k/c{index}"))),
                         unit: (kind == 3).then(|| format!("u@{index}.service").parse().unwrap()),
+                        uid: (kind >= 4).then_some(u32::MAX - 1 - u32::from(octet)),
                         pod: None,
                     },
                     spiffe_id: format!("spiffe://{}/w{index}", if identity < 2 { "other" } else { "own" })
@@ -582,6 +584,7 @@ pub(super) fn document(config: &Config) -> Value {
                     "netns": w.select.netns,
                     "cgroup": w.select.cgroup,
                     "unit": w.select.unit.as_ref().map(UnitName::as_str),
+                    "uid": w.select.uid,
                 })),
                 "spiffe_id": w.spiffe_id,
                 "dns_names": w.dns_names,

@@ -3,7 +3,7 @@
 //! The programs leave their mark on every socket that they see (`SOCKETS`, a storage that lives and dies with the socket),
 //! and what the daemon's listeners accept is born with the daemon's. A socket without a mark was seen by no program.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -61,8 +61,26 @@ pub struct Seen {
     pub remote: SocketAddr,
     /// The cgroup that it was made in.
     pub cgroup: Option<u64>,
+    /// The user whose process made it.
+    pub uid: u32,
     /// What the programs know of it.
     pub mark: Option<Mark>,
+}
+
+/// Workloads by who makes their sockets.
+#[derive(Debug, Default)]
+pub struct Makers {
+    /// By cgroup.
+    pub cgroups: HashMap<u64, u32>,
+    /// By the namespace's cookie and the user.
+    pub users: BTreeMap<(u64, u32), u32>,
+}
+
+impl Makers {
+    fn of(&self, cookie: u64, seen: &Seen) -> Option<u32> {
+        let by_cgroup = seen.cgroup.and_then(|cgroup| self.cgroups.get(&cgroup));
+        by_cgroup.or_else(|| self.users.get(&(cookie, seen.uid))).copied()
+    }
 }
 
 /// What there is in the socket's namespace.
@@ -73,8 +91,10 @@ pub struct Ground<'a> {
     pub owners: &'a Owners,
     /// Ports on which somebody listens.
     pub listening: &'a HashSet<u16>,
-    /// Workloads by the cgroup in which their sockets are made.
-    pub cgroups: &'a HashMap<u64, u32>,
+    /// The namespace's cookie.
+    pub cookie: u64,
+    /// Whose sockets are whose by who makes them.
+    pub makers: &'a Makers,
 }
 
 /// What accounts for a connection.
@@ -235,8 +255,7 @@ fn unmarked(ground: &Ground<'_>, seen: &Seen) -> Option<(u32, Account)> {
     let owner = if inbound {
         ground.owners.of(port)
     } else {
-        let by_cgroup = seen.cgroup.and_then(|cgroup| ground.cgroups.get(&cgroup).copied());
-        by_cgroup.or(ground.owners.whole)
+        ground.makers.of(ground.cookie, seen).or(ground.owners.whole)
     };
     let workload = ground.workload(owner?)?;
     let settings = &workload.settings;
