@@ -64,11 +64,11 @@ fn decide(ctx: &SockAddrContext, to: Endpoint, v6_socket: bool) -> i32 {
     // SAFETY: sock_addr programs may ask for the socket cookie.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
     let Some(place) = place else {
-        if probe::begins(to.port) {
+        let answer = unclassified(ctx, cookie, &to);
+        if answer == ALLOW && probe::begins(to.port) {
             remember(sk, &mut SocketState { kind: SocketKind::Probing.raw(), ..SocketState::default() });
-            return ALLOW;
         }
-        return unclassified(ctx, cookie, &to);
+        return answer;
     };
     match outbound(&place, &to) {
         Decision::Untouched => leave(sk, &place),

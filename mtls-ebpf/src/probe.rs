@@ -36,6 +36,12 @@ pub fn announce(from: Endpoint, to: Endpoint) {
     let _ = PROBES.insert(&DeliveryKey { netns: 0, from, to }, &until, 0);
 }
 
+/// It will not be answered any more: whoever has the prober's port next is not let in by it.
+#[inline(always)]
+pub fn give_up(from: Endpoint, to: Endpoint) {
+    let _ = PROBES.remove(&DeliveryKey { netns: 0, from, to });
+}
+
 /// Whether this SYN is a probe's, and its workload's port one that is probed.
 #[inline(always)]
 pub fn is_due(workload: u32, from: Endpoint, to: Endpoint) -> bool {

@@ -78,10 +78,11 @@ fn connecting(ctx: SockOpsContext) {
             // A workload that talks to itself by its own address: not to be steered to the daemon.
             announce_delivery(ctx, Endpoint::default());
         }
-        if state.kind == SocketKind::Probing.raw() {
+        let probing = state.kind == SocketKind::Probing.raw();
+        if probing {
             probe::announce(local(ctx), remote(ctx));
         }
-        if state.kind == SocketKind::Captured.raw() || state.kind == SocketKind::DirectSyn.raw() {
+        if probing || state.kind == SocketKind::Captured.raw() || state.kind == SocketKind::DirectSyn.raw() {
             let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
         }
         return;
@@ -222,6 +223,9 @@ fn state_changed(ctx: SockOpsContext) {
     };
     if SocketKind::is_direct(state.kind) || state.kind == SocketKind::Blocked.raw() {
         hold::ended(SockOpsContext::new(ctx.ops));
+    }
+    if state.kind == SocketKind::Probing.raw() && old == BPF_TCP_SYN_SENT {
+        probe::give_up(local(ctx), remote(ctx));
     }
     if state.kind == SocketKind::Captured.raw() && old == BPF_TCP_SYN_SENT {
         // SAFETY: sock_ops programs may ask for the socket cookie.

@@ -1,6 +1,7 @@
 //! Kubelet's probes: one prober's processes reach the ports that a strict workload names, and nobody else reaches anything.
 
 use std::fs;
+use std::net::Ipv4Addr;
 use std::path::PathBuf;
 
 use mtls_tests::hosts::{Hosts, SERVER, enrolled};
@@ -9,6 +10,8 @@ use mtls_tests::{Daemon, Lab, Pod, Process, eventually, programs, slow};
 
 /// What `web` is probed on; `other` serves it too, and is not.
 const PROBED: u16 = 8080;
+/// The same, but nobody listens there at first.
+const LATE: u16 = 8081;
 /// What `other` is probed on; `web` serves it too, and is not.
 const OTHERS: u16 = 9090;
 /// What nobody is probed on.
@@ -16,7 +19,7 @@ const PLAIN: u16 = 7000;
 
 const WORKLOADS: &str = r#"
 workloads:
-  - { name: web, select: { netns: $web.netns }, addresses: ["$web.v4", "$web.v6"], probe_ports: [8080] }
+  - { name: web, select: { netns: $web.netns }, addresses: ["$web.v4", "$web.v6"], probe_ports: [8080, 8081] }
   - { name: other, select: { netns: $other.netns }, addresses: ["$other.v4", "$other.v6"], probe_ports: [9090] }
 policy: [ { name: all, action: allow, from: { trust_domains: [example.org] } } ]
 "#;
@@ -62,6 +65,22 @@ impl World {
         fs::create_dir_all(&cgroup).expect("cgroup v2 is writable");
         let command = self.lab.pod("host").cmd_in_cgroup(cgroup, program_beside_the_test("probe"));
         let output = command.args(["connect", &to.to_string(), "--send", "x"]).args(options).run();
+        format!("{}{}", output.text(), output.stderr)
+    }
+
+    /// As [`World::asks`], from this address and always the same port. Without a cgroup: the pod's own.
+    fn asks_from(&self, pod: &Pod, cgroup: Option<PathBuf>, from: Ipv4Addr, port: u16) -> String {
+        let script = "import socket,sys\n\
+                      s=socket.socket();s.setsockopt(socket.SOL_SOCKET,socket.SO_REUSEADDR,1);s.settimeout(5)\n\
+                      s.bind((sys.argv[3],40000))\n\
+                      try: s.connect((sys.argv[1],int(sys.argv[2])));s.send(b'x');print(s.recv(9).decode())\n\
+                      except OSError as e: print(e)\n";
+        let command = match cgroup {
+            Some(cgroup) => pod.cmd_in_cgroup(cgroup, "python3"),
+            None => pod.cmd("python3"),
+        };
+        let to = self.lab.pod("web").v4.to_string();
+        let output = command.args(["-c", script, &to, &port.to_string(), &from.to_string()]).run();
         format!("{}{}", output.text(), output.stderr)
     }
 
@@ -124,21 +143,7 @@ fn nobody_else_and_nothing_else_is_let_in() {
     // The prober's addresses are worth nothing: another host has them, and sends from the ports that were let in.
     assert!(world.is_let_in(PROBED));
     let (host, far) = (world.lab.pod("host"), world.lab.pod("far"));
-    let local = 40_000;
-    let ask = |pod: &Pod, cgroup: Option<PathBuf>| {
-        let script = "import socket,sys\n\
-                      s=socket.create_connection((sys.argv[1],int(sys.argv[2])),5,(sys.argv[3],int(sys.argv[4])))\n\
-                      s.send(b'x');s.settimeout(5)\n\
-                      try: print(s.recv(9).decode())\n\
-                      except OSError as e: print(e)\n";
-        let command = match cgroup {
-            Some(cgroup) => pod.cmd_in_cgroup(cgroup, "python3"),
-            None => pod.cmd("python3"),
-        };
-        let (to, port) = (web.v4.to_string(), PROBED.to_string());
-        let output = command.args(["-c", script, &to, &port, &host.v4.to_string(), &local.to_string()]).run();
-        format!("{}{}", output.text(), output.stderr)
-    };
+    let ask = |pod: &Pod, cgroup| world.asks_from(pod, cgroup, host.v4, PROBED);
     let said = ask(host, Some(world.unit("kubelet.service")));
     assert!(said.contains("hello"), "{said}");
     host.run(&["ip", "link", "set", "eth0", "down"]).ok();
@@ -177,6 +182,21 @@ fn a_socket_that_probed_once_is_no_prober_for_ever() {
 }
 
 #[test]
+fn who_has_the_port_of_a_probe_that_failed_is_not_let_in_by_it() {
+    let world = World::new();
+    let (host, web) = (world.lab.pod("host"), world.lab.pod("web"));
+    let other = world.unit("other.service");
+    fs::create_dir_all(&other).expect("cgroup v2 is writable");
+    let said = world.asks_from(host, Some(world.unit("kubelet.service")), host.v4, LATE);
+    assert!(said.contains("refused"), "nobody listens yet: {said}");
+    let _late = programs::probe(web, LATE, &["--greet", "hello"]);
+    let said = world.asks_from(host, Some(other), host.v4, LATE);
+    assert!(!said.contains("hello"), "{said}");
+    let said = world.asks_from(host, Some(world.unit("kubelet.service")), host.v4, LATE);
+    assert!(said.contains("hello"), "{said}");
+}
+
+#[test]
 fn who_is_configured_no_longer_and_who_starts_again_is_known_by_the_next_look() {
     let world = World::new();
     let web = world.lab.pod("web");
@@ -187,7 +207,7 @@ fn who_is_configured_no_longer_and_who_starts_again_is_known_by_the_next_look() 
         world.kubelet_starts();
         eventually(slow::limit(20), "the new cgroup to be known", || world.is_let_in(PROBED).then_some(()));
     }
-    for without in [WORKLOADS.to_owned(), format!("{PROBERS}{}", WORKLOADS.replace("[8080]", "[]"))] {
+    for without in [WORKLOADS.to_owned(), format!("{PROBERS}{}", WORKLOADS.replace("[8080, 8081]", "[]"))] {
         world.daemon.configure(&world.lab.expand(&without));
         let (code, text) = world.daemon.cli(&["reload"]);
         assert_eq!(code, Some(0), "{text}");

@@ -96,6 +96,7 @@ fn users_of_two_hosts_authenticate_each_other_and_their_ports_are_learned() {
     assert_eq!((record.workload(), record.peer()), ("server", "spiffe://example.org/client"));
     let record = users.0.here.wait_for_log("the client's side", |r| !r.inbound() && !r.refused());
     assert_eq!((record.workload(), record.peer()), ("client", "spiffe://example.org/server"));
+    assert!(!users.asks(OTHER, 7000).contains("hello"));
     users.0.there.wait_for_log("another user's plaintext", |r| r.inbound() && r.reason() == "plaintext");
     // What another user serves is nobody's.
     let _other = users.serves(OTHER, 7001);
