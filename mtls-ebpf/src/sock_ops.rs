@@ -25,6 +25,7 @@ pub fn tcp_events(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => {
             connecting(SockOpsContext::new(ctx.ops));
+            probe::connecting(SockOpsContext::new(ctx.ops));
             if expected::direct_is_on() {
                 hold::settle(SockOpsContext::new(ctx.ops));
             }
@@ -36,13 +37,18 @@ pub fn tcp_events(ctx: SockOpsContext) -> u32 {
                 hold::established(SockOpsContext::new(ctx.ops), Role::Server);
                 return 0;
             }
-            accepted(SockOpsContext::new(ctx.ops));
+            if !probe::arrived(SockOpsContext::new(ctx.ops)) {
+                accepted(SockOpsContext::new(ctx.ops));
+            }
             if direct {
                 hold::block_unexpected(SockOpsContext::new(ctx.ops));
                 hold::settle(SockOpsContext::new(ctx.ops));
             }
         }
-        BPF_SOCK_OPS_STATE_CB => state_changed(SockOpsContext::new(ctx.ops)),
+        BPF_SOCK_OPS_STATE_CB => {
+            state_changed(SockOpsContext::new(ctx.ops));
+            probe::state_changed(SockOpsContext::new(ctx.ops));
+        }
         _ => {}
     }
     0
@@ -78,11 +84,10 @@ fn connecting(ctx: SockOpsContext) {
             // A workload that talks to itself by its own address: not to be steered to the daemon.
             announce_delivery(ctx, Endpoint::default());
         }
-        let probing = state.kind == SocketKind::Probing.raw();
-        if probing {
-            probe::announce(local(ctx), remote(ctx));
-        }
-        if probing || state.kind == SocketKind::Captured.raw() || state.kind == SocketKind::DirectSyn.raw() {
+        if state.kind == SocketKind::Captured.raw()
+            || state.kind == SocketKind::DirectSyn.raw()
+            || state.kind == SocketKind::Probing.raw()
+        {
             let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
         }
         return;
@@ -191,9 +196,7 @@ fn accepted(ctx: SockOpsContext) {
     let key = DeliveryKey { netns, from: remote(ctx), to: local(ctx) };
     // SAFETY: copied at once.
     let Some(peer) = (unsafe { DELIVERIES.get(&key) }).copied() else {
-        if !probe::arrived(&key, sk) {
-            note_unclassified(ctx, sk);
-        }
+        note_unclassified(ctx, sk);
         return;
     };
     let kind = if peer.port == 0 { SocketKind::Untouched } else { SocketKind::Delivered };
@@ -223,9 +226,6 @@ fn state_changed(ctx: SockOpsContext) {
     };
     if SocketKind::is_direct(state.kind) || state.kind == SocketKind::Blocked.raw() {
         hold::ended(SockOpsContext::new(ctx.ops));
-    }
-    if state.kind == SocketKind::Probing.raw() && old == BPF_TCP_SYN_SENT {
-        probe::give_up(local(ctx), remote(ctx));
     }
     if state.kind == SocketKind::Captured.raw() && old == BPF_TCP_SYN_SENT {
         // SAFETY: sock_ops programs may ask for the socket cookie.

@@ -183,7 +183,7 @@ fn a_text_that_cannot_be_is_refused() {
             &[uid, "from 1 to 4294967294", "`unit`"],
         );
     }
-    one("workloads: [{ name: w, select: { uid: §www-data } }]", &["www-data"]);
+    one("workloads: [{ name: w, select: { §uid: www-data } }]", &["a whole number"]);
     one("workloads: [{ name: w, select: { unit: a.service, uid: §7 } }]", &["`uid` goes with `netns` only"]);
     one(
         "workloads: [{ name: w, select: { uid: 7 } }, { name: v, select: { uid: §7 } }]",
