@@ -112,6 +112,18 @@ pub struct SharedPort {
     pub reserved: [u16; 3],
 }
 
+/// A user in a network namespace.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct UidKey {
+    /// The namespace's cookie.
+    pub netns: u64,
+    /// The user ID, as the initial user namespace counts.
+    pub uid: u32,
+    /// Always zero.
+    pub reserved: u32,
+}
+
 /// A workload and where its connections go: there is a session for them, so that they may be direct.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -11,8 +11,8 @@ pub mod table;
 
 pub use event::{Event, EventKind, SYN_CAPACITY, UNREPORTED};
 pub use keys::{
-    AddressKey, DeliveryKey, DestinationPort, DirectPair, ListenerKey, SharedPort, SourceKey, VerdictKey,
-    WorkloadPort,
+    AddressKey, DeliveryKey, DestinationPort, DirectPair, ListenerKey, SharedPort, SourceKey, UidKey,
+    VerdictKey, WorkloadPort,
 };
 pub use socket::{
     DirectSocket, Direction, Endpoint, Expected, LetGo, Phase, Role, SocketKind, SocketState, UnsentLimit,
@@ -23,7 +23,7 @@ pub use table::{
 };
 
 /// Changes whenever the layout or the meaning of a pinned map changes; names the pin directory.
-pub const ABI: u32 = 7;
+pub const ABI: u32 = 8;
 
 /// Ports that are learned for nobody: by these a node is managed, and finds names and the time. Named by a workload they are captured
 /// all the same.
@@ -41,8 +41,8 @@ mod pod {
 
     use crate::{
         AddressKey, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure, Endpoint,
-        Event, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, UnsentLimit, VerdictKey,
-        Workload, WorkloadPort,
+        Event, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, UidKey, UnsentLimit,
+        VerdictKey, Workload, WorkloadPort,
     };
 
     macro_rules! pod {
@@ -71,6 +71,7 @@ mod pod {
         SharedPort,
         SocketState,
         SourceKey,
+        UidKey,
         UnsentLimit,
         VerdictKey,
         Workload,
@@ -92,6 +93,7 @@ mod pod {
             assert_eq!(size_of::<DirectPair>(), 4 + 20);
             assert_eq!(size_of::<DeliveryKey>(), 8 + 2 * 20);
             assert_eq!(size_of::<ListenerKey>(), 16);
+            assert_eq!(size_of::<UidKey>(), 16);
             assert_eq!(size_of::<Namespace>(), 8);
             assert_eq!(size_of::<Workload>(), 32);
             assert_eq!(size_of::<Enclosure>(), 16);

@@ -60,6 +60,10 @@ pub enum SocketKind {
     DirectArmed = 11,
     /// They were, in both directions.
     DirectFlowing = 12,
+    /// A prober's socket, on its way to a port that some workload is probed on.
+    Probing = 13,
+    /// The workload's end of a probe: plain, and let in past the daemon.
+    Probed = 14,
 }
 
 impl SocketKind {
@@ -339,7 +343,10 @@ mod tests {
             SocketKind::DirectFlowing,
         ];
         assert!(direct.iter().all(|kind| SocketKind::is_direct(kind.raw())));
-        assert!(!SocketKind::is_direct(SocketKind::Unclassified.raw()) && !SocketKind::is_direct(13));
+        assert!(
+            !SocketKind::is_direct(SocketKind::Unclassified.raw())
+                && !SocketKind::is_direct(SocketKind::Probing.raw())
+        );
         assert_eq!([1, 2, 3].map(Role::from_raw), [Some(Role::Client), Some(Role::Server), None]);
         assert_eq!([0, 1, 2, 3].map(Phase::from_raw), [None, Some(Phase::Held), Some(Phase::Released), None]);
     }

@@ -4,7 +4,7 @@
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Namespace {
-    /// The workload that owns the whole namespace; 0 when it is shared by workloads found by cgroup.
+    /// The workload that owns the whole namespace; 0 when it is shared by workloads found by cgroup or user.
     pub workload: u32,
     /// Port of the daemon's outbound listener on 127.0.0.1, host byte order; 0: none.
     pub outbound_v4: u16,
@@ -182,4 +182,6 @@ counters! {
     DirectRepair = "direct_repair",
     /// connect() calls that could have become direct, but whose descriptor no program reported.
     DirectUnreported = "direct_unreported",
+    /// SYNs of probers that a workload's own listener was left.
+    Probed = "probed",
 }

@@ -8,8 +8,8 @@ use aya_ebpf::programs::SockContext;
 use mtls_common::{Endpoint, NEVER_LEARNED, SharedPort, workload_flags};
 
 use crate::address::{endpoint, from_v4, from_v6, is_loopback, words};
-use crate::classify::workload_of_current_cgroup;
-use crate::maps::{BOUND, CGROUP_LEVELS, settings};
+use crate::classify::workload_of_current;
+use crate::maps::{BOUND, settings};
 
 /// Nothing is forbidden here.
 const ALLOW: i32 = 1;
@@ -36,16 +36,12 @@ pub fn bound6(ctx: SockContext) -> i32 {
 fn bound(ctx: &SockContext, at: Endpoint) {
     // SAFETY: a context field.
     let protocol = unsafe { (*ctx.sock).protocol };
-    if protocol != IPPROTO_TCP
-        || CGROUP_LEVELS.get(0).copied().unwrap_or(0) == 0
-        || is_loopback(&at.address)
-        || NEVER_LEARNED.contains(&at.port)
-    {
+    if protocol != IPPROTO_TCP || is_loopback(&at.address) || NEVER_LEARNED.contains(&at.port) {
         return;
     }
     // SAFETY: cgroup_sock programs may ask for the namespace cookie.
     let netns = unsafe { bpf_get_netns_cookie(ctx.as_ptr()) };
-    let workload = workload_of_current_cgroup(netns);
+    let workload = workload_of_current(netns);
     let port = SharedPort { netns, port: at.port, reserved: [0; 3] };
     if workload != 0 && settings(workload).flags & workload_flags::LEARNS != 0 {
         let _ = BOUND.insert(&port, &workload, 0);

@@ -1,19 +1,19 @@
 //! What an outbound connection is: the one decision that connect() and the guard share.
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_ktime_get_ns,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_current_uid_gid, bpf_get_netns_cookie, bpf_ktime_get_ns,
 };
 use aya_ebpf::maps::lpm_trie::Key;
 use mtls_common::{
-    AddressKey, Destination, DestinationPort, Endpoint, MAX_CGROUP_LEVEL, Namespace, VERDICT_DENY,
+    AddressKey, Destination, DestinationPort, Endpoint, MAX_CGROUP_LEVEL, Namespace, UidKey, VERDICT_DENY,
     VerdictKey, Workload, WorkloadPort, workload_flags,
 };
 
 use crate::address::is_always_excluded;
 use crate::event::Whose;
 use crate::maps::{
-    ADDRESSES, CGROUP_LEVELS, CGROUPS, DENIED, DESTINATIONS, EXCLUDED, EXCLUDED_PORTS, NAMESPACES, WORKLOADS,
-    settings,
+    ADDRESSES, CGROUP_LEVELS, CGROUPS, DENIED, DESTINATIONS, EXCLUDED, EXCLUDED_PORTS, NAMESPACES, UIDS,
+    WORKLOADS, settings,
 };
 
 /// How many levels of cgroups are looked at, the root included.
@@ -73,7 +73,7 @@ pub unsafe fn place(ctx: *mut core::ffi::c_void, current_process: bool) -> Optio
     let entered = unsafe { NAMESPACES.get(&netns) }.copied();
     let mut workload = 0;
     if current_process {
-        workload = workload_of_current_cgroup(netns);
+        workload = workload_of_current(netns);
     }
     // A process may be in a namespace that the daemon has not entered yet: no listener there, so the
     // workload's connections fail until it has.
@@ -91,8 +91,29 @@ pub unsafe fn place(ctx: *mut core::ffi::c_void, current_process: bool) -> Optio
     Some(Place { netns, namespace, workload, settings: settings(workload) })
 }
 
+/// The workload of the current process, by its cgroup, else by its user; 0: neither says one.
 #[inline(always)]
-pub fn workload_of_current_cgroup(netns: u64) -> u32 {
+pub fn workload_of_current(netns: u64) -> u32 {
+    let workload = workload_of_current_cgroup(netns);
+    if workload != 0 { workload } else { workload_of_current_user(netns).unwrap_or(0) }
+}
+
+/// What is known of the current process by its real user ID; 0: that it is nobody's.
+#[inline(always)]
+pub fn workload_of_current_user(netns: u64) -> Option<u32> {
+    // SAFETY: no pointer is involved. The lower half is the user's.
+    let uid = unsafe { bpf_get_current_uid_gid() } as u32;
+    workload_of_user(netns, uid)
+}
+
+#[inline(always)]
+pub fn workload_of_user(netns: u64, uid: u32) -> Option<u32> {
+    // SAFETY: copied at once.
+    unsafe { UIDS.get(&UidKey { netns, uid, reserved: 0 }) }.copied()
+}
+
+#[inline(always)]
+fn workload_of_current_cgroup(netns: u64) -> u32 {
     let levels = CGROUP_LEVELS.get(0).copied().unwrap_or(0);
     if levels == 0 {
         return 0;

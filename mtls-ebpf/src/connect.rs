@@ -18,7 +18,7 @@ use crate::address::{endpoint, from_v4, from_v6, port_from_network, set_words, w
 use crate::classify::{Decision, Place, outbound, place};
 use crate::listener::{LOCALHOST_V4, LOCALHOST_V6, is_alive};
 use crate::maps::{CONNECTING, DIRECT_PAIRS, count};
-use crate::{enclosure, event, features, storage};
+use crate::{enclosure, event, features, probe, storage};
 
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
@@ -51,17 +51,24 @@ fn decide(ctx: &SockAddrContext, to: Endpoint, v6_socket: bool) -> i32 {
         return ALLOW;
     }
     // SAFETY: `sk` comes from the context and is not null.
-    if let Some(state) = unsafe { storage::get(sk) }
-        && state.kind == SocketKind::Own.raw()
-    {
-        return ALLOW;
+    if let Some(state) = unsafe { storage::get(sk) } {
+        if state.kind == SocketKind::Own.raw() {
+            return ALLOW;
+        }
+        if state.kind == SocketKind::Probing.raw() {
+            state.kind = SocketKind::Untouched.raw(); // it was one to where it led before
+        }
     }
     // SAFETY: sock_addr programs may ask for the namespace cookie.
     let place = unsafe { place(ctx.sock_addr.cast(), true) };
     // SAFETY: sock_addr programs may ask for the socket cookie.
     let cookie = unsafe { bpf_get_socket_cookie(ctx.sock_addr.cast()) };
     let Some(place) = place else {
-        return unclassified(ctx, cookie, &to);
+        let answer = unclassified(ctx, cookie, &to);
+        if answer == ALLOW && probe::begins(to.port) {
+            remember(sk, &mut SocketState { kind: SocketKind::Probing.raw(), ..SocketState::default() });
+        }
+        return answer;
     };
     match outbound(&place, &to) {
         Decision::Untouched => leave(sk, &place),

@@ -4,12 +4,12 @@
 use core::ffi::c_void;
 
 use aya_ebpf::helpers::generated::{
-    bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_skb_ancestor_cgroup_id,
+    bpf_get_current_ancestor_cgroup_id, bpf_get_netns_cookie, bpf_get_socket_uid, bpf_skb_ancestor_cgroup_id,
 };
 use mtls_common::{Enclosure, Endpoint, WorkloadPort, enclosure_flags};
 
 use crate::address::is_always_excluded;
-use crate::classify::{each_level, is_excluded, opaque_zero};
+use crate::classify::{each_level, is_excluded, opaque_zero, workload_of_current_user, workload_of_user};
 use crate::maps::{CGROUP_LEVELS, CGROUPS, ENCLOSED, ENCLOSURE, EXCLUDED_PORTS, LEFT_ALONE, NAMESPACES};
 
 /// `None`: nowhere, which costs no more than this look.
@@ -92,6 +92,9 @@ pub unsafe fn refuses_current(ctx: *mut c_void, to: &Endpoint) -> bool {
     if is_classified_whole(netns) {
         return false;
     }
+    if workload_of_current_user(netns).is_some() {
+        return false;
+    }
     let levels = enclosure.levels | CGROUP_LEVELS.get(0).copied().unwrap_or(0);
     let mut ancestry = Ancestry::new();
     // SAFETY: no pointer is involved; 0, which is no cgroup, where there is no such ancestor.
@@ -101,7 +104,7 @@ pub unsafe fn refuses_current(ctx: *mut c_void, to: &Endpoint) -> bool {
 
 /// Whose a packet's socket is.
 pub enum Owner {
-    /// A workload's that is found by cgroup.
+    /// A workload's that is found by cgroup or user.
     Workload(u32),
     /// Nobody's, where it must be somebody's.
     Missing,
@@ -124,6 +127,12 @@ pub unsafe fn owner(skb: *mut c_void, netns: u64) -> Owner {
     each_level(levels, |level| ancestry.add(unsafe { bpf_skb_ancestor_cgroup_id(skb.cast(), level) }));
     if ancestry.workload != 0 {
         return Owner::Workload(ancestry.workload);
+    }
+    // SAFETY: the caller's promise.
+    match workload_of_user(netns, unsafe { bpf_get_socket_uid(skb.cast()) }) {
+        Some(0) => return Owner::Nobody,
+        Some(workload) => return Owner::Workload(workload),
+        None => {}
     }
     if ancestry.is_unclassified(is_unknown_namespace(enclosure, netns)) {
         Owner::Missing

@@ -26,6 +26,7 @@ mod limit;
 mod listener;
 mod maps;
 mod packet;
+mod probe;
 mod sk_lookup;
 mod sock_ops;
 mod storage;

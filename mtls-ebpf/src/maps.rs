@@ -8,8 +8,8 @@ use aya_ebpf::{
 };
 use mtls_common::{
     AddressKey, Counter, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure,
-    Endpoint, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, UnsentLimit, VerdictKey,
-    Workload, WorkloadPort,
+    Endpoint, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, UidKey, UnsentLimit,
+    VerdictKey, Workload, WorkloadPort,
 };
 
 /// aya-ebpf's `SkStorage` has fixed flags; ours adds `BPF_F_CLONE`, so that what a listener of the daemon
@@ -51,6 +51,10 @@ pub static CGROUPS: HashMap<u64, u32> = HashMap::with_max_entries(16384, BPF_F_N
 /// Index 0: bit N is set when a cgroup at depth N below the root is a workload's.
 #[map]
 pub static CGROUP_LEVELS: Array<u32> = Array::with_max_entries(1, 0);
+
+/// User → workload number; 0: it is known, and nobody's. A cgroup goes before.
+#[map]
+pub static UIDS: HashMap<UidKey, u32> = HashMap::with_max_entries(4096, BPF_F_NO_PREALLOC);
 
 /// Workload number → settings.
 #[map]
@@ -131,6 +135,19 @@ pub static EXPECTED: HashMap<DeliveryKey, Expected> = HashMap::with_max_entries(
 /// Where connections may be direct: there is a session, and no reason against it is remembered.
 #[map]
 pub static DIRECT_PAIRS: HashMap<DirectPair, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// cgroups whose own processes, not those below them, are probers.
+#[map]
+pub static PROBERS: HashMap<u64, u32> = HashMap::with_max_entries(64, BPF_F_NO_PREALLOC);
+
+/// Ports that a workload is probed on; workload 0: that some workload is.
+#[map]
+pub static PROBE_PORTS: HashMap<WorkloadPort, u32> = HashMap::with_max_entries(65536, BPF_F_NO_PREALLOC);
+
+/// Connections that probers have begun → until when their SYN is let in, in ns of CLOCK_BOOTTIME. Namespace 0: which one they lead
+/// to is not known where they begin.
+#[map]
+pub static PROBES: LruHashMap<DeliveryKey, u64> = LruHashMap::with_max_entries(4096, 0);
 
 /// Socket cookie → direct connection that is established.
 #[map]

@@ -14,7 +14,7 @@ use crate::address::{endpoint, from_v4, from_v6, is_always_excluded, words};
 use crate::maps::{
     BOUND, DELIVERIES, LISTENERS, NAMESPACES, PORT_MODES, SHARED_PORTS, SOURCES, WORKLOADS, count, settings,
 };
-use crate::{event, expected, features};
+use crate::{event, expected, features, probe};
 
 const AF_INET: u32 = 2;
 const IPPROTO_TCP: u32 = 6;
@@ -66,6 +66,10 @@ fn steer(ctx: &SkLookupContext) -> Option<u32> {
     let from = remote(ctx, family);
     if settings.is_direct(netns) && expected::is_live(&DeliveryKey { netns, from, to }) {
         count(Counter::DirectExpected);
+        return None;
+    }
+    if probe::is_due(workload, from, to) {
+        count(Counter::Probed);
         return None;
     }
     if is_denied(workload, port, from.address) {

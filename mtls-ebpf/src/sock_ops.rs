@@ -15,7 +15,7 @@ use mtls_common::{Counter, DeliveryKey, Endpoint, EventKind, Role, SocketKind, S
 use crate::address::{endpoint, from_v4, from_v6, words};
 use crate::classify::{Decision, outbound, place};
 use crate::maps::{DELIVERIES, NAMESPACES, WIRE_ADDRESSES, count};
-use crate::{enclosure, event, expected, hold, storage};
+use crate::{enclosure, event, expected, hold, probe, storage};
 
 const AF_INET: u32 = 2;
 
@@ -25,6 +25,7 @@ pub fn tcp_events(ctx: SockOpsContext) -> u32 {
     match ctx.op() {
         BPF_SOCK_OPS_TCP_CONNECT_CB => {
             connecting(SockOpsContext::new(ctx.ops));
+            probe::connecting(SockOpsContext::new(ctx.ops));
             if expected::direct_is_on() {
                 hold::settle(SockOpsContext::new(ctx.ops));
             }
@@ -36,13 +37,18 @@ pub fn tcp_events(ctx: SockOpsContext) -> u32 {
                 hold::established(SockOpsContext::new(ctx.ops), Role::Server);
                 return 0;
             }
-            accepted(SockOpsContext::new(ctx.ops));
+            if !probe::arrived(SockOpsContext::new(ctx.ops)) {
+                accepted(SockOpsContext::new(ctx.ops));
+            }
             if direct {
                 hold::block_unexpected(SockOpsContext::new(ctx.ops));
                 hold::settle(SockOpsContext::new(ctx.ops));
             }
         }
-        BPF_SOCK_OPS_STATE_CB => state_changed(SockOpsContext::new(ctx.ops)),
+        BPF_SOCK_OPS_STATE_CB => {
+            state_changed(SockOpsContext::new(ctx.ops));
+            probe::state_changed(SockOpsContext::new(ctx.ops));
+        }
         _ => {}
     }
     0
@@ -78,7 +84,10 @@ fn connecting(ctx: SockOpsContext) {
             // A workload that talks to itself by its own address: not to be steered to the daemon.
             announce_delivery(ctx, Endpoint::default());
         }
-        if state.kind == SocketKind::Captured.raw() || state.kind == SocketKind::DirectSyn.raw() {
+        if state.kind == SocketKind::Captured.raw()
+            || state.kind == SocketKind::DirectSyn.raw()
+            || state.kind == SocketKind::Probing.raw()
+        {
             let _ = ctx.set_cb_flags(BPF_SOCK_OPS_STATE_CB_FLAG as i32);
         }
         return;

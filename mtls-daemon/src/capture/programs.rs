@@ -22,12 +22,13 @@ use crate::sys::bpf::AttachType;
 pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
 
 /// Every table, in the object's spelling.
-pub const MAPS: [&str; 30] = [
+pub const MAPS: [&str; 34] = [
     "SOCKETS",
     "LIMITS",
     "NAMESPACES",
     "CGROUPS",
     "CGROUP_LEVELS",
+    "UIDS",
     "WORKLOADS",
     "PORT_MODES",
     "SHARED_PORTS",
@@ -47,6 +48,9 @@ pub const MAPS: [&str; 30] = [
     "DIRECT",
     "EXPECTED",
     "DIRECT_PAIRS",
+    "PROBERS",
+    "PROBE_PORTS",
+    "PROBES",
     "DIRECT_SOCKETS",
     "CONNECTING",
     "ACCEPTING",

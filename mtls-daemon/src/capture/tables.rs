@@ -13,8 +13,8 @@ use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{Array, HashMap as KernelMap, MapData, MapError};
 use aya::{Ebpf, Pod};
 use mtls_common::{
-    AddressKey, Destination, DestinationPort, Enclosure, Namespace, SharedPort, SourceKey, VERDICT_ALLOW,
-    VERDICT_DENY, VerdictKey, Workload, WorkloadPort, workload_flags,
+    AddressKey, Destination, DestinationPort, Enclosure, Namespace, SharedPort, SourceKey, UidKey,
+    VERDICT_ALLOW, VERDICT_DENY, VerdictKey, Workload, WorkloadPort, workload_flags,
 };
 
 use super::error::CaptureError;
@@ -31,6 +31,8 @@ pub struct Tables {
     pub port_modes: HashMap<WorkloadPort, u32>,
     /// Workload numbers by cgroup ID.
     pub cgroups: HashMap<u64, u32>,
+    /// Workload numbers by user.
+    pub users: HashMap<UidKey, u32>,
     /// Depths at which `cgroups` has entries, as bits.
     pub cgroup_levels: u32,
     /// Owners of ports in shared namespaces.
@@ -55,6 +57,10 @@ pub struct Tables {
     pub enclosed: HashMap<u64, u32>,
     /// Cookies of the namespaces of workloads that are left alone.
     pub left_alone: HashMap<u64, u32>,
+    /// IDs of the cgroups whose processes are probers.
+    pub probers: HashMap<u64, u32>,
+    /// Ports that workloads are probed on, each once more for workload 0.
+    pub probe_ports: HashMap<WorkloadPort, u32>,
 }
 
 impl Tables {
@@ -72,6 +78,7 @@ pub struct KernelTables {
     port_modes: Map<WorkloadPort, u32>,
     cgroups: Map<u64, u32>,
     cgroup_levels: Array<MapData, u32>,
+    users: Map<UidKey, u32>,
     namespaces: Map<u64, Namespace>,
     shared_ports: Map<SharedPort, u32>,
     excluded: LpmTrie<MapData, AddressKey, u32>,
@@ -83,6 +90,8 @@ pub struct KernelTables {
     enclosure: Array<MapData, Enclosure>,
     enclosed: Map<u64, u32>,
     left_alone: Map<u64, u32>,
+    probers: Map<u64, u32>,
+    probe_ports: Map<WorkloadPort, u32>,
     direct: Array<MapData, u32>,
 }
 
@@ -114,6 +123,7 @@ macro_rules! every_table {
             port_modes: $from($source, "PORT_MODES")?,
             cgroups: $from($source, "CGROUPS")?,
             cgroup_levels: $from($source, "CGROUP_LEVELS")?,
+            users: $from($source, "UIDS")?,
             namespaces: $from($source, "NAMESPACES")?,
             shared_ports: $from($source, "SHARED_PORTS")?,
             excluded: $from($source, "EXCLUDED")?,
@@ -125,6 +135,8 @@ macro_rules! every_table {
             enclosure: $from($source, "ENCLOSURE")?,
             enclosed: $from($source, "ENCLOSED")?,
             left_alone: $from($source, "LEFT_ALONE")?,
+            probers: $from($source, "PROBERS")?,
+            probe_ports: $from($source, "PROBE_PORTS")?,
             direct: $from($source, "DIRECT")?,
         })
     };
@@ -168,6 +180,7 @@ impl KernelTables {
 
         replace(&mut self.cgroups, &wanted.cgroups).map_err(CaptureError::map("CGROUPS"))?;
         self.cgroup_levels.set(0, wanted.cgroup_levels, 0).map_err(CaptureError::map("CGROUP_LEVELS"))?;
+        replace(&mut self.users, &wanted.users).map_err(CaptureError::map("UIDS"))?;
         replace_trie(&mut self.excluded, &wanted.excluded).map_err(CaptureError::map("EXCLUDED"))?;
         replace(&mut self.excluded_ports, &wanted.excluded_ports)
             .map_err(CaptureError::map("EXCLUDED_PORTS"))?;
@@ -179,6 +192,9 @@ impl KernelTables {
         replace(&mut self.left_alone, &wanted.left_alone).map_err(CaptureError::map("LEFT_ALONE"))?;
         replace(&mut self.enclosed, &wanted.enclosed).map_err(CaptureError::map("ENCLOSED"))?;
         self.enclosure.set(0, wanted.enclosure, 0).map_err(CaptureError::map("ENCLOSURE"))?;
+
+        replace(&mut self.probers, &wanted.probers).map_err(CaptureError::map("PROBERS"))?;
+        replace(&mut self.probe_ports, &wanted.probe_ports).map_err(CaptureError::map("PROBE_PORTS"))?;
 
         remove_others(&mut self.shared_ports, &wanted.shared_ports)
             .map_err(CaptureError::map("SHARED_PORTS"))?;

@@ -269,6 +269,17 @@ pub enum Fault {
         max = super::check::MAX_ENCLOSED
     )]
     TooManyEnclosures(usize),
+    /// More than the kernel's table is given.
+    #[error("these are {0} probers; at most {max} are taken", max = super::check::MAX_PROBERS)]
+    TooManyProbers(usize),
+    /// `probers: [ {} ]`, or both.
+    #[error("a prober is one cgroup; give either `unit` or `cgroup`")]
+    ProberForm,
+    /// A slice has no process of its own.
+    #[error(
+        "the slice {0} has processes only in the cgroups below it, which are no probers; name the service"
+    )]
+    ProberSlice(Quoted),
     /// A cgroup that cannot be selected.
     #[error("the cgroup {0} cannot be: {1}")]
     Cgroup(Quoted, CgroupError),
@@ -402,7 +413,7 @@ pub enum Fault {
         first: Place,
     },
     /// `select: {}`.
-    #[error("the selector selects nothing; give `netns`, `cgroup` or `unit`")]
+    #[error("the selector selects nothing; give `netns`, `cgroup`, `unit` or `uid`")]
     EmptySelector,
     /// A unit that cannot be selected.
     #[error("the unit {0} cannot be: {1}")]
@@ -410,6 +421,15 @@ pub enum Fault {
     /// `select: { cgroup, unit }`.
     #[error("a unit is a cgroup, and `cgroup` names another one; remove one of the two")]
     UnitAndCgroup,
+    /// `select: { cgroup, uid }`.
+    #[error("`uid` goes with `netns` only; remove it, or `cgroup` and `unit`")]
+    UidAndCgroup,
+    /// root, or no user at all.
+    #[error(
+        "{0} is no user that can be selected; write its number from 1 to 4294967294 (`id -u NAME` tells it). root manages \
+         the node, the daemon included: select what it runs by `unit`"
+    )]
+    Uid(Quoted),
     /// `listen_ports` of a workload that has a namespace to itself.
     #[error(
         "`listen_ports` is for a workload that shares its namespace (selected by cgroup), and this one has its \

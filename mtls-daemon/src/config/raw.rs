@@ -50,6 +50,8 @@ pub(super) struct Document {
     pub exclude: Exclude,
     /// Where every process must belong to a workload: what is not enrolled (yet) may not send.
     pub unclassified: Unclassified,
+    /// Whose processes on this node, such as kubelet's, reach the `probe_ports` of workloads without TLS. Default: nobody's.
+    pub probers: Vec<At<Prober>>,
     /// TLS parameters.
     pub tls: Tls,
     /// How bytes travel. Default auto.
@@ -342,6 +344,17 @@ pub(super) struct Unclassified {
     pub namespaces: Given<UnclassifiedNamespaces>,
 }
 
+/// Who probes workloads of this node: the processes of a unit, or in a cgroup; not those in cgroups below it. One of the two.
+#[derive(Debug, Default, Deserialize, JsonSchema)]
+#[serde(default, deny_unknown_fields)]
+#[schemars(extend("minProperties" = 1, "maxProperties" = 1))]
+pub(super) struct Prober {
+    /// systemd unit: the whole name of a service or scope, such as kubelet.service.
+    pub unit: Given<String>,
+    /// cgroup: a path below the cgroup v2 mount, or an absolute path under it.
+    pub cgroup: Given<String>,
+}
+
 /// TLS parameters.
 #[derive(Debug, Default, Deserialize, JsonSchema)]
 #[serde(default, deny_unknown_fields)]
@@ -491,6 +504,9 @@ pub(super) struct Workload {
     /// Own ports of a workload that shares its network namespace; needed there for inbound capture.
     #[serde(default)]
     pub listen_ports: Given<Numbers>,
+    /// Own ports that the node's `probers` reach without TLS, past the daemon. Default: none.
+    #[serde(default)]
+    pub probe_ports: Numbers,
     /// What is never captured, in addition to the global `exclude`.
     #[serde(default)]
     pub exclude: Exclude,
@@ -540,12 +556,19 @@ pub(super) struct Select {
     pub cgroup: Given<String>,
     /// systemd unit instead of a cgroup: the whole name of a service, scope or slice, such as nginx.service.
     pub unit: Given<String>,
+    /// User ID: processes of this user in the network namespace `netns`, or without it in the daemon's own. Not 0.
+    pub uid: Given<Number>,
 }
 
 impl Select {
     /// As [`super::Selector::is_by_cgroup`].
     pub fn is_by_cgroup(&self) -> bool {
         self.cgroup.0.is_some() || self.unit.0.is_some()
+    }
+
+    /// As [`super::Selector::shares_its_namespace`].
+    pub fn shares_its_namespace(&self) -> bool {
+        self.is_by_cgroup() || self.uid.0.is_some()
     }
 }
 

@@ -50,6 +50,8 @@ pub struct Config {
     pub exclude: Exclusions,
     /// Where every process must belong to a workload.
     pub unclassified: Unclassified,
+    /// Whose processes reach the [`Workload::probe_ports`] of this node's workloads; none twice.
+    pub probers: Vec<Prober>,
     /// TLS parameters.
     pub tls: Tls,
     /// How bytes travel, for workloads that do not say so themselves.
@@ -315,6 +317,24 @@ pub enum UnclassifiedNamespaces {
     Refuse,
 }
 
+/// Who probes workloads of this node: the processes in one cgroup, not those in cgroups below it.
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Prober {
+    /// As [`Selector::cgroup`].
+    Cgroup(PathBuf),
+    /// As [`Selector::unit`], but no slice: none has a process of its own.
+    Unit(UnitName),
+}
+
+impl fmt::Display for Prober {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Cgroup(path) => write!(f, "cgroup {}", path.display()),
+            Self::Unit(unit) => write!(f, "unit {unit}"),
+        }
+    }
+}
+
 /// TLS parameters.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Tls {
@@ -488,6 +508,8 @@ pub struct Workload {
     pub ports: BTreeMap<u16, Mode>,
     /// Own ports of a workload that shares its namespace; empty there: no inbound capture.
     pub listen_ports: BTreeSet<u16>,
+    /// Own ports that [`Config::probers`] reach without TLS, past the daemon.
+    pub probe_ports: BTreeSet<u16>,
     /// What is never captured, in addition to [`Config::exclude`].
     pub exclude: Exclusions,
     /// What happens to an inbound connection that no rule matches.
@@ -585,6 +607,8 @@ pub struct Selector {
     pub cgroup: Option<PathBuf>,
     /// systemd unit, whose cgroup is meant; never together with `cgroup`.
     pub unit: Option<UnitName>,
+    /// User ID of its processes in one network namespace: [`Selector::netns`], or the daemon's own. Never 0.
+    pub uid: Option<u32>,
     /// A pod of a cluster; never together with another part.
     pub pod: Option<PodSelector>,
 }
@@ -599,7 +623,13 @@ impl Selector {
     /// This pod.
     #[must_use]
     pub fn of_pod(pod: PodSelector) -> Self {
-        Self { netns: None, cgroup: None, unit: None, pod: Some(pod) }
+        Self { netns: None, cgroup: None, unit: None, uid: None, pod: Some(pod) }
+    }
+
+    /// Whether others may be in its namespace.
+    #[must_use]
+    pub fn shares_its_namespace(&self) -> bool {
+        self.is_by_cgroup() || self.uid.is_some()
     }
 }
 

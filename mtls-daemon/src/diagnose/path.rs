@@ -91,7 +91,9 @@ impl Ground<'_> {
             ),
         );
         let server = destination.local_workload.as_deref().and_then(|name| self.snapshot.by_name(name));
-        if server.is_some_and(|server| server.number == client.number) && !settings.select.is_by_cgroup() {
+        if server.is_some_and(|server| server.number == client.number)
+            && !settings.select.shares_its_namespace()
+        {
             walk.passed(
                 "captured",
                 format!("{name} has its namespace to itself and talks to itself over lo."),

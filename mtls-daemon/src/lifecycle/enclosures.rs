@@ -70,6 +70,10 @@ pub fn know(
         let known = cookies.get(&netns.identity()).copied().or_else(|| cookie(&netns).ok());
         if let Some(known) = known {
             cookies.insert(netns.identity(), known);
+            if let Some(uid) = select.uid {
+                found.users.insert((known, uid), 0);
+                continue;
+            }
             found.left_alone.insert(known);
         }
     }

@@ -12,7 +12,7 @@ use std::time::{Instant, SystemTime};
 use mtls_common::NEVER_LEARNED;
 
 use super::daemon::{Daemon, lock};
-use super::ports::{self, Units};
+use super::ports::{self, Learners};
 use super::view::{presence, selector};
 use crate::config::{Change, Config, UnitName, Workload};
 use crate::control::enroll::{Changed, EnrolError, EnrolReport, EnrolRequest, Enrolled};
@@ -214,10 +214,10 @@ fn seen(config: &Config, workload: &Workload) -> (Presence, BTreeSet<u16>) {
         Err(presence) => return (presence, found),
     };
     if let (true, Some(directory)) = (ports::are_learned(workload), &here.directory) {
-        let mut units = Units::default();
-        units.add(directory, 1);
+        let mut units = Learners::default();
+        units.add_unit(directory, 1);
         for netns in &here.namespaces {
-            match units.ports_in(netns) {
+            match units.ports_in(netns, 0) {
                 Ok(learned) => found.extend(learned.into_keys()),
                 Err(error) => return (ports::not_learned(&error), found),
             }

@@ -20,6 +20,7 @@ pub mod logging;
 mod ocsp;
 mod offload;
 mod ports;
+mod probers;
 pub mod reconcile;
 pub mod registry;
 mod revoke;

@@ -1,4 +1,4 @@
-//! The ports of units that do not name theirs: what their processes listen on, by the kernel's own list.
+//! The ports of units and users that do not name theirs: what their processes listen on, by the kernel's own list.
 
 use std::collections::{BTreeMap, HashMap};
 use std::io;
@@ -15,7 +15,9 @@ use crate::workload::{Presence, directories_below};
 /// Whether the ports of this workload are looked for.
 pub(super) fn are_learned(workload: &Workload) -> bool {
     let select = &workload.select;
-    let shares = select.unit.is_some() || select.pod.as_ref().is_some_and(|pod| pod.host_network);
+    let shares = select.unit.is_some()
+        || select.uid.is_some()
+        || select.pod.as_ref().is_some_and(|pod| pod.host_network);
     shares && workload.listen_ports.is_empty() && workload.mode != Mode::Disabled
 }
 
@@ -24,34 +26,46 @@ pub(super) fn not_learned(error: &io::Error) -> Presence {
     Presence::Failed(format!("what it listens on cannot be learned: {error}; name its `listen_ports`"))
 }
 
-/// Whose sockets are whose: cgroups of units, by ID.
+/// Whose sockets are whose.
 #[derive(Debug, Default)]
-pub(super) struct Units(HashMap<u64, u32>);
+pub(super) struct Learners {
+    /// cgroups of units, by ID.
+    cgroups: HashMap<u64, u32>,
+    /// Users, by the cookie of their namespace.
+    users: HashMap<(u64, u32), u32>,
+}
 
-impl Units {
+impl Learners {
+    /// Adds a user's processes in one namespace.
+    pub(super) fn add_user(&mut self, netns: u64, uid: u32, workload: u32) {
+        self.users.insert((netns, uid), workload);
+    }
+
     /// Adds the cgroup of a unit and those below it.
-    pub(super) fn add(&mut self, directory: &Path, workload: u32) {
+    pub(super) fn add_unit(&mut self, directory: &Path, workload: u32) {
         let cgroups = directories_below(directory);
-        self.0.extend(cgroups.iter().filter_map(|path| cgroup::id(path)).map(|id| (id, workload)));
+        self.cgroups.extend(cgroups.iter().filter_map(|path| cgroup::id(path)).map(|id| (id, workload)));
     }
 
     /// What they listen on in a namespace: port → workload.
     ///
     /// # Errors
     /// As [`each_tcp`].
-    pub(super) fn ports_in(&self, netns: &Netns) -> io::Result<BTreeMap<u16, u32>> {
+    pub(super) fn ports_in(&self, netns: &Netns, cookie: u64) -> io::Result<BTreeMap<u16, u32>> {
         let mut found = BTreeMap::new();
-        netns.run(|| each_tcp(StateFlags::LISTEN, None, |socket| self.note(socket, &mut found)))?;
+        netns.run(|| each_tcp(StateFlags::LISTEN, None, |socket| self.note(cookie, socket, &mut found)))?;
         Ok(found)
     }
 
-    fn note(&self, socket: &TcpSocket<'_>, found: &mut BTreeMap<u16, u32>) {
+    fn note(&self, netns: u64, socket: &TcpSocket<'_>, found: &mut BTreeMap<u16, u32>) {
         let port = socket.local.port();
         // Nobody comes to loopback from outside.
         if NEVER_LEARNED.contains(&port) || socket.local.ip().is_loopback() {
             return;
         }
-        if let Some(workload) = socket.cgroup.and_then(|cgroup| self.0.get(&cgroup)) {
+        // As in the programs, the cgroup goes before the user.
+        let by_cgroup = socket.cgroup.and_then(|cgroup| self.cgroups.get(&cgroup));
+        if let Some(workload) = by_cgroup.or_else(|| self.users.get(&(netns, socket.uid))) {
             // Of two that listen on one port, at different addresses, always the same.
             let owner = found.entry(port).or_insert(*workload);
             *owner = (*owner).min(*workload);
@@ -72,7 +86,9 @@ mod tests {
     }
 
     #[test]
-    fn only_units_that_name_no_port_have_theirs_learned() {
+    fn only_units_and_users_that_name_no_port_have_theirs_learned() {
+        assert!(are_learned(&workload("select: { uid: 7 }")));
+        assert!(!are_learned(&workload("select: { uid: 7 }, listen_ports: [80]")));
         assert!(are_learned(&workload("select: { unit: a.service }")));
         assert!(are_learned(&workload("select: { unit: a.slice, netns: n }, mode: permissive")));
         for other in [
@@ -93,6 +109,7 @@ mod tests {
             state: 10,
             cookie: 1,
             inode: 1,
+            uid: 0,
             cgroup,
             storage: None,
         }
@@ -100,7 +117,8 @@ mod tests {
 
     #[test]
     fn a_port_belongs_to_the_unit_whose_process_listens_and_never_is_one_that_manages_the_node() {
-        let units = Units(HashMap::from([(7, 70), (8, 80), (9, 70)]));
+        let cgroups = HashMap::from([(7, 70), (8, 80), (9, 70)]);
+        let units = Learners { cgroups, users: HashMap::new() };
         let mut found = BTreeMap::new();
         for (local, cgroup) in [
             ("0.0.0.0:80", Some(7)),
@@ -115,9 +133,28 @@ mod tests {
             ("0.0.0.0:8080", Some(1)),
             ("0.0.0.0:8081", None),
         ] {
-            units.note(&socket(local, cgroup), &mut found);
+            units.note(1, &socket(local, cgroup), &mut found);
         }
         assert_eq!(found, BTreeMap::from([(80, 70), (443, 70)]));
+    }
+
+    #[test]
+    fn a_port_belongs_to_the_user_whose_process_listens_in_that_namespace_unless_its_cgroup_is_a_units() {
+        let cgroups = HashMap::from([(7, 70)]);
+        let learners = Learners { cgroups, users: HashMap::from([((1, 1000), 10), ((2, 1001), 20)]) };
+        let ports = |netns| {
+            let mut found = BTreeMap::new();
+            for (port, uid, cgroup) in
+                [(80, 1000, Some(7)), (81, 1000, Some(8)), (82, 1000, None), (83, 1001, None)]
+            {
+                let socket = TcpSocket { uid, ..socket(&format!("0.0.0.0:{port}"), cgroup) };
+                learners.note(netns, &socket, &mut found);
+            }
+            found
+        };
+        assert_eq!(ports(1), BTreeMap::from([(80, 70), (81, 10), (82, 10)]));
+        assert_eq!(ports(2), BTreeMap::from([(80, 70), (83, 20)]));
+        assert_eq!(ports(3), BTreeMap::from([(80, 70)]));
     }
 
     #[test]
@@ -125,16 +162,19 @@ mod tests {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap();
         let mount = cgroup::mount_point().unwrap();
-        let mut units = Units::default();
-        units.add(&cgroup::directory(&mount, Path::new(own)), 5);
+        let (mut units, mut users) = (Learners::default(), Learners::default());
+        units.add_unit(&cgroup::directory(&mount, Path::new(own)), 5);
+        users.add_user(1, nix::unistd::geteuid().as_raw(), 6);
         let (open, closed) =
             (TcpListener::bind("0.0.0.0:0").unwrap(), TcpListener::bind("127.0.0.1:0").unwrap());
         let netns = Netns::open(Path::new("/proc/self/ns/net")).unwrap();
-        let found = units.ports_in(&netns).unwrap();
+        let by_user = users.ports_in(&netns, 1).unwrap();
+        assert_eq!(by_user.get(&open.local_addr().unwrap().port()), Some(&6), "{by_user:?}");
+        let found = units.ports_in(&netns, 1).unwrap();
         assert_eq!(found.get(&open.local_addr().unwrap().port()), Some(&5), "{found:?}");
         assert_eq!(found.get(&closed.local_addr().unwrap().port()), None);
         let port = open.local_addr().unwrap().port();
         drop(open);
-        assert_eq!(units.ports_in(&netns).unwrap().get(&port), None);
+        assert_eq!(units.ports_in(&netns, 1).unwrap().get(&port), None);
     }
 }

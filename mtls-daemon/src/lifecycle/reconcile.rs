@@ -1,6 +1,6 @@
 //! Namespaces and cgroups come and go: what exists is compared with what is wanted, and the difference made.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Instant;
 
@@ -8,10 +8,12 @@ use super::daemon::{Daemon, lock};
 use super::enclosures;
 use super::inhabited::Inhabited;
 use super::ports;
+use super::probers;
 use super::serve;
 use super::tables::{Found, tables};
 use crate::capture::namespace::cookie;
 use crate::capture::{CaptureError, EnrolError, Injector, Listeners};
+use crate::config::Prober;
 use crate::datapath::relay::place::Owners;
 use crate::datapath::relay::{Place, Relay};
 use crate::snapshot::{Snapshot, number_of};
@@ -28,6 +30,8 @@ pub struct Node {
     inhabited: Inhabited,
     /// What the tables were made from: (generation, found).
     applied: Option<(u64, Found)>,
+    /// Which probers did not run at the last look.
+    absent_probers: BTreeSet<Prober>,
     swept: bool,
     /// What was last said about a namespace that cannot be enrolled, so that it is said once.
     complaints: HashMap<u64, String>,
@@ -272,10 +276,10 @@ fn enter(relay: &Arc<Relay>, cookie: u64, wanted: Wanted) -> Result<Arc<Place>, 
     Ok(place)
 }
 
-/// Units whose ports are learned.
+/// Units and users whose ports are learned.
 #[derive(Default)]
 struct Learning {
-    units: ports::Units,
+    learners: ports::Learners,
     /// Which of them, by the cookie of the namespace that they are in.
     wanted: HashMap<u64, Vec<String>>,
 }
@@ -285,7 +289,7 @@ impl Learning {
     fn finish(self, wanted: &mut HashMap<u64, Wanted>, presence: &mut HashMap<String, Presence>) {
         for (cookie, workloads) in self.wanted {
             let Some(place) = wanted.get_mut(&cookie) else { continue };
-            match self.units.ports_in(&place.netns) {
+            match self.learners.ports_in(&place.netns, cookie) {
                 Ok(learned) => {
                     for (port, number) in learned {
                         place.owners.ports.entry(port).or_insert(number);
@@ -310,6 +314,7 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
     for bystander in &snapshot.config.bystanders {
         enclosures::know(bystander, hierarchy.as_ref(), &mut node.cookies, &mut found);
     }
+    probers::find(&snapshot.config, hierarchy.as_ref(), &mut node.absent_probers, &mut found);
     let mut present = Vec::new();
     for workload in &snapshot.config.workloads {
         if workload.is_left_alone() {
@@ -341,7 +346,7 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
         }
         let learns = ports::are_learned(workload);
         if let (true, Some(directory)) = (learns, &here.directory) {
-            learning.units.add(directory, number);
+            learning.learners.add_unit(directory, number);
         }
         let inhabited = !here.namespaces.is_empty();
         let mut namespaces = here.namespaces;
@@ -361,6 +366,10 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
                     node.cookies.insert(netns.identity(), cookie);
                     if let (true, Some(cgroup)) = (inhabited, &here.cgroup) {
                         node.inhabited.note(cgroup.id, cookie, now);
+                    }
+                    if let Some(uid) = workload.select.uid {
+                        found.users.insert((cookie, uid), number);
+                        learning.learners.add_user(cookie, uid, number);
                     }
                     if learns {
                         learning.wanted.entry(cookie).or_default().push(workload.name.clone());

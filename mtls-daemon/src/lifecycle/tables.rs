@@ -1,13 +1,13 @@
 //! From a snapshot and what exists on the node to the eBPF tables.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::Ipv6Addr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
 use mtls_common::{
-    AddressKey, Destination, DestinationPort, Enclosure, PortMode, SharedPort, VERDICT_ALLOW, VERDICT_DENY,
-    VerdictKey, Workload, WorkloadPort, enclosure_flags, workload_flags,
+    AddressKey, Destination, DestinationPort, Enclosure, PortMode, SharedPort, UidKey, VERDICT_ALLOW,
+    VERDICT_DENY, VerdictKey, Workload, WorkloadPort, enclosure_flags, workload_flags,
 };
 
 use crate::capture::Tables;
@@ -33,6 +33,10 @@ pub struct Found {
     pub known: Vec<Cgroup>,
     /// Namespaces of workloads that are left alone.
     pub left_alone: BTreeSet<u64>,
+    /// Workloads by their user: the namespace's cookie and the user ID. 0: it is known, and nobody's.
+    pub users: BTreeMap<(u64, u32), u32>,
+    /// IDs of the cgroups whose processes are probers.
+    pub probers: BTreeSet<u64>,
     /// Direct connections can be had on this machine.
     pub direct: bool,
     /// The cookie of the daemon's own namespace, where it is needed.
@@ -58,6 +62,9 @@ pub fn tables(snapshot: &Snapshot, found: &Found) -> Tables {
         tables.cgroups.entry(cgroup.id).or_insert(0);
         tables.cgroup_levels |= 1u32.checked_shl(cgroup.level).unwrap_or(0);
     }
+    for ((netns, uid), number) in &found.users {
+        tables.users.insert(UidKey { netns: *netns, uid: *uid, reserved: 0 }, *number);
+    }
     for (cookie, owners) in &found.owners {
         tables.owners.insert(*cookie, owners.whole.unwrap_or(0));
         for (port, number) in &owners.ports {
@@ -70,6 +77,7 @@ pub fn tables(snapshot: &Snapshot, found: &Found) -> Tables {
     tables.enclosed = found.enclosed.iter().map(|cgroup| (cgroup.id, 1)).collect();
     tables.left_alone = found.left_alone.iter().map(|cookie| (*cookie, 1)).collect();
     tables.enclosure = enclosure(snapshot, found);
+    add_probes(&mut tables, snapshot, found);
     tables
 }
 
@@ -83,6 +91,17 @@ fn enclosure(snapshot: &Snapshot, found: &Found) -> Enclosure {
         _ => (0, 0),
     };
     Enclosure { levels, flags, own_netns }
+}
+
+fn add_probes(tables: &mut Tables, snapshot: &Snapshot, found: &Found) {
+    tables.probers = found.probers.iter().map(|id| (*id, 1)).collect();
+    for workload in snapshot.workloads.values() {
+        for port in &workload.settings.probe_ports {
+            for number in [0, workload.number] {
+                tables.probe_ports.insert(WorkloadPort { workload: number, port: *port, reserved: 0 }, 1);
+            }
+        }
+    }
 }
 
 fn port_mode(mode: Mode) -> PortMode {

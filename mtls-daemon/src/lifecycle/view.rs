@@ -369,7 +369,8 @@ pub(super) fn selector(select: &Selector) -> String {
         let network = if pod.host_network { " on the node's network" } else { "" };
         return format!("pod{network}");
     }
-    let parts = [part("netns", &select.netns), part("cgroup", &select.cgroup), unit];
+    let uid = select.uid.map(|uid| format!("uid {uid}"));
+    let parts = [part("netns", &select.netns), part("cgroup", &select.cgroup), unit, uid];
     parts.into_iter().flatten().collect::<Vec<_>>().join(", ")
 }
 

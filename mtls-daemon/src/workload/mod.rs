@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use mtls_common::MAX_CGROUP_LEVEL;
 
 use crate::capture::cgroup::{self, Cgroup};
-use crate::config::{Config, Selector, Workload, nested};
+use crate::config::{Config, Prober, Selector, Workload, nested};
 use crate::sys::netns::Netns;
 
 mod pod;
@@ -62,6 +62,16 @@ impl Hierarchy {
             }),
             (None, None) => Ok(None),
         }
+    }
+
+    /// The ID of the cgroup whose processes a prober is; `None`: it does not run now.
+    #[must_use]
+    pub fn prober(&self, prober: &Prober) -> Option<u64> {
+        let directory = match prober {
+            Prober::Cgroup(path) => cgroup::directory(&self.mount, path),
+            Prober::Unit(unit) => unit::directory(&self.root, unit).ok()?,
+        };
+        cgroup::id(&directory)
     }
 
     fn cgroup(&self, directory: &Path) -> Result<Cgroup, Presence> {
@@ -126,9 +136,16 @@ pub fn find(select: &Selector, hierarchy: Option<&Hierarchy>) -> Result<Here, Pr
             Some(pod) => pod::namespaces(pod, directory)?,
             None => namespaces_of_cgroup(directory),
         },
+        (None, None) if select.uid.is_some() => {
+            let own = Netns::open(Path::new("/proc/self/ns/net"));
+            vec![own.map_err(|error| Presence::Failed(format!("the node's network namespace: {error}")))?]
+        }
         (None, None) => Vec::new(),
     };
-    let whole = cgroup.is_none() || select.pod.as_ref().is_some_and(|pod| !pod.host_network);
+    let whole = match &select.pod {
+        Some(pod) => !pod.host_network,
+        None => !select.shares_its_namespace(),
+    };
     Ok(Here { namespaces, whole, cgroup, directory })
 }
 

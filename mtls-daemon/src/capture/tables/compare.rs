@@ -108,6 +108,7 @@ impl KernelTables {
         hash(&mut all, "PORT_MODES", &self.port_modes, &wanted.port_modes)?;
         hash(&mut all, "SHARED_PORTS", &self.shared_ports, &wanted.shared_ports)?;
         hash(&mut all, "CGROUPS", &self.cgroups, &wanted.cgroups)?;
+        hash(&mut all, "UIDS", &self.users, &wanted.users)?;
         hash(&mut all, "EXCLUDED_PORTS", &self.excluded_ports, &wanted.excluded_ports)?;
         hash(&mut all, "DENIED", &self.denied, &wanted.denied)?;
         hash(&mut all, "DESTINATIONS", &self.destinations, &destinations)?;
@@ -116,6 +117,8 @@ impl KernelTables {
         trie(&mut all, "SOURCES", &self.sources, &wanted.sources)?;
         hash(&mut all, "ENCLOSED", &self.enclosed, &wanted.enclosed)?;
         hash(&mut all, "LEFT_ALONE", &self.left_alone, &wanted.left_alone)?;
+        hash(&mut all, "PROBERS", &self.probers, &wanted.probers)?;
+        hash(&mut all, "PROBE_PORTS", &self.probe_ports, &wanted.probe_ports)?;
         let enclosure = self.enclosure.get(&0, 0).map_err(CaptureError::map("ENCLOSURE"))?;
         let mut wrong = Collected::default();
         if enclosure != wanted.enclosure {

@@ -12,12 +12,14 @@ mod node;
 mod offered;
 mod pkcs11;
 mod policy;
+mod probers;
 mod vault;
 mod workload;
 
 pub use directory::MAX_PAIRS;
 pub use node::MAX_ENCLOSED;
 pub use policy::MAX_COMBINATIONS;
+pub use probers::MAX_PROBERS;
 
 use std::collections::{BTreeSet, HashMap};
 use std::hash::Hash;
@@ -372,6 +374,7 @@ pub(super) fn check(
         trust: node.trust,
         exclude: node.exclude,
         unclassified: node.unclassified,
+        probers: node.probers,
         tls: node.tls,
         datapath: node.datapath,
         direct: node.direct,

@@ -14,8 +14,8 @@ use crate::config::raw;
 use crate::config::scalar::{self, CgroupError};
 use crate::config::types::{
     AccessLog, CrlOrigin, CrlPolicy, CrlSource, DatapathChoice, EmbeddedCa, Exclusions, Flows, Issuer,
-    Limits, Log, OcspPolicy, OcspResponder, OcspSource, Paths, PeerNames, Pkcs11Token, Recorder, Timeouts,
-    Tls, TlsVersion, Trust, TrustBundleFile, Unclassified, WorkloadIdentity,
+    Limits, Log, OcspPolicy, OcspResponder, OcspSource, Paths, PeerNames, Pkcs11Token, Prober, Recorder,
+    Timeouts, Tls, TlsVersion, Trust, TrustBundleFile, Unclassified, WorkloadIdentity,
 };
 use crate::datapath::ktls::Suite;
 use crate::fetch::is_url;
@@ -24,7 +24,7 @@ use crate::handshake;
 use crate::identity::TrustDomain;
 use crate::identity::alarm::{Threshold, Thresholds};
 
-use super::{Check, FileSpot, Seen, direct, issuer, kubernetes, pkcs11};
+use super::{Check, FileSpot, Seen, direct, issuer, kubernetes, pkcs11, probers};
 
 /// Most cgroups below which every process must belong to a workload.
 pub const MAX_ENCLOSED: usize = 1_000;
@@ -56,6 +56,7 @@ pub(super) struct Node {
     pub trust: Trust,
     pub exclude: Exclusions,
     pub unclassified: Unclassified,
+    pub probers: Vec<Prober>,
     pub tls: Tls,
     pub datapath: DatapathChoice,
     pub direct: Direct,
@@ -108,6 +109,7 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
         exclude: check.exclusions(&main.exclude),
         unclassified,
         kubernetes,
+        probers: probers::check(check, &main.probers, main.cgroup_root.0.as_ref()),
         tls: tls(check, main.tls),
         datapath: main.datapath.into_value().unwrap_or_default(),
         direct,

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::config::at::{At, Entries, Given, Spot};
+use crate::config::at::{At, Entries, Given, Number, Spot};
 use crate::config::error::{Fault, Quoted};
 use crate::config::nested::nested;
 use crate::config::raw;
@@ -37,6 +37,7 @@ struct Unique {
     netns: Seen<PathBuf>,
     cgroups: Seen<PathBuf>,
     units: Seen<UnitName>,
+    uids: Seen<(Option<PathBuf>, u32)>,
     /// Every cgroup, normalised, with the text and place of its selector.
     cgroup_list: Vec<(PathBuf, String, FileSpot)>,
 }
@@ -47,6 +48,7 @@ pub(super) fn check(check: &mut Check, node: &Node, modes: &Modes, raw: InFile<r
         netns: Seen::new("network namespace", "select it for one workload only"),
         cgroups: Seen::new("cgroup", "select it for one workload only"),
         units: Seen::new("unit", "select it for one workload only"),
+        uids: Seen::new("user ID", "select it for one workload only"),
         cgroup_list: Vec::new(),
     };
     let mut workloads = Workloads { list: Vec::new(), addresses: Vec::new(), says_default: BTreeSet::new() };
@@ -103,7 +105,7 @@ fn workload(
     let subject = subject(check, &raw.certificate, identity.as_ref());
     let listen_ports = raw.listen_ports.0.as_ref().map(|at| {
         let select = &raw.select.value;
-        if select.netns.0.is_some() && !select.is_by_cgroup() {
+        if select.netns.0.is_some() && !select.shares_its_namespace() {
             check.fault(at.spot, Fault::ListenPortsWithNetns);
         }
         check.ports(&at.value)
@@ -123,6 +125,7 @@ fn workload(
         mode: raw.mode.0.as_ref().map(|at| at.value).unwrap_or_default(),
         ports,
         listen_ports: listen_ports.unwrap_or_default(),
+        probe_ports: check.ports(&raw.probe_ports),
         exclude,
         policy_default: raw.policy_default.0.as_ref().map(|at| at.value).unwrap_or_default(),
         outbound_default: raw.outbound_default.0.as_ref().map(|at| at.value).unwrap_or_default(),
@@ -172,18 +175,18 @@ fn subject(
 }
 
 fn selector(check: &mut Check, node: &Node, unique: &mut Unique, at: &At<raw::Select>) -> Option<Selector> {
-    let raw::Select { netns, cgroup, unit } = &at.value;
-    if netns.0.is_none() && !at.value.is_by_cgroup() {
+    let raw::Select { netns, cgroup, unit, uid: user } = &at.value;
+    if netns.0.is_none() && !at.value.shares_its_namespace() {
         check.fault(at.spot, Fault::EmptySelector);
         return None;
     }
-    let by_cgroup = at.value.is_by_cgroup();
-    let mut selector = Selector { netns: None, cgroup: None, unit: None, pod: None };
+    let shares = at.value.shares_its_namespace();
+    let mut selector = Selector { netns: None, cgroup: None, unit: None, uid: None, pod: None };
     if let Some(at) = &netns.0
         && let Some(path) = check.text(at, scalar::netns, Fault::Netns)
     {
-        // Several workloads may share a namespace when each has a cgroup in it.
-        if !by_cgroup {
+        // Several workloads may share a namespace when each has a cgroup or a user in it.
+        if !shares {
             unique.netns.note(check, &path, &at.value, at.spot);
         }
         selector.netns = Some(path);
@@ -205,7 +208,23 @@ fn selector(check: &mut Check, node: &Node, unique: &mut Unique, at: &At<raw::Se
         unique.units.note(check, &name, name.as_str(), at.spot);
         selector.unit = Some(name);
     }
+    if let Some(given) = &user.0 {
+        if at.value.is_by_cgroup() {
+            check.fault(given.spot, Fault::UidAndCgroup);
+        }
+        let number = uid(check, given)?;
+        unique.uids.note(check, &(selector.netns.clone(), number), &number.to_string(), given.spot);
+        selector.uid = Some(number);
+    }
     Some(selector)
+}
+
+fn uid(check: &mut Check, at: &At<Number>) -> Option<u32> {
+    let uid = u32::try_from(at.value.0).ok().filter(|uid| ![0, u32::MAX].contains(uid));
+    if uid.is_none() {
+        check.fault(at.spot, Fault::Uid(Quoted::new(&at.value.0.to_string())));
+    }
+    uid
 }
 
 /// Finds selectors of which one contains the other.

@@ -177,6 +177,25 @@ fn a_text_that_cannot_be_is_refused() {
     one("unclassified: { cgroups: [§/] }", &["root cgroup"]);
     one("unclassified: { cgroups: [/a.slice, §/sys/fs/cgroup/a.slice] }", &["cgroup", "write it once"]);
     one("unclassified: { namespaces: §maybe }", &["refuse"]);
+    for uid in ["0", "4294967295", "-1", "99999999999"] {
+        one(
+            &format!("workloads: [{{ name: w, select: {{ uid: §{uid} }} }}]"),
+            &[uid, "from 1 to 4294967294", "`unit`"],
+        );
+    }
+    one("workloads: [{ name: w, select: { §uid: www-data } }]", &["a whole number"]);
+    one("workloads: [{ name: w, select: { unit: a.service, uid: §7 } }]", &["`uid` goes with `netns` only"]);
+    one(
+        "workloads: [{ name: w, select: { uid: 7 } }, { name: v, select: { uid: §7 } }]",
+        &["user ID", "one workload only"],
+    );
+    one("probers: [ §{} ]", &["either `unit` or `cgroup`"]);
+    one("probers: [ §{ unit: kubelet.service, cgroup: /a } ]", &["either `unit` or `cgroup`"]);
+    one("probers: [ { unit: §kubelet } ]", &["kubelet", "service"]);
+    one("probers: [ { unit: §system.slice } ]", &["system.slice", "name the service"]);
+    one("probers: [ { cgroup: §/ } ]", &["root cgroup"]);
+    one("probers: [ { unit: a.service }, { unit: §a.service } ]", &["write it once"]);
+    one("probers: [ { cgroup: /a }, { cgroup: §/sys/fs/cgroup/a } ]", &["write it once"]);
     one(&format!("unclassified: {{ cgroups: [§{}] }}", "/a".repeat(32)), &["more than 31 levels"]);
     one("cgroup_root: §/a/../b", &["it has a '..' segment"]);
     one("include: [§conf.d]", &["the path `conf.d` cannot be"]);

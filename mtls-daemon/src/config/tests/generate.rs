@@ -55,7 +55,7 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
             ports(),
             exclusions(),
         ),
-        (0..4_u8, 0..3_u8, 1..10_000_000_u32, 0..=addresses.len()),
+        (0..6_u8, 0..3_u8, 1..10_000_000_u32, 0..=addresses.len()),
         select(vec![ConnectHold::Ready, ConnectHold::Handshake, ConnectHold::Off]),
         select(vec![UnknownDestinations::Passthrough, UnknownDestinations::Deny]),
         datapath(),
@@ -71,9 +71,11 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                 Workload {
                     name: format!("w{index}-{name}"),
                     select: Selector {
-                        netns: (kind != 1).then(|| PathBuf::from(format!("/run/netns/n{index}"))),
+                        netns: (kind != 1 && kind != 5)
+                            .then(|| PathBuf::from(format!("/run/netns/n{index}"))),
                         cgroup: matches!(kind, 1 | 2).then(|| PathBuf::from(format!("k/c{index}"))),
                         unit: (kind == 3).then(|| format!("u@{index}.service").parse().unwrap()),
+                        uid: (kind >= 4).then_some(u32::MAX - 1 - u32::from(octet)),
                         pod: None,
                     },
                     spiffe_id: format!("spiffe://{}/w{index}", if identity < 2 { "other" } else { "own" })
@@ -88,6 +90,7 @@ fn workload(index: usize) -> impl Strategy<Value = Workload> {
                     },
                     mode,
                     ports,
+                    probe_ports: if index == 1 { listen.clone() } else { BTreeSet::new() },
                     listen_ports: if kind == 1 { listen } else { BTreeSet::new() },
                     exclude,
                     policy_default: [PolicyDefault::Mode, PolicyDefault::Allow, PolicyDefault::Deny]
@@ -365,6 +368,14 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
                         false => UnclassifiedNamespaces::Allow,
                     },
                 },
+                probers: match (dns, common_name) {
+                    (true, _) => vec![
+                        Prober::Unit("kubelet.service".parse().unwrap()),
+                        Prober::Cgroup("/kubelet".into()),
+                    ],
+                    (false, true) => vec![Prober::Cgroup("a/b".into())],
+                    (false, false) => Vec::new(),
+                },
                 tls: Tls {
                     min_version: if old { TlsVersion::V1_2 } else { TlsVersion::V1_3 },
                     cipher_suites,
@@ -573,6 +584,7 @@ pub(super) fn document(config: &Config) -> Value {
                     "netns": w.select.netns,
                     "cgroup": w.select.cgroup,
                     "unit": w.select.unit.as_ref().map(UnitName::as_str),
+                    "uid": w.select.uid,
                 })),
                 "spiffe_id": w.spiffe_id,
                 "dns_names": w.dns_names,
@@ -587,6 +599,7 @@ pub(super) fn document(config: &Config) -> Value {
                 "outbound_default": word(w.outbound_default),
                 "ports": w.ports.iter().map(|(port, mode)| (port.to_string(), word(mode))).collect::<Value>(),
                 "listen_ports": (!w.listen_ports.is_empty()).then_some(&w.listen_ports),
+                "probe_ports": w.probe_ports,
                 "exclude": exclude(&w.exclude),
                 "unknown_destinations": word(w.unknown_destinations),
                 "connect_hold": word(w.connect_hold),
@@ -680,6 +693,12 @@ pub(super) fn document(config: &Config) -> Value {
                 UnclassifiedNamespaces::Refuse => "refuse",
             },
         },
+        "probers": config.probers.iter()
+            .map(|prober| match prober {
+                Prober::Unit(unit) => json!({ "unit": unit.as_str() }),
+                Prober::Cgroup(path) => json!({ "cgroup": path }),
+            })
+            .collect::<Value>(),
         "tls": {
             "min_version": config.tls.min_version.to_string(),
             "cipher_suites": config.tls.cipher_suites.as_ref().map_or_else(

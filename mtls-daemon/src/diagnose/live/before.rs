@@ -123,7 +123,7 @@ impl Live<'_> {
             Host::Address(_, workload) => workload.as_ref(),
             _ => None,
         })?;
-        if server.number == self.client.number && !settings.select.is_by_cgroup() {
+        if server.number == self.client.number && !settings.select.shares_its_namespace() {
             let why = format!("workload {name} has its namespace to itself and talks to itself over lo");
             return Some((why, "Nothing needs mending."));
         }

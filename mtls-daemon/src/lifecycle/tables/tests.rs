@@ -360,3 +360,18 @@ fn what_is_known_and_nobodys_is_in_the_tables_and_takes_nothing_from_a_workload(
     assert_eq!(tables.enclosure, enclosure);
     assert_eq!((tables.enclosed, tables.left_alone), (HashMap::from([(5, 1)]), HashMap::from([(21, 1)])));
 }
+
+#[test]
+fn a_port_that_is_probed_is_one_of_its_workload_and_one_of_any() {
+    let text = "workloads:\n  - { name: web, select: { netns: web }, probe_ports: [8080, 9090] }\n  \
+                - { name: db, select: { netns: db } }\n";
+    let snapshot = snapshot(config(text));
+    let found = Found { probers: BTreeSet::from([77]), ..Found::default() };
+    let tables = super::tables(&snapshot, &found);
+    let key = |workload, port| WorkloadPort { workload, port, reserved: 0 };
+    let web = snapshot.by_name("web").unwrap().number;
+    let wanted = [key(0, 8080), key(0, 9090), key(web, 8080), key(web, 9090)].map(|key| (key, 1));
+    assert_eq!(tables.probe_ports, HashMap::from(wanted));
+    assert_eq!(tables.probers, HashMap::from([(77, 1)]));
+    assert!(super::tables(&snapshot, &Found::default()).probers.is_empty());
+}

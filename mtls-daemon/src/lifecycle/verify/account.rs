@@ -3,7 +3,7 @@
 //! The programs leave their mark on every socket that they see (`SOCKETS`, a storage that lives and dies with the socket),
 //! and what the daemon's listeners accept is born with the daemon's. A socket without a mark was seen by no program.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::net::SocketAddr;
 
@@ -23,7 +23,7 @@ pub struct Mark {
 }
 
 impl Mark {
-    const KINDS: [SocketKind; 12] = [
+    const KINDS: [SocketKind; 14] = [
         SocketKind::Own,
         SocketKind::Captured,
         SocketKind::Delivered,
@@ -36,6 +36,8 @@ impl Mark {
         SocketKind::DirectHeld,
         SocketKind::DirectArmed,
         SocketKind::DirectFlowing,
+        SocketKind::Probing,
+        SocketKind::Probed,
     ];
 
     /// From the bytes of the socket's storage; `None` for what is not a [`SocketState`].
@@ -59,8 +61,26 @@ pub struct Seen {
     pub remote: SocketAddr,
     /// The cgroup that it was made in.
     pub cgroup: Option<u64>,
+    /// The user whose process made it.
+    pub uid: u32,
     /// What the programs know of it.
     pub mark: Option<Mark>,
+}
+
+/// Workloads by who makes their sockets.
+#[derive(Debug, Default)]
+pub struct Makers {
+    /// By cgroup.
+    pub cgroups: HashMap<u64, u32>,
+    /// By the namespace's cookie and the user.
+    pub users: BTreeMap<(u64, u32), u32>,
+}
+
+impl Makers {
+    fn of(&self, cookie: u64, seen: &Seen) -> Option<u32> {
+        let by_cgroup = seen.cgroup.and_then(|cgroup| self.cgroups.get(&cgroup));
+        by_cgroup.or_else(|| self.users.get(&(cookie, seen.uid))).copied()
+    }
 }
 
 /// What there is in the socket's namespace.
@@ -71,8 +91,10 @@ pub struct Ground<'a> {
     pub owners: &'a Owners,
     /// Ports on which somebody listens.
     pub listening: &'a HashSet<u16>,
-    /// Workloads by the cgroup in which their sockets are made.
-    pub cgroups: &'a HashMap<u64, u32>,
+    /// The namespace's cookie.
+    pub cookie: u64,
+    /// Whose sockets are whose by who makes them.
+    pub makers: &'a Makers,
 }
 
 /// What accounts for a connection.
@@ -103,6 +125,8 @@ pub enum Why {
     Unknown,
     /// The workload talks to itself.
     Itself,
+    /// A prober of this node asks one of its `probe_ports`.
+    Probe,
 }
 
 /// Why nothing accounts for a connection.
@@ -130,6 +154,7 @@ impl Account {
             Self::LeftAlone(Why::Disabled) => "disabled",
             Self::LeftAlone(Why::Unknown) => "to unknown destinations",
             Self::LeftAlone(Why::Itself) => "to itself",
+            Self::LeftAlone(Why::Probe) => "probes",
             Self::Permissive => "permissive",
             Self::Not(_) => "unaccounted",
         }
@@ -194,6 +219,20 @@ pub fn account(ground: &Ground<'_>, seen: &Seen) -> Option<(u32, Account)> {
         ) => (ground.workload(mark.workload)?, Account::Carried),
         Some(SocketKind::Delivered) => (by_port()?, Account::Carried),
         Some(SocketKind::Blocked) => (ground.workload(mark.workload)?, Account::Not(Lack::Blocked)),
+        // A prober's own end is no workload's.
+        Some(SocketKind::Probing) => return None,
+        Some(SocketKind::Probed) => {
+            let workload = ground.workload(mark.workload)?;
+            let (settings, port) = (&workload.settings, seen.local.port());
+            let account = if settings.probe_ports.contains(&port) {
+                Account::LeftAlone(Why::Probe)
+            } else if settings.mode_of_port(port) == Mode::Disabled {
+                Account::LeftAlone(Why::Disabled)
+            } else {
+                wanted_and_not_had(workload, Lack::LeftAloneBefore)
+            };
+            (workload, account)
+        }
         Some(SocketKind::Untouched) if mark.workload == 0 => (by_port()?, Account::LeftAlone(Why::Itself)),
         Some(SocketKind::Untouched) => {
             let workload = ground.workload(mark.workload)?;
@@ -216,8 +255,7 @@ fn unmarked(ground: &Ground<'_>, seen: &Seen) -> Option<(u32, Account)> {
     let owner = if inbound {
         ground.owners.of(port)
     } else {
-        let by_cgroup = seen.cgroup.and_then(|cgroup| ground.cgroups.get(&cgroup).copied());
-        by_cgroup.or(ground.owners.whole)
+        ground.makers.of(ground.cookie, seen).or(ground.owners.whole)
     };
     let workload = ground.workload(owner?)?;
     let settings = &workload.settings;

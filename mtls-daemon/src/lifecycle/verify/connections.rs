@@ -5,12 +5,12 @@ use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 
-use super::account::{Account, Ground, Lack, Mark, Seen, account};
+use super::account::{Account, Ground, Lack, Makers, Mark, Seen, account};
 use super::processes::holders;
 use super::{Finding, places};
 use crate::capture::cgroup;
 use crate::datapath::relay::Place;
-use crate::lifecycle::daemon::Daemon;
+use crate::lifecycle::daemon::{Daemon, lock};
 use crate::snapshot::{Snapshot, number_of};
 use crate::sys::sock_diag::{CONNECTED, StateFlags, each_tcp, state_name};
 use crate::workload::{Hierarchy, directories_below};
@@ -74,10 +74,13 @@ impl fmt::Display for Tally {
 /// Looks at every connection. `thorough`: also at who holds those that nothing accounts for.
 pub(super) fn look(daemon: &Daemon, thorough: bool) -> Vec<Finding> {
     let snapshot = daemon.relay.snapshot.load_full();
-    let cgroups = cgroups(&snapshot);
+    let makers = Makers {
+        cgroups: cgroups(&snapshot),
+        users: lock(&daemon.node).applied().map(|(_, found)| found.users.clone()).unwrap_or_default(),
+    };
     let mut tally = Tally::default();
     for place in places(daemon) {
-        if let Err(error) = walk(daemon, &snapshot, &place, &cgroups, &mut tally) {
+        if let Err(error) = walk(daemon, &snapshot, &place, &makers, &mut tally) {
             tally.failed.push((place.netns.path().display().to_string(), error));
         }
     }
@@ -98,7 +101,7 @@ fn walk(
     daemon: &Daemon,
     snapshot: &Snapshot,
     place: &Place,
-    cgroups: &HashMap<u64, u32>,
+    makers: &Makers,
     tally: &mut Tally,
 ) -> io::Result<()> {
     let owners = place.owners.load_full();
@@ -108,13 +111,15 @@ fn walk(
         each_tcp(StateFlags::LISTEN, None, |socket| {
             listening.insert(socket.local.port());
         })?;
-        let ground = Ground { snapshot, owners: &owners, listening: &listening, cgroups };
+        let ground =
+            Ground { snapshot, owners: &owners, listening: &listening, cookie: place.cookie, makers };
         each_tcp(CONNECTED, marks, |socket| {
             tally.sockets += 1;
             let seen = Seen {
                 local: socket.local,
                 remote: socket.remote,
                 cgroup: socket.cgroup,
+                uid: socket.uid,
                 mark: socket.storage.and_then(Mark::parse),
             };
             if let Some((workload, account)) = account(&ground, &seen) {

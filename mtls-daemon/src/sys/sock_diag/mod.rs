@@ -46,6 +46,8 @@ pub struct TcpSocket<'a> {
     pub cookie: u64,
     /// Of its file; 0 while it waits for accept(), and after close().
     pub inode: u32,
+    /// The user whose process made it, as the calling thread's user namespace counts.
+    pub uid: u32,
     /// The cgroup v2 that it was made in; `None` where the kernel does not say.
     pub cgroup: Option<u64>,
     /// Its value in the storage map that was asked for; `None`: it has none.

@@ -65,6 +65,7 @@ fn socket(payload: &[u8]) -> io::Result<Reply<'_>> {
         state: header.state,
         cookie: cookie(id.cookie),
         inode: header.inode,
+        uid: header.uid,
         cgroup: None,
         storage: None,
     };
@@ -162,6 +163,7 @@ mod tests {
             state: 1,
             cookie: 1 << 32 | 7,
             inode: 4242,
+            uid: 1000,
             cgroup: Some(77),
             storage: Some(b"twelve bytes"),
         };

@@ -5,7 +5,7 @@ use crate::snapshot::testing::{config, snapshot};
 const WORLD: &str = r#"
 exclude: { ports: [22], cidrs: [10.9.0.0/16] }
 workloads:
-  - { name: web, select: { netns: web }, addresses: [10.0.0.2, "fd00::2"], ports: { 9100: disabled, 8080: permissive } }
+  - { name: web, select: { netns: web }, addresses: [10.0.0.2, "fd00::2"], ports: { 9100: disabled, 8080: permissive }, probe_ports: [8081] }
   - { name: db, select: { netns: db }, addresses: [10.0.0.3], ports: { 9100: disabled } }
   - { name: soft, select: { netns: soft }, mode: permissive, addresses: [10.0.0.4] }
   - { name: shy, select: { netns: shy }, unknown_destinations: deny }
@@ -16,7 +16,7 @@ struct World {
     snapshot: Snapshot,
     owners: Owners,
     listening: HashSet<u16>,
-    cgroups: HashMap<u64, u32>,
+    makers: Makers,
 }
 
 impl World {
@@ -26,7 +26,7 @@ impl World {
             snapshot: snapshot(config(WORLD)),
             owners: Owners { whole: Some(number_of(workload)), ports: HashMap::new() },
             listening: HashSet::from([80, 8080, 9100, 22]),
-            cgroups: HashMap::new(),
+            makers: Makers::default(),
         }
     }
 
@@ -35,7 +35,10 @@ impl World {
         let web = number_of("web");
         Self {
             owners: Owners { whole: None, ports: HashMap::from([(80, web)]) },
-            cgroups: HashMap::from([(7, web)]),
+            makers: Makers {
+                cgroups: HashMap::from([(7, web)]),
+                users: BTreeMap::from([((5, 1000), web), ((6, 1001), web)]),
+            },
             ..Self::of("web")
         }
     }
@@ -45,7 +48,8 @@ impl World {
             snapshot: &self.snapshot,
             owners: &self.owners,
             listening: &self.listening,
-            cgroups: &self.cgroups,
+            cookie: 5,
+            makers: &self.makers,
         };
         account(&ground, seen)
     }
@@ -54,7 +58,7 @@ impl World {
 fn seen(local: &str, remote: &str, kind: Option<SocketKind>, workload: &str) -> Seen {
     let workload = if workload.is_empty() { 0 } else { number_of(workload) };
     let mark = kind.map(|kind| Mark { kind: Some(kind), workload });
-    Seen { local: local.parse().unwrap(), remote: remote.parse().unwrap(), cgroup: None, mark }
+    Seen { local: local.parse().unwrap(), remote: remote.parse().unwrap(), cgroup: None, uid: 0, mark }
 }
 
 fn of(workload: &str, local: &str, remote: &str, kind: Option<SocketKind>) -> Account {
@@ -106,6 +110,15 @@ fn what_was_left_alone_is_judged_by_the_configuration_in_force() {
 }
 
 #[test]
+fn a_probe_is_accounted_for_while_its_port_is_one_that_is_probed() {
+    let probed = |local: &str| of("web", local, "10.0.0.9:4000", Some(SocketKind::Probed));
+    assert_eq!(probed("10.0.0.2:8081"), Account::LeftAlone(Why::Probe));
+    assert_eq!(probed("10.0.0.2:80"), Account::Not(Lack::LeftAloneBefore));
+    let own_end = seen("10.0.0.2:4000", "10.0.0.3:8081", Some(SocketKind::Probing), "");
+    assert_eq!(World::of("web").decide(&own_end), None, "the prober's end is no workload's");
+}
+
+#[test]
 fn what_no_program_saw_is_unaccounted_for_a_strict_workload_unless_it_is_excluded() {
     let out = |workload: &str, to: &str| of(workload, "10.0.0.2:4000", to, None);
     for to in ["10.0.0.3:5432", "192.0.2.1:443"] {
@@ -149,6 +162,16 @@ fn in_a_shared_namespace_the_port_or_the_cgroup_says_whose_it_is() {
     outbound.cgroup = Some(8);
     assert_eq!(world.decide(&outbound), None, "another cgroup's");
     outbound.cgroup = Some(7);
+    assert_eq!(world.decide(&outbound), Some((number_of("web"), Account::Not(Lack::NeverSeen))));
+}
+
+#[test]
+fn in_a_shared_namespace_the_user_says_whose_it_is_unless_the_cgroup_does() {
+    let world = World::shared();
+    let mut outbound = seen("10.0.0.2:4000", "10.0.0.3:5432", None, "");
+    outbound.uid = 1001;
+    assert_eq!(world.decide(&outbound), None, "a user of another namespace");
+    outbound.uid = 1000;
     assert_eq!(world.decide(&outbound), Some((number_of("web"), Account::Not(Lack::NeverSeen))));
 }
 
