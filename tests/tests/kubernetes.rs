@@ -2,7 +2,7 @@
 
 use mtls_kube_double::json;
 use mtls_tests::kube::{Cluster, MODE, Spec};
-use mtls_tests::lab::NODE;
+use mtls_tests::lab::{NODE, program_beside_the_test};
 use mtls_tests::{Daemon, Lab, eventually, slow};
 use serde_json::Value;
 
@@ -235,6 +235,34 @@ fn a_policy_object_that_is_wrong_is_refused_alone_and_the_last_good_one_stays() 
         let said = cluster.ask(NODE, &web(), at(&cluster.lab, &db()));
         (!said.contains(GREETING)).then_some(())
     });
+}
+
+#[test]
+fn kubelet_probes_the_port_that_the_pods_spec_names_and_nobody_else_does() {
+    let mut cluster = world();
+    let probed = Spec {
+        more: json!({ "spec": { "containers": [{ "readinessProbe": { "tcpSocket": { "port": PORT } } }] } }),
+        ..Spec::new("shop", "probed")
+    };
+    cluster.pod(NODE, &probed);
+    let daemon = cluster.daemon("", ALL);
+    let _served = [PORT, PORT + 1].map(|port| cluster.serve(NODE, &probed, port, GREETING));
+    wait_for_state(&daemon, "shop/probed", "enrolled");
+    let kubelet = cluster.lab.node(NODE).cgroup_root.join("system.slice/kubelet.service");
+    let other = cluster.lab.node(NODE).cgroup_root.join("system.slice/other.service");
+    // On the wire where the pods' cables end, as kubelet is on its node.
+    let ask = |cgroup: &std::path::Path, port: u16| {
+        std::fs::create_dir_all(cgroup).expect("cgroup v2 is writable");
+        let to = cluster.lab.pod("probed").at(port).to_string();
+        let host =
+            cluster.lab.pod("other").cmd_in_cgroup(cgroup.to_owned(), program_beside_the_test("probe"));
+        host.args(["connect", &to]).run().ok().text()
+    };
+    eventually(slow::limit(20), "kubelet to be known", || {
+        ask(&kubelet, PORT).contains(GREETING).then_some(())
+    });
+    assert!(!ask(&kubelet, PORT + 1).contains(GREETING), "a port that nobody has probed");
+    assert!(!ask(&other, PORT).contains(GREETING), "another service of the node");
 }
 
 #[test]

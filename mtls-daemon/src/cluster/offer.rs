@@ -57,6 +57,7 @@ pub fn offer(
                 spiffe_id: id,
                 labels: pod.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
                 mode,
+                probe_ports: pod.probed.iter().copied().collect(),
                 addresses: pod
                     .addresses
                     .iter()

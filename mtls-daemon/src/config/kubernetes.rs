@@ -100,6 +100,8 @@ pub struct OfferedPod {
     pub mode: Option<Mode>,
     /// Its own addresses.
     pub addresses: Vec<IpAddr>,
+    /// Its ports that kubelet probes.
+    pub probe_ports: BTreeSet<u16>,
 }
 
 /// An object that says modes or rules.

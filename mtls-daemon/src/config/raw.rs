@@ -50,7 +50,8 @@ pub(super) struct Document {
     pub exclude: Exclude,
     /// Where every process must belong to a workload: what is not enrolled (yet) may not send.
     pub unclassified: Unclassified,
-    /// Whose processes on this node, such as kubelet's, reach the `probe_ports` of workloads without TLS. Default: nobody's.
+    /// Whose processes on this node, such as kubelet's, reach the `probe_ports` of workloads without TLS. Default: nobody's;
+    /// with `kubernetes`, those of kubelet.service, and a pod's ports are those that its own spec has probed.
     pub probers: Vec<At<Prober>>,
     /// TLS parameters.
     pub tls: Tls,

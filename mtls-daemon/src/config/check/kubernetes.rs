@@ -7,13 +7,16 @@ use crate::config::at::{At, Given};
 use crate::config::error::{Fault, Quoted};
 use crate::config::kubernetes::{Kubernetes, PodIssuer, PolicySource, UnclassifiedPods};
 use crate::config::raw;
-use crate::config::types::{Issuer, IssuerKind, Mode, WorkloadIdentity};
+use crate::config::types::{Issuer, IssuerKind, Mode, Prober, WorkloadIdentity};
 use crate::kube::Name;
 
 use super::{Check, Seen, issuer};
 
 /// Where kubelet mounts the token and the cluster's roots.
 const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+
+/// kubelet's systemd unit on most nodes.
+const KUBELET: &str = "kubelet.service";
 
 pub(super) fn check(
     check: &mut Check,
@@ -49,6 +52,11 @@ pub(super) fn enclosures(kubernetes: &Kubernetes, below: Option<&str>) -> Vec<Pa
         }
         UnclassifiedPods::Allow => Vec::new(),
     }
+}
+
+/// Who probes pods, unless the file says who else does.
+pub(super) fn probers() -> Vec<Prober> {
+    KUBELET.parse().map(Prober::Unit).into_iter().collect()
 }
 
 fn cgroup_root(check: &mut Check, at: &At<String>) -> Vec<String> {

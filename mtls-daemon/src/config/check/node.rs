@@ -109,7 +109,10 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
         exclude: check.exclusions(&main.exclude),
         unclassified,
         kubernetes,
-        probers: probers::check(check, &main.probers, main.cgroup_root.0.as_ref()),
+        probers: match (&kubernetes, main.probers.is_empty()) {
+            (Some(_), true) => kubernetes::probers(),
+            _ => probers::check(check, &main.probers, main.cgroup_root.0.as_ref()),
+        },
         tls: tls(check, main.tls),
         datapath: main.datapath.into_value().unwrap_or_default(),
         direct,

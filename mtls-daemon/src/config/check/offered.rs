@@ -287,6 +287,7 @@ fn workload(node: &Node, issuer: &PodIssuer, default: Mode, pod: &OfferedPod) ->
         direct_ports: BTreeMap::new(),
         identity: identity(issuer, pod),
         addresses: pod.addresses.clone(),
+        probe_ports: pod.probe_ports.clone(),
         max_connections: node.limits.connections_per_workload,
         lease: LeaseSettings::DEFAULT,
     }

@@ -24,6 +24,7 @@ fn pod(namespace: &str, name: &str, mode: Option<Mode>) -> OfferedPod {
         labels: [("app".to_owned(), name.to_owned())].into(),
         mode,
         addresses: Vec::new(),
+        probe_ports: [8080].into(),
     }
 }
 
@@ -86,6 +87,10 @@ fn pods_are_workloads_under_what_files_say_of_their_namespaces() {
         ]
     );
     assert!(may(&config, "ns/ops/sa/x", "ops/ops", 80) && !may(&config, "ns/shop/sa/x", "ops/ops", 80));
+    assert_eq!(config.workload("shop/cart").unwrap().probe_ports, [8080].into());
+    let probers: Vec<_> = config.probers.iter().map(ToString::to_string).collect();
+    assert_eq!(probers.len(), 1);
+    assert!(probers[0].contains("kubelet.service"), "{probers:?}");
     let closed: Vec<_> = config.unclassified.cgroups.iter().map(|path| path.display().to_string()).collect();
     assert_eq!(closed, ["kubepods.slice", "kubepods"]);
 }
