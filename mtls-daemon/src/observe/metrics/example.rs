@@ -5,7 +5,9 @@ use std::time::Duration;
 use super::super::cause::Cause;
 use super::super::connection::{Datapath, Direction};
 use super::super::reason::Reason;
-use super::{CaSample, CrlHealth, ExternalResult, Metrics, OcspHealth, RootsSample, Side};
+use super::{
+    CaSample, ClusterHealth, CrlHealth, ExternalResult, Metrics, OcspHealth, RootsSample, Side, SourceHealth,
+};
 use crate::identity::alarm::Level;
 
 impl Metrics {
@@ -26,6 +28,15 @@ impl Metrics {
             stale: 1,
             age: Some(Duration::from_secs(80)),
         }]);
+        let pods = SourceHealth {
+            source: "pods".into(),
+            age: Some(Duration::from_secs(3)),
+            stale: false,
+            objects: 5,
+            refused: 1,
+        };
+        let cluster = ClusterHealth { sources: vec![pods], mixed_services: 1, policies_refused: 1 };
+        metrics.set_cluster(Some(cluster));
         let web = metrics.workload("web");
         for side in Side::ALL {
             web.handshake_ok(side, Duration::from_millis(2));

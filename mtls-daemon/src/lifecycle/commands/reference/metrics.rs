@@ -125,7 +125,10 @@ pub(super) fn labels() -> Vec<Label> {
             meaning: "What the workload is in the handshake.",
             values: Side::ALL.map(|side| (side.as_str(), told_side(side))).into(),
         },
-        free("source", "The file or URL of a CRL, from `trust.crls`."),
+        free(
+            "source",
+            "The file or URL of a CRL, from `trust.crls`; of metrics of the cluster the resource, as RBAC writes it: `pods`.",
+        ),
         Label {
             key: "state",
             meaning: "What becomes of a live connection that would not be let in any more.",
