@@ -92,6 +92,10 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
     let (issuers, identity) = issuer::check(check, main.identity);
     let kubernetes =
         main.kubernetes.0.as_ref().map(|at| kubernetes::check(check, &issuers, &identity, &at.value));
+    let probers = match (&kubernetes, main.probers.is_empty()) {
+        (Some(_), true) => kubernetes::probers(),
+        _ => probers::check(check, &main.probers, main.cgroup_root.0.as_ref()),
+    };
     let mut unclassified = unclassified(check, main.unclassified, main.cgroup_root.0.as_ref());
     if let Some(kubernetes) = &kubernetes {
         let root = main.cgroup_root.0.as_ref().map(|at| at.value.as_str());
@@ -109,10 +113,7 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
         exclude: check.exclusions(&main.exclude),
         unclassified,
         kubernetes,
-        probers: match (&kubernetes, main.probers.is_empty()) {
-            (Some(_), true) => kubernetes::probers(),
-            _ => probers::check(check, &main.probers, main.cgroup_root.0.as_ref()),
-        },
+        probers,
         tls: tls(check, main.tls),
         datapath: main.datapath.into_value().unwrap_or_default(),
         direct,

@@ -276,7 +276,6 @@ fn workload(node: &Node, issuer: &PodIssuer, default: Mode, pod: &OfferedPod) ->
         mode: pod.mode.unwrap_or(default),
         ports: BTreeMap::new(),
         listen_ports: BTreeSet::new(),
-        probe_ports: BTreeSet::new(),
         exclude: Exclusions::default(),
         policy_default: PolicyDefault::default(),
         outbound_default: OutboundDefault::default(),

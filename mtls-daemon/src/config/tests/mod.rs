@@ -59,10 +59,7 @@ fn every_key_of_the_example_is_taken() {
     let web = config.workload("web").unwrap();
     assert_eq!(
         web.select,
-    assert_eq!(
-        web.select,
         Selector { netns: Some("/run/netns/web".into()), cgroup: None, unit: None, uid: None, pod: None }
-    );
     );
     assert_eq!(web.mode_of_port(80), Mode::Strict);
     assert_eq!(web.mode_of_port(9000), Mode::Permissive);

@@ -218,6 +218,9 @@ const fn told_event(counter: Counter) -> &'static str {
             "SIOCINQ or TCP_INQ on a direct connection, where encrypted bytes are counted ([direct.md](../direct.md))"
         }
         Counter::DirectRepair => "TCP_REPAIR on a direct connection, whose queues are encrypted",
+        Counter::Probed => {
+            "connections of probers, kubelet's for one, that went to a workload's own listener"
+        }
         Counter::DirectUnreported => {
             "connect() calls that could have become direct, but whose descriptor no program reported"
         }
