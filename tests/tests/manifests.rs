@@ -308,16 +308,6 @@ fn the_chart_has_the_version_of_the_daemon() {
     assert_eq!(chart.lines().filter(|line| line.ends_with(&version)).count(), 2, "version and appVersion");
 }
 
-/// Until the daemon knows the key: delete this function then, and the line that calls it.
-fn without_kubernetes(text: &str) -> String {
-    let mut inside = false;
-    let outside = text.lines().filter(|line| {
-        inside = line.starts_with("kubernetes:") || inside && line.starts_with(' ');
-        !inside
-    });
-    outside.map(|line| format!("{line}\n")).collect()
-}
-
 #[test]
 fn the_daemon_takes_the_configuration_that_the_chart_writes() {
     let Some(world) = world(the_daemon_takes_the_configuration_that_the_chart_writes) else { return };
@@ -326,7 +316,6 @@ fn the_daemon_takes_the_configuration_that_the_chart_writes() {
     for (number, values) in VARIANTS.iter().enumerate() {
         let objects = world.objects(values);
         let text = only(&objects, "ConfigMap")["data"]["mtlsd.yaml"].as_str().expect("it is text");
-        let text = &without_kubernetes(text);
         let file = directory.join(format!("{number}.yaml"));
         fs::write(&file, text).expect("there is room");
         let mtlsd =

@@ -10,7 +10,7 @@ use super::serve::unspecified;
 use super::tables::Found;
 use crate::capture::namespace::cookie;
 use crate::capture::{CaptureEvent, cgroup};
-use crate::config::{Config, Selector, UnclassifiedNamespaces};
+use crate::config::{Config, Selector, UnclassifiedNamespaces, UnclassifiedPods};
 use crate::datapath::relay::Relay;
 use crate::observe::connection::{Direction, Ending};
 use crate::observe::observer::Captured;
@@ -38,10 +38,21 @@ pub fn find(config: &Config, mount: Option<&Path>, found: &mut Found) {
         // The daemon asks issuers and responders from where it is.
         found.known = cgroup::own_below(mount, &config.unclassified.cgroups).into_iter().collect();
     }
-    if config.unclassified.namespaces == UnclassifiedNamespaces::Refuse {
-        let own = Netns::open(Path::new("/proc/self/ns/net")).ok();
-        found.own_netns = own.and_then(|own| cookie(&own).ok());
-        if found.own_netns.is_none() {
+    let namespaces = config.unclassified.namespaces == UnclassifiedNamespaces::Refuse;
+    let of_pods =
+        config.kubernetes.as_ref().is_some_and(|settings| settings.unclassified == UnclassifiedPods::Refuse);
+    if !namespaces && !of_pods {
+        return;
+    }
+    let own = Netns::open(Path::new("/proc/self/ns/net")).ok().and_then(|own| cookie(&own).ok());
+    if of_pods {
+        // The API server, etcd and the network plug-in are pods on the node's network: a daemon that is away must not keep them
+        // from coming back.
+        found.left_alone.extend(own);
+    }
+    if namespaces {
+        found.own_netns = own;
+        if own.is_none() {
             tracing::error!(
                 "unclassified.namespaces is not in force: the daemon's own namespace has no cookie"
             );
@@ -103,4 +114,28 @@ fn describe(pid: u32) -> String {
     let cgroup =
         read("cgroup").and_then(|text| cgroup::own_path(&text).map(|path| format!(", cgroup /{path}")));
     format!("process {pid} ({}{})", name.trim_end(), cgroup.unwrap_or_default())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Source;
+
+    fn found(text: &str) -> Found {
+        let text = format!("trust_domain: a\n{text}\n");
+        let config = Config::parse(&Source { path: "F".into(), text }, &[]).unwrap();
+        let mut found = Found::default();
+        find(&config, None, &mut found);
+        found
+    }
+
+    #[test]
+    fn the_nodes_own_network_is_never_closed_by_what_closes_pods() {
+        let own = cookie(&Netns::open(Path::new("/proc/self/ns/net")).unwrap()).unwrap();
+        assert_eq!(found("kubernetes: {}").left_alone, [own].into());
+        assert!(found("kubernetes: { unclassified: allow }").left_alone.is_empty());
+        let both = found("kubernetes: {}\nunclassified: { namespaces: refuse }");
+        assert_eq!((both.left_alone, both.own_netns), ([own].into(), Some(own)));
+        assert!(found("unclassified: { cgroups: [/a] }").left_alone.is_empty());
+    }
 }
