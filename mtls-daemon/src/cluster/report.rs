@@ -123,25 +123,30 @@ fn patch(object: Object, verdict: &Verdict, now: SystemTime) -> Option<Value> {
         return None;
     }
     let mut conditions = object.status.unwrap_or_default().conditions.unwrap_or_default();
-    let place = conditions.iter().position(|condition| condition["type"] == CONDITION);
+    let kind = |condition: &Value| condition.get("type").is_some_and(|kind| kind == CONDITION);
+    let place = conditions.iter().position(kind);
     let (status, reason, message) = words(verdict);
     let wanted = json!({
         "type": CONDITION, "status": status, "reason": reason, "message": message,
         "observedGeneration": verdict.generation,
     });
     let before = place.map(|place| conditions.remove(place));
-    let same = |before: &Value, key: &str| before[key] == wanted[key];
+    let same = |before: &Value, key: &str| before.get(key) == wanted.get(key);
     if let Some(before) = &before
         && ["status", "reason", "message", "observedGeneration"].iter().all(|key| same(before, key))
     {
         return None;
     }
     let since = match before {
-        Some(before) if same(&before, "status") => before["lastTransitionTime"].clone(),
-        _ => OffsetDateTime::from(now).replace_nanosecond(0).ok()?.format(&Rfc3339).ok()?.into(),
+        Some(before) if same(&before, "status") => before.get("lastTransitionTime").cloned(),
+        _ => None,
+    };
+    let since = match since {
+        Some(since) => since,
+        None => OffsetDateTime::from(now).replace_nanosecond(0).ok()?.format(&Rfc3339).ok()?.into(),
     };
     let mut condition = wanted;
-    condition["lastTransitionTime"] = since;
+    condition.as_object_mut()?.insert("lastTransitionTime".to_owned(), since);
     conditions.push(condition);
     let version = object.metadata.resource_version;
     Some(json!({ "metadata": { "resourceVersion": version }, "status": { "conditions": conditions } }))

@@ -251,7 +251,7 @@ fn without_a_cluster_nothing_of_an_offer_counts() {
 #[test]
 fn the_settings_of_a_cluster_are_checked() {
     let load =
-        |rest: &str| Config::parse(&source("F", &format!("trust_domain: a\nkubernetes: {rest}\n")), &[]);
+        |rest: &str| Config::parse(&source("F", format!("trust_domain: a\nkubernetes: {rest}\n")), &[]);
     let settings = |rest: &str| load(rest).unwrap().kubernetes.unwrap();
     let default = settings("{}");
     assert_eq!((default.node, default.default_mode), (None, Mode::Permissive));
