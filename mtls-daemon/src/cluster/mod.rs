@@ -1,7 +1,7 @@
 //! What the Kubernetes cluster says, as what the configuration understands: its pods as workloads, whom an address leads to,
 //! and its policy objects.
 //!
-//! [`Cluster`] follows the resources; [`offer`] turns what is known of them into an [`crate::config::Offer`], without a look at the
+//! [`Cluster`] follows the resources; [`offer()`] turns what is known of them into an [`crate::config::Offer`], without a look at the
 //! node or the network.
 
 mod accounts;
