@@ -44,6 +44,7 @@ pub use self::scope::Scope;
 pub use self::state::{Kept, MAX_STATE_BYTES, Remembered, StateFile, StateFileError};
 pub use self::store::{MAX_OBJECTS, MAX_REFUSED, Refused, Standing};
 pub use self::timing::Timing;
+pub use self::watch::object_in_line;
 
 #[cfg(test)]
 mod tests;

@@ -83,6 +83,18 @@ impl Watch {
     }
 }
 
+/// The object that a line of a watch brings; `None`: none that can be read.
+///
+/// # Errors
+/// It is no line of a watch, or tells of a failure.
+pub fn object_in_line<K: Kind>(line: &[u8]) -> Result<Option<K>, KubeError> {
+    let subject = Subject { verb: Verb::Watch, resource: K::RESOURCE };
+    match say(subject, line)?.0 {
+        Said::Is(Read::Good(object)) => Ok(Some(object)),
+        _ => Ok(None),
+    }
+}
+
 /// Reads a line: what it says, and its version.
 fn say<K: Kind>(subject: Subject, line: &[u8]) -> Result<(Said<K>, String), KubeError> {
     let malformed = |reason: &str| KubeError::Malformed { subject, reason: show(reason) };
