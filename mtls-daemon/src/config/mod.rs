@@ -22,6 +22,7 @@ mod schema;
 mod tests;
 mod types;
 mod unit;
+mod workload;
 mod yaml;
 
 use std::io::ErrorKind;
