@@ -132,8 +132,11 @@ fn patch(object: Object, verdict: &Verdict, now: SystemTime) -> Option<Value> {
     });
     let before = place.map(|place| conditions.remove(place));
     let same = |before: &Value, key: &str| before.get(key) == wanted.get(key);
+    // A definition that does not know the last one has it removed.
+    let pruned = |before: &Value| before.get("observedGeneration").is_none();
     if let Some(before) = &before
-        && ["status", "reason", "message", "observedGeneration"].iter().all(|key| same(before, key))
+        && ["status", "reason", "message"].iter().all(|key| same(before, key))
+        && (same(before, "observedGeneration") || pruned(before))
     {
         return None;
     }
@@ -205,6 +208,9 @@ mod tests {
                     "message": "no; whom it is for is closed until it is mended", "lastTransitionTime": "1970-01-01T00:00:00Z" })
         );
         assert_eq!(patch(conditions.clone(), &verdict(3, refused("no"))), None, "another node wrote it");
+        let mut pruned = conditions.clone();
+        pruned[1].as_object_mut().unwrap().remove("observedGeneration");
+        assert_eq!(patch(pruned, &verdict(3, refused("no"))), None, "the server keeps no more of it");
         let mended = patch(conditions, &verdict(3, Outcome::Accepted)).unwrap();
         assert_eq!(mended["status"]["conditions"].as_array().unwrap().len(), 2);
         assert_eq!(mended["status"]["conditions"][1]["status"], "True");

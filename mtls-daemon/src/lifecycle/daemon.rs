@@ -435,6 +435,7 @@ impl Daemon {
         }
         self.bring_into_force(&mut changing, prepared)?;
         changing.sources = sources;
+        tracing::info!(generation = changing.generation, "the new configuration is in force");
         Ok(vec![format!("{} workloads, {} rules", new.workloads.len(), new.policy.len())])
     }
 
@@ -468,7 +469,6 @@ impl Daemon {
         node.tell_owners();
         drop(node);
         self.relay.flows.watch(&new);
-        tracing::info!(generation = changing.generation, "the new configuration is in force");
         Ok(())
     }
 

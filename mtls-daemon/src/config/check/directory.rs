@@ -5,6 +5,7 @@ use std::collections::{BTreeSet, HashMap, HashSet};
 use ipnet::IpNet;
 
 use crate::config::error::{Fault, Quoted};
+use crate::config::kubernetes::PodIssuer;
 use crate::config::raw;
 use crate::config::scalar;
 use crate::config::types::{DirectoryEntry, IssuerKind, Workload, WorkloadIdentity};
@@ -157,7 +158,8 @@ fn trust_domains(node: &Node, workloads: &Workloads) -> Option<HashSet<TrustDoma
             .any(|issuer| issuer.name == *name && matches!(issuer.kind, IssuerKind::WorkloadApi { .. })),
         _ => false,
     };
-    if workloads.list.iter().any(of_agent) {
+    let pods = node.kubernetes.as_ref().map(|kubernetes| &kubernetes.issuer);
+    if workloads.list.iter().any(of_agent) || matches!(pods, Some(PodIssuer::Delegated { .. })) {
         return None;
     }
     let own = node.trust_domain.iter().cloned();

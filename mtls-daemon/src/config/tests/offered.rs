@@ -240,6 +240,25 @@ fn an_address_of_which_a_file_speaks_is_the_files() {
 }
 
 #[test]
+fn what_a_pod_claims_to_be_is_no_fault_of_a_file() {
+    let file = FILE.replace(
+        "directory: [ { name: elsewhere, ",
+        "direct: { listen: '192.0.2.1:7' }\ndirectory: [ { name: elsewhere, node: '192.0.2.2:7', ",
+    );
+    let mut pods = vec![pod("shop", "host", None), pod("shop", "cart", None)];
+    for (pod, address) in pods.iter_mut().zip(["192.0.2.1", "192.0.2.2"]) {
+        pod.addresses = vec![address.parse().unwrap()];
+    }
+    // The same number as a workload of a file would be a fault of files, too.
+    pods.push(OfferedPod { name: "host".into(), ..pod("shop", "third", None) });
+    let offer = Offer { pods, ..Offer::default() };
+    let config =
+        Config::parse_with(&source("F", file), &[], &offer).unwrap_or_else(|error| panic!("{error}"));
+    let names: Vec<_> = config.workloads.iter().map(|workload| workload.name.as_str()).collect();
+    assert_eq!(names, ["host", "shop/host", "shop/cart", "host/2"]);
+}
+
+#[test]
 fn without_a_cluster_nothing_of_an_offer_counts() {
     let offer = Offer { pods: vec![pod("shop", "cart", None)], ..Offer::default() };
     let file = FILE.replace("kubernetes: { node: n1, policies: [mtlsd, istio] }\n", "");
