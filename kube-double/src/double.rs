@@ -120,6 +120,14 @@ impl Double {
         self.server.state().store.find(&key).ok().map(|object| (*object).clone())
     }
 
+    /// All objects of a resource as they are now.
+    #[must_use]
+    pub fn all(&self, plural: &str) -> Vec<Value> {
+        let state = self.server.state();
+        let these = state.store.objects.iter().filter(|(key, _)| key.plural == plural);
+        these.map(|(_, object)| (**object).clone()).collect()
+    }
+
     /// Takes all objects of a resource away without a word to anybody, as a store does that was restored from nothing.
     pub fn lose(&self, plural: &str) {
         let mut state = self.server.state();

@@ -481,8 +481,8 @@ pub enum Fault {
         "the kind {0} is not read; only PeerAuthentication and AuthorizationPolicy are, each as a document of its own"
     )]
     IstioKind(Quoted),
-    /// Not what nodes are called.
-    #[error("{0} is not the name of a node: {1}")]
+    /// Not what objects of Kubernetes are called.
+    #[error("{0} is not a name in Kubernetes: {1}")]
     KubernetesName(Quoted, crate::kube::NameError),
     /// Who is enabled cannot be disabled.
     #[error("pods that are `enabled` cannot be disabled; write strict or permissive")]

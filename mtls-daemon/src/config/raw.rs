@@ -21,7 +21,7 @@ mod vault;
 
 pub(super) use direct::{Direct, Unfit};
 pub(super) use external::{Asked, ExternalPolicy};
-pub(super) use kubernetes::{Kubernetes, MutualTlsPolicy, Whom};
+pub(super) use kubernetes::{CertManager, Kubernetes, MutualTlsPolicy, Whom};
 pub(super) use policy::{Extension, Labels, LocalMatch, ModeEntry, OutboundRule, PeerMatch, Peers, Rule};
 pub(super) use vault::{Vault, VaultAppRole, VaultAuth, VaultKubernetes};
 
@@ -176,6 +176,9 @@ pub(super) struct Issuer {
     /// The PKI engine of HashiCorp Vault or OpenBao.
     #[serde(default)]
     pub vault: Given<Vault>,
+    /// cert-manager, by CertificateRequests in the cluster that mtlsd runs in.
+    #[serde(default)]
+    pub cert_manager: Given<CertManager>,
     /// The SPIFFE Workload API, which gives mtlsd the SVIDs that it is entitled to; a workload has the one with its `spiffe_id`.
     #[serde(default)]
     pub workload_api: Given<AgentSocket>,

@@ -14,6 +14,7 @@ use serde::Deserialize;
 
 use crate::datapath::ktls::Suite;
 use crate::identity::alarm::Thresholds;
+use crate::identity::issuer::cert_manager::CertManagerSettings;
 use crate::identity::issuer::exec::Program;
 use crate::identity::issuer::vault::VaultSettings;
 use crate::identity::pkcs11::{TokenKeySettings, TokenSettings};
@@ -151,6 +152,8 @@ pub enum IssuerKind {
     },
     /// Over Vault's API.
     Vault(VaultSettings),
+    /// By a CertificateRequest in the cluster.
+    CertManager(CertManagerSettings),
     /// By the SPIFFE Workload API.
     WorkloadApi {
         /// The agent's Unix socket, absolute.

@@ -8,7 +8,9 @@ use crate::config::raw;
 use crate::config::types::{IdentityFiles, Issuer, IssuerKind, Pkcs11Token, WorkloadIdentity};
 use crate::identity::TokenIdentity;
 use crate::identity::issuer::DEFAULT_TIMEOUT;
+use crate::identity::issuer::cert_manager::CertManagerSettings;
 use crate::identity::issuer::exec::Program;
+use crate::kube::{Name, NamespaceName};
 
 use super::{Check, Seen, pkcs11, unless_refused, vault};
 
@@ -17,7 +19,7 @@ const HOUR: Duration = Duration::from_secs(3600);
 const YEAR: Duration = Duration::from_secs(365 * 86_400);
 
 /// The kinds, as a message lists them.
-const KINDS: &str = "`exec`, `vault`, `workload_api`, `delegated_identity`";
+const KINDS: &str = "`exec`, `vault`, `cert_manager`, `workload_api`, `delegated_identity`";
 
 /// The issuers, and what a workload without an identity of its own has.
 pub(super) fn check(check: &mut Check, raw: raw::Identity) -> (Vec<Issuer>, WorkloadIdentity) {
@@ -75,7 +77,9 @@ fn of_issuer(
 fn signs(check: &mut Check, issuers: &[Issuer], at: &At<String>) -> Option<String> {
     let issuer = known(check, issuers, at)?;
     match issuer.kind {
-        IssuerKind::Exec { .. } | IssuerKind::Vault(_) => Some(issuer.name.clone()),
+        IssuerKind::Exec { .. } | IssuerKind::Vault(_) | IssuerKind::CertManager(_) => {
+            Some(issuer.name.clone())
+        }
         IssuerKind::WorkloadApi { .. } | IssuerKind::DelegatedIdentity { .. } => {
             check.fault(at.spot, Fault::NotForAgents("pkcs11"));
             None
@@ -92,6 +96,7 @@ fn issuer(check: &mut Check, names: &mut Seen<String>, at: &At<raw::Issuer>) -> 
     let kinds = [
         raw.exec.0.as_ref().map(|at| exec(check, &at.value, at.spot)),
         raw.vault.0.as_ref().map(|at| vault::check(check, &at.value).map(IssuerKind::Vault)),
+        raw.cert_manager.0.as_ref().map(|at| cert_manager(check, &at.value).map(IssuerKind::CertManager)),
         raw.workload_api.0.as_ref().map(|at| {
             let socket = check.path(&at.value.socket)?;
             Some(IssuerKind::WorkloadApi { socket })
@@ -135,6 +140,23 @@ fn exec(check: &mut Check, raw: &raw::Exec, spot: Spot) -> Option<IssuerKind> {
     };
     let timeout = timeout(check, &raw.timeout);
     Some(IssuerKind::Exec { program: program?, timeout: timeout? })
+}
+
+fn cert_manager(check: &mut Check, raw: &raw::CertManager) -> Option<CertManagerSettings> {
+    let namespace = check.text(&raw.namespace, str::parse::<NamespaceName>, Fault::KubernetesName);
+    let issuer = check.text(&raw.issuer, str::parse::<Name>, Fault::KubernetesName);
+    let word = |given: &Given<String>, default: &str| {
+        given.0.as_ref().map_or_else(|| default.to_owned(), |at| at.value.clone())
+    };
+    let timeout = timeout(check, &raw.timeout);
+    Some(CertManagerSettings {
+        namespace: namespace?,
+        issuer: issuer?,
+        kind: word(&raw.kind, "ClusterIssuer"),
+        group: word(&raw.group, "cert-manager.io"),
+        service_account: check.path_or(&raw.service_account, super::kubernetes::SERVICE_ACCOUNT),
+        timeout: timeout?,
+    })
 }
 
 fn command(check: &mut Check, words: &At<Vec<At<String>>>) -> Option<Program> {

@@ -13,7 +13,7 @@ use crate::kube::Name;
 use super::{Check, Seen, issuer};
 
 /// Where kubelet mounts the token and the cluster's roots.
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+pub(super) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// kubelet's systemd unit on most nodes.
 const KUBELET: &str = "kubelet.service";

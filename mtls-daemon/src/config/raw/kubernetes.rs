@@ -30,6 +30,28 @@ pub(in crate::config) struct Kubernetes {
     pub unclassified: Given<UnclassifiedPods>,
 }
 
+/// cert-manager as an issuer. Somebody must approve the requests: its own approver, or approver-policy.
+#[derive(Debug, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::config) struct CertManager {
+    /// The namespace in which requests are made: mtlsd's own.
+    pub namespace: At<String>,
+    /// The name of the Issuer or ClusterIssuer.
+    pub issuer: At<String>,
+    /// Issuer, ClusterIssuer, or the kind of an external issuer. Default ClusterIssuer.
+    #[serde(default)]
+    pub kind: Given<String>,
+    /// Its API group. Default cert-manager.io.
+    #[serde(default)]
+    pub group: Given<String>,
+    /// Directory with `token` and `ca.crt` for the API server, absolute. Default /var/run/secrets/kubernetes.io/serviceaccount.
+    #[serde(default)]
+    pub service_account: Given<String>,
+    /// The most that one certificate may take, approval included. Default 30s.
+    #[serde(default)]
+    pub timeout: Given<String>,
+}
+
 /// `spec` of a MutualTLSPolicy.
 #[derive(Debug, Default, Deserialize)]
 #[serde(default, deny_unknown_fields)]

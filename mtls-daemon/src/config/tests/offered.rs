@@ -280,7 +280,7 @@ fn the_settings_of_a_cluster_are_checked() {
     assert_eq!(closed[0].display().to_string(), "kubelet.slice/kubelet-kubepods.slice");
     assert!(load("{ unclassified: allow }").unwrap().unclassified.cgroups.is_empty());
     for (bad, why) in [
-        ("{ node: A_b }", "not the name of a node"),
+        ("{ node: A_b }", "not a name in Kubernetes"),
         ("{ default_mode: disabled }", "strict or permissive"),
         ("{ cgroup_root: ../x }", "not a cgroup root"),
         ("{ policies: [istio, istio] }", "write it once"),

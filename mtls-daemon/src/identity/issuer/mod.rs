@@ -1,6 +1,7 @@
 //! Issuers that sign what mtlsd asks for: the key is made here, in memory or in a token, and only a CSR (RFC 2986) leaves.
 
 pub mod answer;
+pub mod cert_manager;
 pub mod exec;
 mod request;
 pub mod vault;
@@ -12,6 +13,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use rustls::pki_types::CertificateDer;
 
+use self::cert_manager::CertManagerError;
 use self::exec::ExecError;
 pub use self::request::{Csr, Request};
 use self::vault::VaultError;
@@ -37,6 +39,14 @@ pub enum IssuerError {
         issuer: String,
         /// Why.
         source: Box<VaultError>,
+    },
+    /// cert-manager did not sign.
+    #[error("issuer {issuer}: {source}")]
+    CertManager {
+        /// The issuer's name in the configuration.
+        issuer: String,
+        /// Why.
+        source: Box<CertManagerError>,
     },
     /// A key or a CSR could not be made.
     #[error("cannot {action}: {reason}; the system may be out of memory or random numbers")]

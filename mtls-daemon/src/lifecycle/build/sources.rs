@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use crate::config::{self, Config, IssuerKind, Workload, WorkloadIdentity};
 use crate::identity::issuer::Request;
+use crate::identity::issuer::cert_manager::CertManagerIssuer;
 use crate::identity::issuer::exec::ExecIssuer;
 use crate::identity::issuer::vault::VaultIssuer;
 use crate::identity::pkcs11::TokenKeySettings;
@@ -94,6 +95,7 @@ fn signer(settings: &config::Issuer) -> Option<Arc<dyn Issuer>> {
             Some(Arc::new(ExecIssuer { name, program: program.clone(), timeout: *timeout }))
         }
         IssuerKind::Vault(vault) => Some(Arc::new(VaultIssuer::new(name, vault.clone()))),
+        IssuerKind::CertManager(settings) => Some(Arc::new(CertManagerIssuer::new(name, settings.clone()))),
         IssuerKind::WorkloadApi { .. } | IssuerKind::DelegatedIdentity { .. } => None,
     }
 }
