@@ -16,6 +16,7 @@ use super::rules;
 use crate::datapath::ktls::Suite;
 use crate::identity::Subject;
 use crate::identity::alarm::{Threshold, Thresholds};
+use crate::identity::issuer::cert_manager::CertManagerSettings;
 use crate::identity::issuer::exec::Program;
 use crate::identity::issuer::vault::{VaultAuth, VaultSettings};
 use crate::identity::pkcs11::{TokenIdentity, TokenKeySettings, TokenSettings};
@@ -182,7 +183,11 @@ fn issuer(index: usize) -> impl Strategy<Value = Issuer> {
     let exec = (program, 100..3_600_000_u64)
         .prop_map(|(program, timeout)| IssuerKind::Exec { program, timeout: Duration::from_millis(timeout) });
     let seconds = (1..86_400_u64).prop_map(Duration::from_secs);
-    let signs = prop_oneof![exec, vault().prop_map(IssuerKind::Vault)];
+    let signs = prop_oneof![
+        exec,
+        vault().prop_map(IssuerKind::Vault),
+        cert_manager().prop_map(IssuerKind::CertManager)
+    ];
     let signs = (signs, any::<bool>(), option::of(seconds)).prop_map(move |(kind, bundle, lifetime)| {
         Issuer { name: format!("i{index}"), kind, bundle: bundle.then(|| "/roots".into()), lifetime }
     });
@@ -196,6 +201,19 @@ fn issuer(index: usize) -> impl Strategy<Value = Issuer> {
         lifetime: None,
     });
     prop_oneof![signs, agent]
+}
+
+fn cert_manager() -> impl Strategy<Value = CertManagerSettings> {
+    ("[a-z]{1,9}", "[a-z]([a-z.-]{0,7}[a-z])?", "[A-Z][a-z]{1,9}", 100..3_600_000_u64).prop_map(
+        |(namespace, issuer, kind, timeout)| CertManagerSettings {
+            namespace: namespace.parse().unwrap(),
+            issuer: issuer.parse().unwrap(),
+            kind,
+            group: "issuers.example.org".into(),
+            service_account: "/account".into(),
+            timeout: Duration::from_millis(timeout),
+        },
+    )
 }
 
 fn vault() -> impl Strategy<Value = VaultSettings> {
@@ -541,6 +559,17 @@ fn issuer_document(issuer: &Issuer) -> Value {
                 },
             }));
             ("vault", settings)
+        }
+        IssuerKind::CertManager(settings) => {
+            let settings = json!({
+                "namespace": settings.namespace,
+                "issuer": settings.issuer,
+                "kind": settings.kind,
+                "group": settings.group,
+                "service_account": settings.service_account,
+                "timeout": time(settings.timeout),
+            });
+            ("cert_manager", settings)
         }
         IssuerKind::WorkloadApi { socket } => ("workload_api", json!({ "socket": socket })),
         IssuerKind::DelegatedIdentity { socket } => ("delegated_identity", json!({ "socket": socket })),

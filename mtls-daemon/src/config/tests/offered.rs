@@ -290,6 +290,24 @@ fn the_settings_of_a_cluster_are_checked() {
         let error = load(bad).unwrap_err().to_string();
         assert!(error.contains(why), "{bad}: {error}");
     }
+    let cert_manager = |rest: &str| {
+        let file =
+            format!("trust_domain: a\nidentity: {{ issuers: [ {{ name: cm, cert_manager: {rest} }} ] }}\n");
+        Config::parse(&source("F", file), &[]).map(|config| config.issuers[0].kind.clone())
+    };
+    let IssuerKind::CertManager(settings) = cert_manager("{ namespace: mtlsd, issuer: mesh }").unwrap()
+    else {
+        panic!()
+    };
+    assert_eq!((settings.kind.as_str(), settings.group.as_str()), ("ClusterIssuer", "cert-manager.io"));
+    for (bad, why) in [
+        ("{ namespace: mtlsd }", "issuer"),
+        ("{ namespace: A, issuer: mesh }", "not a name in Kubernetes"),
+        ("{ namespace: mtlsd, issuer: mesh, timeout: 1ms }", "1ms"),
+    ] {
+        let error = cert_manager(bad).unwrap_err().to_string();
+        assert!(error.contains(why), "{bad}: {error}");
+    }
     let spire = "trust_domain: a\nidentity: { issuers: [ { name: spire, delegated_identity: { socket: /run/s } } ] }\n\
                  kubernetes: { issuer: spire }\n";
     let offer = Offer { pods: vec![pod("shop", "cart", None)], ..Offer::default() };
