@@ -1,6 +1,7 @@
 //! The eBPF side: loading, pinning and filling it, and hearing from it.
 
 pub mod address;
+mod apart;
 pub mod cgroup;
 mod descriptor;
 pub mod direct;

@@ -12,6 +12,7 @@ use aya::programs::{Program, ProgramError, SkLookup};
 use aya::sys::SyscallError;
 use aya::{BtfError, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
+use super::apart::apart;
 use super::cgroup;
 use super::error::CaptureError;
 use super::pins::Pins;
@@ -334,7 +335,8 @@ pub fn attach_netns_program(
     cookie: u64,
     ours: impl Fn(u32) -> bool,
 ) -> Result<(), CaptureError> {
-    let mut object = apart(|| load(pins, features, log, cookie, VerifierLogLevel::default()))?;
+    let own = pins.clone();
+    let mut object = apart(move || load(&own, features, log, cookie, VerifierLogLevel::default()))?;
     load_program(&mut object, NETNS_PROGRAM)?;
     let program = object.program_mut(NETNS_PROGRAM).ok_or(CaptureError::Missing(NETNS_PROGRAM))?;
     uses_our_tables(program, NETNS_PROGRAM, ours)?;
@@ -350,16 +352,6 @@ pub fn attach_netns_program(
     let link = FdLink::from(attach().map_err(program_error(NETNS_PROGRAM))?);
     link.pin(&path).map_err(|error| CaptureError::pin(&path, io::Error::other(error)))?;
     Ok(())
-}
-
-/// Runs it on a thread that ends with it. The loader reads all of the kernel's type information, some 20 MB, for each namespace;
-/// glibc keeps what is freed with the thread that asked for it, and locked memory cannot be given back: each thread of the daemon
-/// would come to hold as much. What a thread that has ended held is the next new one's.
-fn apart<T: Send>(run: impl FnOnce() -> T + Send) -> T {
-    std::thread::scope(|scope| {
-        let outcome = scope.spawn(run).join();
-        outcome.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-    })
 }
 
 /// Loading makes an empty table where the pin of one is missing: a program with it would let everything pass.
