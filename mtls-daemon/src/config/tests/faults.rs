@@ -248,7 +248,7 @@ fn a_text_that_cannot_be_is_refused() {
     one(
         &issuer("bundle: /b"),
         &[
-            "an issuer has exactly one kind; write one of `exec`, `vault`, `workload_api`, `delegated_identity`",
+            "an issuer has exactly one kind; write one of `exec`, `vault`, `cert_manager`, `workload_api`, `delegated_identity`",
         ],
     );
     one(&issuer("exec: { shell: x }, workload_api: { socket: /s }"), &["an issuer has exactly one kind"]);
