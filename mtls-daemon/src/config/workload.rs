@@ -25,7 +25,7 @@ pub struct Workload {
     pub name: String,
     /// How it is found.
     pub select: Selector,
-    /// Who it is. In [`Config::trust_domain`] unless the workload has its own [`Workload::identity`].
+    /// Who it is. In [`Config::trust_domain`](super::Config::trust_domain) unless the workload has its own [`Workload::identity`].
     pub spiffe_id: SpiffeId,
     /// DNS SANs of its certificate. Default: its name.
     pub dns_names: Vec<String>,
@@ -39,29 +39,29 @@ pub struct Workload {
     pub ports: BTreeMap<u16, Mode>,
     /// Own ports of a workload that shares its namespace; empty there: no inbound capture.
     pub listen_ports: BTreeSet<u16>,
-    /// Own ports that [`Config::probers`] reach without TLS, past the daemon.
+    /// Own ports that [`Config::probers`](super::Config::probers) reach without TLS, past the daemon.
     pub probe_ports: BTreeSet<u16>,
-    /// What is never captured, in addition to [`Config::exclude`].
+    /// What is never captured, in addition to [`Config::exclude`](super::Config::exclude).
     pub exclude: Exclusions,
     /// What happens to an inbound connection that no rule matches.
     pub policy_default: PolicyDefault,
-    /// What happens to an outbound connection that no rule of [`Config::outbound_policy`] matches.
+    /// What happens to an outbound connection that no rule of [`Config::outbound_policy`](super::Config::outbound_policy) matches.
     pub outbound_default: OutboundDefault,
     /// What happens to a connection to a destination outside the directory.
     pub unknown_destinations: UnknownDestinations,
     /// When the application's connect() completes.
     pub connect_hold: ConnectHold,
-    /// How its bytes travel. Default [`Config::datapath`].
+    /// How its bytes travel. Default [`Config::datapath`](super::Config::datapath).
     pub datapath: DatapathChoice,
-    /// Whether its connections are direct. Default: the field `default` of [`Direct`].
+    /// Whether its connections are direct. Default: the field `default` of [`Direct`](super::Direct).
     pub direct: DirectChoice,
     /// Exceptions to `direct` for inbound connections, by own port. Read through [`Workload::direct_of_port`].
     pub direct_ports: BTreeMap<u16, DirectChoice>,
-    /// Where its identity comes from. Default: [`Config::issuers`]' default, else the embedded CA.
+    /// Where its identity comes from. Default: [`Config::issuers`](super::Config::issuers)' default, else the embedded CA.
     pub identity: WorkloadIdentity,
     /// Its own addresses; each becomes a directory entry for every port.
     pub addresses: Vec<IpAddr>,
-    /// Live connections. Default [`Limits::connections_per_workload`].
+    /// Live connections. Default [`Limits::connections_per_workload`](super::Limits::connections_per_workload).
     pub max_connections: u32,
     /// What becomes of live connections that would not be allowed any more.
     pub lease: LeaseSettings,
@@ -278,9 +278,9 @@ pub enum WorkloadIdentity {
     EmbeddedCa,
     /// Files that others write.
     Files(IdentityFiles),
-    /// One of [`Config::issuers`], by name; not of [`IssuerKind::DelegatedIdentity`].
+    /// One of [`Config::issuers`](super::Config::issuers), by name; not of [`IssuerKind::DelegatedIdentity`](super::IssuerKind::DelegatedIdentity).
     Issuer(String),
-    /// An issuer of [`IssuerKind::DelegatedIdentity`].
+    /// An issuer of [`IssuerKind::DelegatedIdentity`](super::IssuerKind::DelegatedIdentity).
     Delegated {
         /// Its name.
         issuer: String,
@@ -289,7 +289,7 @@ pub enum WorkloadIdentity {
     },
     /// A certificate in a file that others write, and its key in a token.
     Token(TokenIdentity),
-    /// One of [`Config::issuers`], for a key in a token.
+    /// One of [`Config::issuers`](super::Config::issuers), for a key in a token.
     IssuerWithToken {
         /// The issuer's name.
         issuer: String,
@@ -305,6 +305,6 @@ pub struct IdentityFiles {
     pub certificate: PathBuf,
     /// The leaf's private key.
     pub key: PathBuf,
-    /// Roots of its trust domain; `None`: only those under [`Trust::bundles`].
+    /// Roots of its trust domain; `None`: only those under [`Trust::bundles`](super::Trust::bundles).
     pub bundle: Option<PathBuf>,
 }
