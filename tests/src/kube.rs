@@ -243,12 +243,6 @@ impl Default for Cluster {
     }
 }
 
-impl Drop for Cluster {
-    fn drop(&mut self) {
-        self.sandboxes().clear();
-    }
-}
-
 /// JSON merge patch, as far as objects go (RFC 7396).
 fn merge(into: &mut Value, patch: &Value) {
     match (into, patch) {

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::accounts::{Account, Accounts};
-use super::offer::{View, name_of};
+use super::offer::View;
 use crate::config::{DirectoryEntry, is_never_captured};
 use crate::identity::SpiffeId;
 use crate::kube::Key;
@@ -20,49 +20,39 @@ pub(super) fn of(
     node: &str,
 ) -> (Vec<DirectoryEntry>, Vec<String>) {
     let elsewhere = |pod: &&Pod| pod.node.as_ref().is_none_or(|name| name.as_str() != node);
-    let mut by_pod: BTreeMap<&Key, (&Pod, Vec<IpNet>)> = BTreeMap::new();
-    for (address, pod) in owners.iter().filter(|(address, pod)| elsewhere(pod) && is_fit(**address)) {
-        by_pod.entry(&pod.key).or_insert((pod, Vec::new())).1.push(IpNet::from(*address));
+    let mut by_pod: BTreeMap<&Key, (&Pod, Vec<IpAddr>)> = BTreeMap::new();
+    for (address, pod) in owners.iter().filter(|(_, pod)| elsewhere(pod)) {
+        by_pod.entry(&pod.key).or_insert((pod, Vec::new())).1.push(*address);
     }
-    let pods = by_pod.into_values().filter_map(|(pod, addresses)| entry(accounts, pod, addresses, None));
+    let of_pod = |pod: &Pod, addresses: &[IpAddr], ports| {
+        let Account::Enrolled { id, .. } = accounts.of(pod) else { return None };
+        entry(pod.key.to_string(), addresses, ports, vec![id])
+    };
+    let pods = by_pod.into_values().filter_map(|(pod, addresses)| of_pod(pod, &addresses, None));
     // These share their node's addresses: only the ports that they say are theirs.
     let shared = view.pods.iter().filter(|pod| pod.host_network && !pod.is_over()).filter_map(|pod| {
-        let ports: BTreeSet<u16> =
-            pod.ports.iter().filter(|port| port.protocol == Protocol::Tcp).map(|port| port.port).collect();
-        let addresses: Vec<_> =
-            pod.addresses.iter().copied().filter(|address| is_fit(*address)).map(IpNet::from).collect();
-        if ports.is_empty() { None } else { entry(accounts, pod, addresses, Some(ports)) }
+        let ports = tcp(pod.ports.iter().map(|port| (port.protocol, port.port)));
+        if ports.is_empty() { None } else { of_pod(pod, &pod.addresses, Some(ports)) }
     });
     let mut entries: Vec<_> = pods.chain(shared).collect();
     let mut mixed = Vec::new();
     let behind = Behind::new(view, accounts);
     for service in &view.services {
         let (ids, others) = behind.of(service);
-        let addresses: Vec<_> =
-            service.addresses.iter().copied().filter(|address| is_fit(*address)).map(IpNet::from).collect();
-        let ports: BTreeSet<u16> = service
-            .ports
-            .iter()
-            .filter(|port| port.protocol == Protocol::Tcp)
-            .map(|port| port.port)
-            .collect();
-        if ids.is_empty() || addresses.is_empty() || ports.is_empty() {
+        let ports = tcp(service.ports.iter().map(|port| (port.protocol, port.port)));
+        if ids.is_empty() || ports.is_empty() {
             continue;
         }
+        let name = service_name(&service.key);
+        let Some(entry) = entry(name, &service.addresses, Some(ports), ids.into_iter().collect()) else {
+            continue;
+        };
         // The address is turned to any of them by kube-proxy, behind the client's back. In a strict namespace whoever joins
         // without mTLS must not take the others' with it.
-        if others > 0 && !accounts.is_strict(&service.key) {
-            mixed.push(name_of(&service.key));
-            continue;
+        match others > 0 && !accounts.is_strict(&service.key) {
+            true => mixed.push(service.key.to_string()),
+            false => entries.push(entry),
         }
-        entries.push(DirectoryEntry {
-            name: service_name(&service.key),
-            addresses,
-            ports: Some(ports),
-            spiffe_ids: ids.into_iter().collect(),
-            dns_names: Vec::new(),
-            node: None,
-        });
     }
     (entries, mixed)
 }
@@ -72,26 +62,26 @@ fn service_name(key: &Key) -> String {
     format!("{}.{}.svc", key.name, key.namespace.as_ref().map_or("", |namespace| namespace.as_str()))
 }
 
-fn is_fit(address: IpAddr) -> bool {
-    !is_never_captured(address)
+fn tcp(ports: impl Iterator<Item = (Protocol, u16)>) -> BTreeSet<u16> {
+    ports.filter(|(protocol, _)| *protocol == Protocol::Tcp).map(|(_, port)| port).collect()
 }
 
+/// `None`: it has no address that can be captured.
 fn entry(
-    accounts: &Accounts<'_>,
-    pod: &Pod,
-    addresses: Vec<IpNet>,
+    name: String,
+    addresses: &[IpAddr],
     ports: Option<BTreeSet<u16>>,
+    spiffe_ids: Vec<SpiffeId>,
 ) -> Option<DirectoryEntry> {
-    let Account::Enrolled { id, .. } = accounts.of(pod) else { return None };
-    if addresses.is_empty() {
-        return None;
-    }
-    Some(DirectoryEntry {
-        name: name_of(&pod.key),
+    let fit = addresses.iter().filter(|address| !is_never_captured(**address));
+    let addresses: Vec<_> = fit.copied().map(IpNet::from).collect();
+    let dns_names = Vec::new();
+    (!addresses.is_empty()).then_some(DirectoryEntry {
+        name,
         addresses,
         ports,
-        spiffe_ids: vec![id],
-        dns_names: Vec::new(),
+        spiffe_ids,
+        dns_names,
         node: None,
     })
 }

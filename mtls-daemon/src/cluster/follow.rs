@@ -57,26 +57,18 @@ impl Cluster {
     /// # Panics
     /// Outside of a tokio runtime.
     pub fn start(settings: &Kubernetes, state: &Path) -> Result<Self, ClusterError> {
-        let variable = |name: &str| std::env::var(name).ok().filter(|text| !text.is_empty());
-        let api = ClusterConfig::from_variables(variable, &settings.service_account)?;
-        let node = settings.node.clone().or_else(|| variable(NODE_NAME)).ok_or(ClusterError::NoNode)?;
-        Ok(Self::with(Arc::new(Client::new(api, Timing::default())), node, &settings.policies, state))
-    }
-
-    pub(super) fn with(
-        client: Arc<Client>,
-        node: String,
-        policies: &std::collections::BTreeSet<PolicySource>,
-        state: &Path,
-    ) -> Self {
+        let client =
+            Arc::new(Client::new(ClusterConfig::in_cluster(&settings.service_account)?, Timing::default()));
+        let named = || std::env::var(NODE_NAME).ok().filter(|name| !name.is_empty());
+        let node = settings.node.clone().or_else(named).ok_or(ClusterError::NoNode)?;
         let file = StateFile::of(state);
         let remembered = file.read_or_set_aside().unwrap_or_default();
         fn start<K: Kind>(client: &Arc<Client>, kept: Option<Kept<K>>) -> Reflector<K> {
             Reflector::start(Arc::clone(client), Scope::default(), kept)
         }
-        let istio = policies.contains(&PolicySource::Istio);
-        let mtlsd = policies.contains(&PolicySource::Mtlsd);
-        Self {
+        let istio = settings.policies.contains(&PolicySource::Istio);
+        let mtlsd = settings.policies.contains(&PolicySource::Mtlsd);
+        Ok(Self {
             node,
             file,
             pods: start(&client, remembered.pods),
@@ -87,7 +79,7 @@ impl Cluster {
             rules: istio.then(|| start(&client, remembered.authorization_policies)),
             ours: mtlsd.then(|| start(&client, remembered.mutual_tls_policies)),
             client,
-        }
+        })
     }
 
     /// The node that this is.

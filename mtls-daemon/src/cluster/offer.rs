@@ -7,7 +7,6 @@ use super::accounts::{Account, Accounts};
 use super::directory;
 use crate::config::{Kubernetes, Offer, OfferedPod, OfferedPolicy, PodSelector, PolicyKind, PolicyName};
 use crate::identity::TrustDomain;
-use crate::kube::Key;
 use crate::kube::objects::{
     AuthorizationPolicy, EndpointSlice, MutualTlsPolicy, Namespace, PeerAuthentication, Pod, Policy, Service,
 };
@@ -52,7 +51,7 @@ pub fn offer(
         let select = PodSelector { cgroups: cgroups(pod, &root), host_network: pod.host_network };
         match accounts.of(pod) {
             Account::Enrolled { id, mode } => pods.push(OfferedPod {
-                name: name_of(&pod.key),
+                name: pod.key.to_string(),
                 select,
                 spiffe_id: id,
                 labels: pod.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
@@ -72,14 +71,6 @@ pub fn offer(
     let (directory, mixed) = directory::of(view, &accounts, &owners, node);
     let offer = Offer { pods, bystanders, directory, policies: policies(view, earlier) };
     (offer, mixed)
-}
-
-/// `namespace/name`, or the name of what has no namespace.
-pub(super) fn name_of(key: &Key) -> String {
-    match &key.namespace {
-        Some(namespace) => format!("{namespace}/{}", key.name),
-        None => key.name.to_string(),
-    }
 }
 
 fn policies(view: &View, earlier: &Earlier) -> Vec<OfferedPolicy> {

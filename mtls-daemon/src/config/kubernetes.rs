@@ -192,3 +192,12 @@ pub enum Instead {
     /// Whom it is for is closed: strict, and nobody is allowed by it.
     Closed,
 }
+
+impl fmt::Display for Instead {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Earlier => "its last good version stays in force",
+            Self::Closed => "whom it is for is closed until it is mended",
+        })
+    }
+}

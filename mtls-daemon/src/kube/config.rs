@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::error::KubeError;
 
 /// Where kubelet mounts the token and the cluster's CA.
-const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
+pub const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 /// Longest token, in bytes; those of service accounts have about 1,000.
 pub const MAX_TOKEN: usize = 16 * 1024;
 /// Largest file of roots, in bytes.
@@ -57,12 +57,12 @@ enum Host {
 }
 
 impl ClusterConfig {
-    /// As a pod's environment and volumes say.
+    /// As a pod's environment says; token and roots are in this directory, by default [`SERVICE_ACCOUNT`].
     ///
     /// # Errors
     /// Outside of a pod.
-    pub fn in_cluster() -> Result<Self, ConfigError> {
-        Self::from_variables(|name| std::env::var(name).ok(), Path::new(SERVICE_ACCOUNT))
+    pub fn in_cluster(service_account: &Path) -> Result<Self, ConfigError> {
+        Self::from_variables(|name| std::env::var(name).ok(), service_account)
     }
 
     /// As [`ClusterConfig::in_cluster`], of these variables and this directory.

@@ -30,8 +30,9 @@ mod watch;
 
 pub use self::changes::{Changes, MIN_GAP};
 pub use self::client::{Client, MAX_OBJECT};
-pub use self::config::{ClusterConfig, ConfigError, MAX_TOKEN};
+pub use self::config::{ClusterConfig, ConfigError, MAX_TOKEN, SERVICE_ACCOUNT};
 pub use self::error::{KubeError, Subject, Verb};
+pub(crate) use self::json::or_default;
 pub use self::lines::{LineTooLong, MAX_LINE, Splitter};
 pub use self::list::PAGE;
 pub use self::names::{Key, MAX_NAME, MAX_NAMESPACE, MAX_UID, Name, NameError, NamespaceName, Uid};

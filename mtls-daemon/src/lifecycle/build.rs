@@ -75,8 +75,7 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
     for bundle in &config.trust.bundles {
         bundles.add(bundle.trust_domain.clone(), files::read_bundle(&bundle.file)?);
     }
-    let needs_ca = config.workloads.iter().any(|workload| workload.identity == WorkloadIdentity::EmbeddedCa);
-    let ca = if needs_ca { Some(Arc::new(open_ca(&config)?)) } else { None };
+    let ca = ca_for(&config)?;
     for (root, one, other) in bundles.shared_roots() {
         let root = root.subject();
         tracing::warn!(root, %one, %other, "this root vouches for two trust domains, whose IDs it may both issue; give each its own");
@@ -91,14 +90,18 @@ pub fn prepare(config: Config) -> Result<Prepared, PrepareError> {
     Ok(Prepared { config, sources, ca, bundles, bundle_files, directory, policy, external })
 }
 
-fn open_ca(config: &Config) -> Result<EmbeddedCa, PrepareError> {
+/// `None`: no workload needs it.
+fn ca_for(config: &Config) -> Result<Option<Arc<EmbeddedCa>>, PrepareError> {
+    if config.workloads.iter().all(|workload| workload.identity != WorkloadIdentity::EmbeddedCa) {
+        return Ok(None);
+    }
     let settings = EmbeddedCaSettings {
         directory: config.embedded_ca.directory.clone(),
         lifetime: config.embedded_ca.lifetime,
         trust_domain: config.trust_domain.clone(),
         key: config.embedded_ca.key.clone(),
     };
-    Ok(EmbeddedCa::open(settings, SystemTime::now())?)
+    Ok(Some(Arc::new(EmbeddedCa::open(settings, SystemTime::now())?)))
 }
 
 impl Prepared {
@@ -107,12 +110,9 @@ impl Prepared {
     /// # Errors
     /// As [`prepare`].
     pub fn again(&self, config: Config) -> Result<Self, PrepareError> {
-        let needs_ca =
-            config.workloads.iter().any(|workload| workload.identity == WorkloadIdentity::EmbeddedCa);
         let ca = match &self.ca {
             Some(ca) => Some(Arc::clone(ca)),
-            None if needs_ca => Some(Arc::new(open_ca(&config)?)),
-            None => None,
+            None => ca_for(&config)?,
         };
         let config = Arc::new(config);
         Ok(Self {

@@ -169,12 +169,7 @@ fn heard(age: Option<Duration>) -> String {
 fn policy_status(verdict: &Verdict) -> PolicyStatus {
     let detail = match &verdict.outcome {
         Outcome::Accepted => String::new(),
-        Outcome::Refused { why, instead: Instead::Earlier } => {
-            format!("{why}; its last good version stays in force")
-        }
-        Outcome::Refused { why, instead: Instead::Closed } => {
-            format!("{why}; whom it is for is closed until it is mended")
-        }
+        Outcome::Refused { why, instead } => format!("{why}; {instead}"),
     };
     PolicyStatus { policy: verdict.name.to_string(), accepted: detail.is_empty(), detail }
 }
@@ -182,9 +177,9 @@ fn policy_status(verdict: &Verdict) -> PolicyStatus {
 fn tell_refused(verdict: &Verdict, why: &str, instead: Instead) {
     let policy = &verdict.name;
     match instead {
-        Instead::Earlier => tracing::warn!(%policy, why, "refused; its last good version stays in force"),
+        Instead::Earlier => tracing::warn!(%policy, why, "refused; {instead}"),
         Instead::Closed => {
-            tracing::error!(%policy, why, "refused; whom it is for is closed until it is mended")
+            tracing::error!(%policy, why, "refused; {instead}")
         }
     }
 }

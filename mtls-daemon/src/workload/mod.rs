@@ -134,7 +134,7 @@ pub fn find(select: &Selector, hierarchy: Option<&Hierarchy>) -> Result<Here, Pr
         }
         (None, Some(directory)) => match &select.pod {
             Some(pod) => pod::namespaces(pod, directory)?,
-            None => namespaces_of_cgroup(directory),
+            None => namespaces_of(&processes_below(directory)),
         },
         (None, None) if select.uid.is_some() => {
             let own = Netns::open(Path::new("/proc/self/ns/net"));
@@ -160,16 +160,16 @@ pub fn overlaps<'a>(present: impl Iterator<Item = (&'a Workload, &'a Here)>) -> 
     pairs.into_iter().map(|((_, outer), (_, inner))| ((*inner).clone(), (*outer).clone())).collect()
 }
 
-/// The namespaces of the processes in a cgroup and below it. Not also the host's: the workload's ports there
+/// The namespaces of these processes. Not also the host's: the workload's ports there
 /// may be somebody else's.
-fn namespaces_of_cgroup(directory: &Path) -> Vec<Netns> {
+fn namespaces_of(processes: &[u32]) -> Vec<Netns> {
     let mut found = HashMap::new();
     let mut add = |path: &Path| {
         if let Ok(netns) = Netns::open(path) {
             found.entry(netns.identity()).or_insert(netns);
         }
     };
-    for pid in processes_below(directory) {
+    for pid in processes {
         add(&PathBuf::from(format!("/proc/{pid}/ns/net")));
     }
     found.into_values().collect()
@@ -271,7 +271,7 @@ mod tests {
         let own = std::fs::read_to_string("/proc/self/cgroup").unwrap();
         let own = own.lines().find_map(|line| line.strip_prefix("0::")).unwrap().to_owned();
         let mount = cgroup::mount_point().unwrap();
-        let namespaces = namespaces_of_cgroup(&cgroup::directory(&mount, Path::new(&own)));
+        let namespaces = namespaces_of(&processes_below(&cgroup::directory(&mount, Path::new(&own))));
         let here = Netns::open(Path::new("/proc/self/ns/net")).unwrap().identity();
         assert!(namespaces.iter().any(|netns| netns.identity() == here));
     }

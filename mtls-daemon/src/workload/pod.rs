@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use super::{Presence, namespaces_of_cgroup, processes_below};
+use super::{Presence, namespaces_of, processes_below};
 use crate::capture::cgroup;
 use crate::config::PodSelector;
 use crate::sys::netns::Netns;
@@ -24,8 +24,9 @@ pub(super) fn directory(root: &Path, pod: &PodSelector) -> Result<PathBuf, Prese
 /// # Errors
 /// [`Presence::Failed`]: the daemon itself is in it, or the node's namespace cannot be told.
 pub(super) fn namespaces(pod: &PodSelector, directory: &Path) -> Result<Vec<Netns>, Presence> {
-    let mut found = namespaces_of_cgroup(directory);
-    if processes_below(directory).contains(&std::process::id()) {
+    let processes = processes_below(directory);
+    let mut found = namespaces_of(&processes);
+    if processes.contains(&std::process::id()) {
         let mend = "remove the label mtlsd.io/mode from its namespace, or set it to disabled on the pod";
         return Err(Presence::Failed(format!("this is mtlsd itself, which is nobody's workload; {mend}")));
     }
@@ -37,7 +38,7 @@ pub(super) fn namespaces(pod: &PodSelector, directory: &Path) -> Result<Vec<Netn
     })?;
     found.retain(|netns| netns.identity() != own.identity());
     if found.len() > 1 {
-        let first = oldest(directory);
+        let first = oldest(&processes, own.identity());
         found.retain(|netns| Some(netns.identity()) == first);
     }
     Ok(found)
@@ -45,15 +46,14 @@ pub(super) fn namespaces(pod: &PodSelector, directory: &Path) -> Result<Vec<Netn
 
 /// The namespace, by device and inode, of the process that runs for longest and is not in the host's: the sandbox is made before
 /// the containers, and whoever makes another namespace came later.
-fn oldest(directory: &Path) -> Option<(u64, u64)> {
-    let own = Netns::open(Path::new("/proc/self/ns/net")).ok()?.identity();
+fn oldest(processes: &[u32], host: (u64, u64)) -> Option<(u64, u64)> {
     let mut by_age = BTreeMap::new();
-    for pid in processes_below(directory) {
+    for pid in processes {
         let netns = Netns::open(&PathBuf::from(format!("/proc/{pid}/ns/net")));
         let started =
             std::fs::read_to_string(format!("/proc/{pid}/stat")).ok().and_then(|text| started(&text));
         if let (Ok(netns), Some(started)) = (netns, started)
-            && netns.identity() != own
+            && netns.identity() != host
         {
             by_age.entry((started, pid)).or_insert(netns.identity());
         }

@@ -10,7 +10,7 @@ use crate::identity::TokenIdentity;
 use crate::identity::issuer::DEFAULT_TIMEOUT;
 use crate::identity::issuer::cert_manager::CertManagerSettings;
 use crate::identity::issuer::exec::Program;
-use crate::kube::{Name, NamespaceName};
+use crate::kube::{Name, NamespaceName, SERVICE_ACCOUNT};
 
 use super::{Check, Seen, pkcs11, unless_refused, vault};
 
@@ -154,7 +154,7 @@ fn cert_manager(check: &mut Check, raw: &raw::CertManager) -> Option<CertManager
         issuer: issuer?,
         kind: word(&raw.kind, "ClusterIssuer"),
         group: word(&raw.group, "cert-manager.io"),
-        service_account: check.path_or(&raw.service_account, super::kubernetes::SERVICE_ACCOUNT),
+        service_account: check.path_or(&raw.service_account, SERVICE_ACCOUNT),
         timeout: timeout?,
     })
 }

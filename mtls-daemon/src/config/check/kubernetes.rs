@@ -8,12 +8,9 @@ use crate::config::error::{Fault, Quoted};
 use crate::config::kubernetes::{Kubernetes, PodIssuer, PolicySource, UnclassifiedPods};
 use crate::config::raw;
 use crate::config::types::{Issuer, IssuerKind, Mode, Prober, WorkloadIdentity};
-use crate::kube::Name;
+use crate::kube::{Name, SERVICE_ACCOUNT};
 
 use super::{Check, Seen, issuer};
-
-/// Where kubelet mounts the token and the cluster's roots.
-pub(super) const SERVICE_ACCOUNT: &str = "/var/run/secrets/kubernetes.io/serviceaccount";
 
 /// kubelet's systemd unit on most nodes.
 const KUBELET: &str = "kubelet.service";

@@ -62,9 +62,7 @@ impl CertManagerIssuer {
     }
 
     fn chain(&self, csr: &Csr) -> Result<Vec<CertificateDer<'static>>, CertManagerError> {
-        let variable = |name: &str| std::env::var(name).ok();
-        let api = ClusterConfig::from_variables(variable, &self.settings.service_account)?;
-        self.chain_from(api, csr)
+        self.chain_from(ClusterConfig::in_cluster(&self.settings.service_account)?, csr)
     }
 
     fn chain_from(

@@ -1,9 +1,10 @@
 //! What a CertificateRequest says of itself.
 
-use serde::{Deserialize, Deserializer};
+use serde::Deserialize;
 
 use super::error::Pending;
 use crate::identity::leaf::show;
+use crate::kube::or_default;
 
 /// A CertificateRequest, as far as it is read.
 #[derive(Debug, Deserialize)]
@@ -30,11 +31,6 @@ struct Condition {
     reason: String,
     #[serde(default, deserialize_with = "or_default")]
     message: String,
-}
-
-/// Go writes `null` for what is empty.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(from: D) -> Result<T, D::Error> {
-    Option::<T>::deserialize(from).map(Option::unwrap_or_default)
 }
 
 /// What has become of a request.
