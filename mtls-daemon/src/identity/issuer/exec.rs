@@ -139,6 +139,10 @@ impl Issuer for ExecIssuer {
         Ok(Issued { chain })
     }
 
+    fn is_told_whose(&self) -> bool {
+        true
+    }
+
     fn kind(&self) -> &'static str {
         "exec"
     }

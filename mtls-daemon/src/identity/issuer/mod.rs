@@ -115,6 +115,11 @@ pub trait Issuer: fmt::Debug + Send + Sync {
     /// As [`IdentitySource::upkeep`].
     fn upkeep(&self, _now: Instant) {}
 
+    /// Is it told which workload asks? Then each workload has a certificate of its own.
+    fn is_told_whose(&self) -> bool {
+        false
+    }
+
     /// A short name for status pages, such as `exec`.
     fn kind(&self) -> &'static str;
 
@@ -200,6 +205,10 @@ impl IdentitySource for IssuerSource {
 
     fn describe(&self) -> String {
         let Self { name, issuer, request, key, bundle } = self;
+        let mut request = request.clone();
+        if !issuer.is_told_whose() {
+            request.workload.clear();
+        }
         format!("{name} {} {request:?} {key:?} {bundle:?}", issuer.describe())
     }
 }

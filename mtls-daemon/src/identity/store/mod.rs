@@ -3,7 +3,7 @@
 mod schedule;
 pub(crate) mod watch;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::fmt;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -75,9 +75,11 @@ fn instant<S: Serializer>(time: &Option<SystemTime>, serializer: S) -> Result<S:
     time.map(when::rfc3339).serialize(serializer)
 }
 
+/// One identity, whatever the number of workloads that have it.
 struct Entry {
-    name: String,
     source: Arc<dyn IdentitySource>,
+    /// Whose it is, as logs say it.
+    whose: Mutex<String>,
     current: ArcSwapOption<Identity>,
     state: Mutex<State>,
 }
@@ -108,38 +110,49 @@ impl IdentityStore {
         Self { entries: Mutex::default(), generation, wake: Wake::default() }
     }
 
-    /// Makes exactly these workloads known, by name. A workload whose source is as before keeps its identity;
-    /// for the others one is fetched: now, which may block, if the source is local, else by `run`. A failure is returned
-    /// and tried again by `run`.
+    /// Makes exactly these workloads known, by name. Workloads whose sources are equal share one identity: fifty pods of an
+    /// account have one certificate. What there is of a source that is wanted again is kept; of a new one it is fetched: now,
+    /// which may block, if the source is local, else by `run`. A failure is returned and tried again by `run`.
     pub fn apply(&self, wanted: BTreeMap<String, Arc<dyn IdentitySource>>) -> Vec<(String, IdentityError)> {
-        let old = lock(&self.entries).clone();
+        let mut known: HashMap<_, _> =
+            self.distinct().into_iter().map(|entry| (Key::of(&*entry.source), entry)).collect();
         let mut failures = Vec::new();
         let mut entries = BTreeMap::new();
         for (name, source) in wanted {
-            let same = old.get(&name).filter(|entry| {
-                entry.source.kind() == source.kind() && entry.source.describe() == source.describe()
-            });
-            let entry = match same {
-                Some(entry) => Arc::clone(entry),
-                None => {
-                    let entry = Arc::new(Entry::new(name.clone(), source));
-                    entry.source.connect(&self.wake);
-                    if entry.source.is_told() {
-                        // Nothing to ask yet, and no failure to report.
-                    } else if !entry.source.is_local() {
-                        lock(&entry.state).schedule.at_once(Clock::now());
-                    } else if let Err(error) = entry.fetch(Clock::now()) {
-                        failures.push((name.clone(), error));
-                    }
-                    entry
+            let entry = known.entry(Key::of(&*source)).or_insert_with(|| {
+                let entry = Arc::new(Entry::new(name.clone(), source));
+                entry.source.connect(&self.wake);
+                if entry.source.is_told() {
+                    // Nothing to ask yet, and no failure to report.
+                } else if !entry.source.is_local() {
+                    lock(&entry.state).schedule.at_once(Clock::now());
+                } else if let Err(error) = entry.fetch(Clock::now()) {
+                    failures.push((name.clone(), error));
                 }
-            };
-            entries.insert(name, entry);
+                entry
+            });
+            entries.insert(name, Arc::clone(entry));
+        }
+        let mut whose: HashMap<*const Entry, Vec<&str>> = HashMap::new();
+        for (name, entry) in &entries {
+            whose.entry(Arc::as_ptr(entry)).or_default().push(name);
+        }
+        for entry in entries.values() {
+            if let Some(names) = whose.remove(&Arc::as_ptr(entry)) {
+                *lock(&entry.whose) = told(&names);
+            }
         }
         *lock(&self.entries) = entries;
         self.announce();
         self.wake.wake();
         failures
+    }
+
+    /// Each identity once.
+    fn distinct(&self) -> Vec<Arc<Entry>> {
+        let entries = lock(&self.entries);
+        let mut seen = HashSet::new();
+        entries.values().filter(|entry| seen.insert(Arc::as_ptr(entry))).cloned().collect()
     }
 
     /// The identity of a workload, valid or not.
@@ -172,8 +185,8 @@ impl IdentityStore {
     /// The status of every workload's identity, by name.
     #[must_use]
     pub fn status(&self, now: SystemTime) -> Vec<IdentityStatus> {
-        let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
-        entries.iter().map(|entry| entry.status(now)).collect()
+        let entries = lock(&self.entries).clone();
+        entries.into_iter().map(|(name, entry)| entry.status(name, now)).collect()
     }
 
     /// Renews and re-reads until dropped. Needs a tokio runtime with time enabled.
@@ -204,8 +217,7 @@ impl IdentityStore {
 
     /// Starts what is due, each in a thread of its own: one hanging file system holds up nobody else.
     fn step(self: &Arc<Self>, now: Clock, look: bool, tasks: &mut JoinSet<()>) {
-        let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
-        for entry in entries {
+        for entry in self.distinct() {
             if !entry.begin(now, look) {
                 continue;
             }
@@ -224,7 +236,7 @@ impl IdentityStore {
     }
 
     fn watched_directories(&self) -> BTreeSet<PathBuf> {
-        let entries: Vec<_> = lock(&self.entries).values().cloned().collect();
+        let entries = self.distinct();
         let paths = entries.iter().flat_map(|entry| entry.source.watch_paths());
         paths.filter_map(|path| path.parent().map(PathBuf::from)).collect()
     }
@@ -242,9 +254,31 @@ impl fmt::Debug for IdentityStore {
     }
 }
 
+/// What makes two sources give the same.
+#[derive(PartialEq, Eq, Hash)]
+struct Key {
+    kind: &'static str,
+    settings: String,
+}
+
+impl Key {
+    fn of(source: &dyn IdentitySource) -> Self {
+        Self { kind: source.kind(), settings: source.describe() }
+    }
+}
+
+/// Names as logs say them.
+fn told(names: &[&str]) -> String {
+    match names {
+        [] => String::new(),
+        [one] => (*one).to_owned(),
+        [first, others @ ..] => format!("{first} and {} more", others.len()),
+    }
+}
+
 impl Entry {
-    fn new(name: String, source: Arc<dyn IdentitySource>) -> Self {
-        Self { name, source, current: ArcSwapOption::empty(), state: Mutex::default() }
+    fn new(whose: String, source: Arc<dyn IdentitySource>) -> Self {
+        Self { source, whose: Mutex::new(whose), current: ArcSwapOption::empty(), state: Mutex::default() }
     }
 
     /// Is there possibly something to do, and nobody doing it?
@@ -267,7 +301,7 @@ impl Entry {
             let upkeep = catch_unwind(AssertUnwindSafe(|| self.source.upkeep(now.monotonic)));
             if upkeep.is_err() {
                 let error = IdentityError::Panicked(self.source.kind());
-                tracing::error!(workload = %self.name, %error, "upkeep failed");
+                tracing::error!(workload = %lock(&self.whose), %error, "upkeep failed");
             }
         }
         let (due, version) = {
@@ -307,7 +341,7 @@ impl Entry {
                 }
                 state.fetched += 1;
                 tracing::info!(
-                    workload = %self.name, source = kind, id = %svid.id, serial = %svid.serial,
+                    workload = %lock(&self.whose), source = kind, id = %svid.id, serial = %svid.serial,
                     not_after = %when::rfc3339(svid.not_after), "identity ready"
                 );
                 self.current.store(Some(Arc::new(identity)));
@@ -318,21 +352,21 @@ impl Entry {
                 state.last_error = Some((error.to_string(), now.system));
                 if matches!(error, IdentityError::Withdrawn(_)) {
                     self.current.store(None);
-                    tracing::warn!(workload = %self.name, source = kind, %error, "the identity is given up");
+                    tracing::warn!(workload = %lock(&self.whose), source = kind, %error, "the identity is given up");
                 } else {
-                    tracing::warn!(workload = %self.name, source = kind, %error, "no new identity; the last one stays in force");
+                    tracing::warn!(workload = %lock(&self.whose), source = kind, %error, "no new identity; the last one stays in force");
                 }
                 Err(error)
             }
         }
     }
 
-    fn status(&self, now: SystemTime) -> IdentityStatus {
+    fn status(&self, workload: String, now: SystemTime) -> IdentityStatus {
         let identity = self.current.load_full();
         let svid = identity.as_ref().map(|identity| &identity.svid);
         let state = lock(&self.state);
         IdentityStatus {
-            workload: self.name.clone(),
+            workload,
             source: self.source.kind(),
             spiffe_id: svid.map(|svid| svid.id.to_string()),
             serial: svid.map(|svid| svid.serial.clone()),

@@ -201,6 +201,36 @@ fn apply_fetches_what_is_new_keeps_what_is_not_and_forgets_what_is_gone() {
 }
 
 #[test]
+fn workloads_with_equal_sources_have_one_certificate_and_each_its_status() {
+    let store = IdentityStore::new();
+    let source = told(HOUR);
+    let of = |names: &[&str]| -> BTreeMap<String, Arc<dyn IdentitySource>> {
+        names.iter().map(|name| ((*name).to_owned(), Arc::clone(&source) as _)).collect()
+    };
+    store.apply(of(&["web-1"]));
+    store.apply(of(&["web-2", "web-3", "web-4"]));
+    assert_eq!(
+        source.fetches.load(Ordering::SeqCst),
+        1,
+        "the one that came first is gone, its certificate is not"
+    );
+    let serials = |names: &[&str]| -> BTreeSet<String> {
+        names.iter().map(|name| store.get(name).unwrap().svid.serial.clone()).collect()
+    };
+    assert_eq!(serials(&["web-2", "web-3", "web-4"]).len(), 1);
+    let now = SystemTime::now();
+    let status: Vec<_> = store.status(now).into_iter().map(|of| (of.workload, of.fetched)).collect();
+    assert_eq!(status, [("web-2".into(), 1), ("web-3".into(), 1), ("web-4".into(), 1)]);
+    assert_eq!(store.distinct().len(), 1, "it is renewed once");
+    assert_eq!(*lock(&store.distinct()[0].whose), "web-2 and 2 more");
+    let mut mixed = of(&["web-2"]);
+    mixed.insert("db".into(), Arc::new(Told { life: HOUR, name: "other".into(), ..Told::default() }));
+    store.apply(mixed);
+    assert_eq!(serials(&["web-2", "db"]).len(), 2);
+    assert!(store.get("web-3").is_none());
+}
+
+#[test]
 fn a_first_fetch_that_fails_is_returned_and_shown() {
     let store = IdentityStore::new();
     let source = told(HOUR);

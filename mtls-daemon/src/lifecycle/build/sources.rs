@@ -120,4 +120,22 @@ mod tests {
         assert_eq!(kinds.iter().map(|source| source.kind()).collect::<Vec<_>>(), ["vault", "vault", "exec"]);
         assert_eq!((Arc::strong_count(&issuers["v"]), Arc::strong_count(&issuers["e"])), (3, 2));
     }
+
+    #[test]
+    fn workloads_of_one_identity_share_its_certificate_unless_the_issuer_is_told_whose_it_is() {
+        let vault = "vault: { address: 'https://vault', role: r, auth: { token: { file: /t } } }";
+        let text = format!(
+            "identity:\n  issuer: v\n  issuers: [{{ name: v, {vault} }}, {{ name: e, exec: {{ shell: x }} }}]\nworkloads:\n\
+         - {{ name: a, select: {{ netns: a }}, dns_names: [x], spiffe_id: 'spiffe://example.org/x' }}\n\
+         - {{ name: b, select: {{ netns: b }}, dns_names: [x], spiffe_id: 'spiffe://example.org/x' }}\n\
+         - {{ name: c, select: {{ netns: c }}, dns_names: [x], spiffe_id: 'spiffe://example.org/y' }}\n\
+         - {{ name: d, select: {{ netns: d }}, dns_names: [x], spiffe_id: 'spiffe://example.org/x', identity: {{ issuer: e }} }}\n\
+         - {{ name: e, select: {{ netns: e }}, dns_names: [x], spiffe_id: 'spiffe://example.org/x', identity: {{ issuer: e }} }}\n"
+        );
+        let sources = of(&config(&text), None);
+        let says = |name: &str| sources[name].describe();
+        assert_eq!(says("a"), says("b"));
+        assert_ne!(says("a"), says("c"));
+        assert_ne!(says("d"), says("e"), "the program has the workload's name in its environment");
+    }
 }
