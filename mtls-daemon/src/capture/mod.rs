@@ -121,6 +121,15 @@ impl Capture {
         Ok(())
     }
 
+    /// As [`Capture::apply`], whatever was written before.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn apply_all(&self, wanted: &Tables) -> Result<(), CaptureError> {
+        lock(&self.tables).doubt();
+        self.apply(wanted)
+    }
+
     /// Steers a namespace's inbound connections and captures its outbound ones. Without listeners (they
     /// could not be made) a strict workload's connections are refused in both directions.
     ///

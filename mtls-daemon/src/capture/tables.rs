@@ -93,6 +93,22 @@ pub struct KernelTables {
     probers: Map<u64, u32>,
     probe_ports: Map<WorkloadPort, u32>,
     direct: Array<MapData, u32>,
+    /// What was brought into the kernel last; `None`: it is not known what is there.
+    directory: Option<AppliedDirectory>,
+}
+
+/// The part that grows with the cluster and not with the node.
+struct AppliedDirectory {
+    addresses: HashMap<(u32, [u8; 16]), u32>,
+    destinations: HashMap<DestinationPort, Destination>,
+    /// What was added to the numbers of the sets.
+    base: u32,
+}
+
+impl AppliedDirectory {
+    fn is(&self, wanted: &Tables) -> bool {
+        self.addresses == wanted.addresses && self.destinations == wanted.destinations
+    }
 }
 
 /// Takes a map out of the object under its type.
@@ -138,6 +154,7 @@ macro_rules! every_table {
             probers: $from($source, "PROBERS")?,
             probe_ports: $from($source, "PROBE_PORTS")?,
             direct: $from($source, "DIRECT")?,
+            directory: None,
         })
     };
 }
@@ -158,24 +175,14 @@ impl KernelTables {
     /// The first table that cannot be written (`E2BIG`: it is full); what was written stays, and an
     /// address that was known stays known.
     pub fn apply(&mut self, wanted: &Tables) -> Result<u32, CaptureError> {
-        let base = self.highest_set()?.wrapping_add(1);
         upsert(&mut self.workloads, &wanted.workloads).map_err(CaptureError::map("WORKLOADS"))?;
         self.direct.set(0, wanted.direct(), 0).map_err(CaptureError::map("DIRECT"))?;
         upsert(&mut self.port_modes, &wanted.port_modes).map_err(CaptureError::map("PORT_MODES"))?;
         upsert(&mut self.shared_ports, &wanted.shared_ports).map_err(CaptureError::map("SHARED_PORTS"))?;
 
-        // Destinations have other numbers now, which an old denial must not hit.
+        // Destinations may have other numbers now, which an old denial must not hit.
         self.lift_denials(&wanted.denied).map_err(CaptureError::map("DENIED"))?;
-        let destinations: HashMap<_, _> = wanted
-            .destinations
-            .iter()
-            .map(|(key, value)| (DestinationPort { set: key.set.wrapping_add(base), ..*key }, *value))
-            .collect();
-        upsert(&mut self.destinations, &destinations).map_err(CaptureError::map("DESTINATIONS"))?;
-        let addresses: HashMap<_, _> =
-            wanted.addresses.iter().map(|(key, set)| (*key, set.wrapping_add(base))).collect();
-        replace_trie(&mut self.addresses, &addresses).map_err(CaptureError::map("ADDRESSES"))?;
-        remove_others(&mut self.destinations, &destinations).map_err(CaptureError::map("DESTINATIONS"))?;
+        let base = self.replace_directory(wanted)?;
         replace(&mut self.denied, &wanted.denied).map_err(CaptureError::map("DENIED"))?;
 
         replace(&mut self.cgroups, &wanted.cgroups).map_err(CaptureError::map("CGROUPS"))?;
@@ -201,6 +208,33 @@ impl KernelTables {
         remove_others(&mut self.port_modes, &wanted.port_modes).map_err(CaptureError::map("PORT_MODES"))?;
         remove_others(&mut self.workloads, &wanted.workloads).map_err(CaptureError::map("WORKLOADS"))?;
         Ok(base)
+    }
+
+    /// Gives what was added to the numbers of the sets. Where the directory is as it was, nothing of it is written.
+    fn replace_directory(&mut self, wanted: &Tables) -> Result<u32, CaptureError> {
+        if let Some(applied) = self.directory.as_ref().filter(|applied| applied.is(wanted)) {
+            return Ok(applied.base);
+        }
+        self.directory = None;
+        let base = self.highest_set()?.wrapping_add(1);
+        let destinations: HashMap<_, _> = wanted
+            .destinations
+            .iter()
+            .map(|(key, value)| (DestinationPort { set: key.set.wrapping_add(base), ..*key }, *value))
+            .collect();
+        upsert(&mut self.destinations, &destinations).map_err(CaptureError::map("DESTINATIONS"))?;
+        let addresses: HashMap<_, _> =
+            wanted.addresses.iter().map(|(key, set)| (*key, set.wrapping_add(base))).collect();
+        replace_trie(&mut self.addresses, &addresses).map_err(CaptureError::map("ADDRESSES"))?;
+        remove_others(&mut self.destinations, &destinations).map_err(CaptureError::map("DESTINATIONS"))?;
+        let (addresses, destinations) = (wanted.addresses.clone(), wanted.destinations.clone());
+        self.directory = Some(AppliedDirectory { addresses, destinations, base });
+        Ok(base)
+    }
+
+    /// Somebody else may have written: the next [`KernelTables::apply`] writes everything.
+    pub fn doubt(&mut self) {
+        self.directory = None;
     }
 
     /// A namespace that nobody owns any more says so: an owner without settings is taken for a strict one.

@@ -3,6 +3,7 @@
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use super::offer::View;
 use crate::config::Mode;
 use crate::identity::{SpiffeId, TrustDomain};
 use crate::kube::Key;
@@ -25,32 +26,48 @@ pub(super) enum Account {
     Unknown,
 }
 
-/// How pods stand, by what their namespaces say.
+/// How pods stand, by what their namespaces say. Each is looked at once, whoever asks.
 pub(super) struct Accounts<'a> {
     namespaces: HashMap<&'a str, &'a Namespace>,
-    domain: &'a TrustDomain,
+    pods: HashMap<&'a Key, Account>,
 }
 
 impl<'a> Accounts<'a> {
-    pub fn new(namespaces: &'a [Arc<Namespace>], domain: &'a TrustDomain) -> Self {
+    pub fn new(view: &'a View, domain: &TrustDomain) -> Self {
         let by_name = |namespace: &'a Arc<Namespace>| (namespace.key.name.as_str(), namespace.as_ref());
-        Self { namespaces: namespaces.iter().map(by_name).collect(), domain }
+        let namespaces = view.namespaces.iter().map(by_name).collect();
+        let mut accounts = Self { namespaces, pods: HashMap::with_capacity(view.pods.len()) };
+        // Many pods have one: it is parsed once.
+        let mut identities = HashMap::new();
+        for pod in &view.pods {
+            let account = match accounts.enrolled(pod) {
+                Ok(mode) => {
+                    let id = identities
+                        .entry((pod.key.namespace.as_ref(), &pod.account))
+                        .or_insert_with(|| identity(pod, domain).ok());
+                    id.clone().map_or(Account::Unknown, |id| Account::Enrolled { id, mode })
+                }
+                Err(account) => account,
+            };
+            accounts.pods.insert(&pod.key, account);
+        }
+        accounts
     }
 
-    pub fn of(&self, pod: &Pod) -> Account {
-        let mode = match enrolment(pod, self.namespace(&pod.key)) {
-            Enrolment::In { mode, .. } => mode,
-            Enrolment::Out(Out::Over) | Enrolment::Undecided(Undecided::NoNamespace) => {
-                return Account::Unknown;
-            }
-            Enrolment::Out(Out::NotAsked | Out::Disabled(_)) => return Account::Bystander,
+    /// What it says of its mode itself, if it is enrolled.
+    fn enrolled(&self, pod: &Pod) -> Result<Option<Mode>, Account> {
+        match enrolment(pod, self.namespace(&pod.key)) {
+            Enrolment::In { mode, .. } => Ok(mode),
+            Enrolment::Out(Out::Over) | Enrolment::Undecided(Undecided::NoNamespace) => Err(Account::Unknown),
+            Enrolment::Out(Out::NotAsked | Out::Disabled(_)) => Err(Account::Bystander),
             // It is closed until somebody mends what it says: plaintext cannot be taken back.
-            Enrolment::Undecided(Undecided::Value(_) | Undecided::Contradiction) => Some(Mode::Strict),
-        };
-        match identity(pod, self.domain) {
-            Ok(id) => Account::Enrolled { id, mode },
-            Err(_) => Account::Unknown,
+            Enrolment::Undecided(Undecided::Value(_) | Undecided::Contradiction) => Ok(Some(Mode::Strict)),
         }
+    }
+
+    /// Of a pod of the view.
+    pub fn of(&self, pod: &Pod) -> &Account {
+        self.pods.get(&pod.key).unwrap_or(&Account::Unknown)
     }
 
     fn namespace(&self, of: &Key) -> Option<&'a Namespace> {

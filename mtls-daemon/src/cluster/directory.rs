@@ -26,7 +26,7 @@ pub(super) fn of(
     }
     let of_pod = |pod: &Pod, addresses: &[IpAddr], ports| {
         let Account::Enrolled { id, .. } = accounts.of(pod) else { return None };
-        entry(pod.key.to_string(), addresses, ports, vec![id])
+        entry(pod.key.to_string(), addresses, ports, vec![id.clone()])
     };
     let pods = by_pod.into_values().filter_map(|(pod, addresses)| of_pod(pod, &addresses, None));
     // These share their node's addresses: only the ports that they say are theirs.
@@ -115,7 +115,7 @@ impl<'a> Behind<'a> {
                 of.uid.as_ref().is_none_or(|uid| *uid == pod.uid).then_some(pod)
             });
             match pod.map(|pod| self.accounts.of(pod)) {
-                Some(Account::Enrolled { id, .. }) => drop(ids.insert(id)),
+                Some(Account::Enrolled { id, .. }) => drop(ids.insert(id.clone())),
                 // It has ended, and its slice lags behind.
                 Some(Account::Unknown) => {}
                 Some(Account::Bystander) | None => others = others.saturating_add(1),

@@ -43,7 +43,7 @@ pub fn offer(
     domain: &TrustDomain,
     earlier: &Earlier,
 ) -> (Offer, Vec<String>) {
-    let accounts = Accounts::new(&view.namespaces, domain);
+    let accounts = Accounts::new(view, domain);
     let owners = owners(view.pods.iter().map(AsRef::as_ref));
     let root: Vec<&str> = settings.cgroup_root.iter().map(String::as_str).collect();
     let (mut pods, mut bystanders) = (Vec::new(), Vec::new());
@@ -53,9 +53,9 @@ pub fn offer(
             Account::Enrolled { id, mode } => pods.push(OfferedPod {
                 name: pod.key.to_string(),
                 select,
-                spiffe_id: id,
+                spiffe_id: id.clone(),
                 labels: pod.labels.iter().map(|(key, value)| (key.to_owned(), value.to_owned())).collect(),
-                mode,
+                mode: *mode,
                 probe_ports: pod.probed.iter().copied().collect(),
                 addresses: pod
                     .addresses

@@ -266,9 +266,35 @@ fn what_somebody_else_changes_in_any_table_is_found_and_put_back() {
         assert!(told.get(map).is_some_and(|told| told.contains(words)), "{map}: {told:?}");
         assert_eq!(differences.tables.iter().find(|d| d.map == map).unwrap().count, 1, "{told:?}");
     }
+    tables.doubt();
     let base = tables.apply(&wanted).unwrap();
     assert!(tables.differences(&wanted, base).unwrap().tables.is_empty());
     real.check(&wanted);
+}
+
+#[test]
+fn a_directory_that_is_as_it_was_is_not_written_again_whatever_else_changes() {
+    let mut real = Real::new("same");
+    let wanted = whole(1);
+    let base = real.tables.apply(&wanted).unwrap();
+    let mut other = wanted.clone();
+    other.denied.clear();
+    other.cgroups.insert(4711, 1);
+    assert_eq!(real.tables.apply(&other).unwrap(), base, "sets that are written have new numbers");
+    real.check(&other);
+    assert_ne!(real.tables.apply(&whole(2)).unwrap(), base);
+    real.check(&whole(2));
+    // After a failure it is not known what is there.
+    let base = real.tables.apply(&whole(2)).unwrap();
+    let mut too_many = whole(3);
+    too_many.destinations.extend(
+        (0..=1_u32 << 18)
+            .map(|set| (DestinationPort { set: 1000 + set, port: 0, reserved: 0 }, Destination::default())),
+    );
+    let error = real.tables.apply(&too_many).unwrap_err().to_string();
+    assert!(error.contains("DESTINATIONS"), "{error}");
+    assert_ne!(real.tables.apply(&whole(2)).unwrap(), base);
+    real.check(&whole(2));
 }
 
 #[test]
