@@ -1,6 +1,8 @@
 //! A node of a Kubernetes cluster: its pods are workloads as their labels say, without a line of configuration for any of them.
 
-use mtls_kube_double::json;
+use std::time::Duration;
+
+use mtls_kube_double::{Act, json};
 use mtls_tests::kube::{Cluster, MODE, Spec};
 use mtls_tests::lab::{NODE, program_beside_the_test};
 use mtls_tests::{Daemon, Lab, eventually, slow};
@@ -145,6 +147,46 @@ fn what_was_heard_holds_while_the_api_server_is_away_and_across_a_restart() {
     assert_eq!(cluster.plaintext(cluster.lab.pod("other"), at(&cluster.lab, &db())), None);
     let (code, text) = daemon.cli(&["status"]);
     assert!(code == Some(0) && text.contains("pods"), "{text}");
+}
+
+#[test]
+fn a_new_daemon_forgets_nobody_whom_the_earlier_one_knew_and_had_not_written_down() {
+    let mut cluster = world();
+    cluster.lab.add_node("n2");
+    let mut daemon = cluster.daemon("", ALL);
+    wait_for_state(&daemon, "shop/web", "enrolled");
+    let state = daemon.config().with_file_name("state").join("kubernetes.json");
+    eventually(slow::limit(30), "what was heard to be on disk", || state.exists().then_some(()));
+    let old = std::fs::read(&state).expect("it is there");
+    let young = Spec::new("shop", "young");
+    cluster.pod("n2", &young);
+    let v4 = cluster.lab.pod("young").v4;
+    let is_destination = |cluster: &Cluster, daemon: &Daemon| {
+        let dump = cluster.lab.tool("bpftool").args(["-j", "map", "dump", "pinned"]);
+        let dump = dump.arg(table(daemon, "ADDRESSES")).run().ok().text();
+        let bytes: Vec<_> = v4.octets().iter().map(|byte| format!("\"0x{byte:02x}\"")).collect();
+        dump.contains(&bytes.join(","))
+    };
+    eventually(slow::limit(20), "the young pod to be known", || {
+        is_destination(&cluster, &daemon).then_some(())
+    });
+    daemon.kill9();
+    std::fs::write(&state, old).expect("the lab's directory is writable");
+    for verb in ["list", "watch"] {
+        cluster.double.next(verb, "pods", 1, Act::Delay(Duration::from_secs(2)));
+    }
+    daemon.launch();
+    eventually(slow::limit(20), "the new daemon to be ready", || {
+        assert!(is_destination(&cluster, &daemon), "a client would send plaintext to the young pod now");
+        daemon.ready().then_some(())
+    });
+}
+
+/// Where a table is pinned.
+fn table(daemon: &Daemon, name: &str) -> std::path::PathBuf {
+    let maps = std::fs::read_dir(daemon.bpffs()).expect("it is pinned").flatten();
+    let maps = maps.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("/maps-"));
+    maps.expect("there are tables").join(name)
 }
 
 #[test]

@@ -2,9 +2,11 @@
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
+use tokio::time::timeout;
 
 use super::offer::View;
 use super::report;
@@ -20,6 +22,8 @@ use crate::kube::{
 
 /// The environment variable that says on which node this is.
 pub const NODE_NAME: &str = "NODE_NAME";
+
+const POLL: Duration = Duration::from_millis(50);
 
 /// Why the cluster cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +108,18 @@ impl Cluster {
             rules: self.rules.as_ref().map(all).unwrap_or_default(),
             ours: self.ours.as_ref().map(all).unwrap_or_default(),
         })
+    }
+
+    /// Waits until the API server has said what is since this began to follow, but no longer than `limit`. `false`: it has not.
+    pub async fn heard_within(&self, limit: Duration) -> bool {
+        let mut changes = self.changes();
+        let heard = async {
+            while self.standings().iter().any(|standing| standing.trouble.is_some()) {
+                // A list that says what is known already changes nothing.
+                let _ = timeout(POLL, changes.next()).await;
+            }
+        };
+        timeout(limit, heard).await.is_ok()
     }
 
     /// How each resource stands.

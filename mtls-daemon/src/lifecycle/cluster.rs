@@ -1,12 +1,14 @@
 //! The cluster that the node is part of: what it offers is brought into force, and kept on disk for the next daemon.
 
 use std::collections::BTreeSet;
+use std::ops::RangeInclusive;
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::{Instant, sleep};
 
 use super::daemon::{Daemon, lock};
+use crate::capture::Capture;
 use crate::cluster::{Cluster, ClusterError, Earlier, Reports, ResourceStanding, offer};
 use crate::config::{Config, Instead, Offer, Outcome, Verdict};
 use crate::control::view::{Alarm, ClusterStatus, PolicyStatus, ResourceStatus};
@@ -15,8 +17,15 @@ use crate::observe::metrics::{ClusterHealth, SourceHealth};
 
 /// The shortest time between two changes of what is in force: a rolling update comes as at most five a second.
 const GAP: Duration = Duration::from_millis(200);
-/// The shortest time between two writings of what is known: some 10 MB in a cluster with 10,000 pods.
-const WRITE: Duration = Duration::from_secs(60);
+/// The pause after a change is so many times as long as it took: a cluster of any size has a fifth of one processor, and small ones
+/// notice nothing.
+const REST: u32 = 4;
+/// The shortest and the longest pause between two writings of what is known: some 10 MB in a cluster with 10,000 pods.
+const WRITE: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(60);
+/// A pause is so many times as long as the last writing took.
+const WRITE_REST: u32 = 100;
+/// How long a daemon that takes an earlier one's place waits for the API server before it goes by what that one had written down.
+const PATIENCE: Duration = Duration::from_secs(5);
 /// After a change that could not be brought into force.
 const AGAIN: Duration = Duration::from_secs(5);
 /// How often it is looked at how old what is known is.
@@ -32,6 +41,20 @@ pub(super) const NOT_HEARD: &str = "the API server has not said yet which pods t
 pub(super) fn start(config: &Config) -> Result<Option<Cluster>, ClusterError> {
     let settings = config.kubernetes.as_ref();
     settings.map(|settings| Cluster::start(settings, &config.paths.state)).transpose()
+}
+
+/// Waits for the API server where an earlier daemon left its tables in force: they are newer than what it wrote down, and a pod that
+/// is only in them must not be forgotten.
+pub(super) async fn hear(cluster: &Cluster, capture: &Capture) {
+    if capture.enrolled_namespaces().is_empty() {
+        return;
+    }
+    if !cluster.heard_within(PATIENCE).await {
+        let seconds = PATIENCE.as_secs();
+        tracing::warn!(
+            "the API server said nothing within {seconds} s; going by what an earlier daemon heard"
+        );
+    }
 }
 
 /// The cluster, and what became of what it said.
@@ -188,24 +211,27 @@ fn tell_refused(verdict: &Verdict, why: &str, instead: Instead) {
 pub(super) async fn keep(daemon: Arc<Daemon>) {
     let Some(cluster) = lock(&daemon.following).cluster.clone() else { return };
     let mut changes = cluster.changes();
-    let mut written: Option<Instant> = None;
+    let mut write_at = Instant::now();
     let mut is_new = true;
     loop {
         let relevant = Arc::clone(&daemon);
+        let began = Instant::now();
         let taken = tokio::task::spawn_blocking(move || relevant.take_over_from_cluster()).await;
+        let gap = GAP.max(began.elapsed().saturating_mul(REST));
         let again = (!taken.unwrap_or(false)).then(|| Instant::now() + AGAIN);
-        sleep(GAP).await;
+        sleep(gap).await;
         loop {
             if again.is_some_and(|again| again <= Instant::now()) {
                 break;
             }
-            if is_new && written.is_none_or(|written| written.elapsed() >= WRITE) {
-                let known = Arc::clone(&cluster);
+            if is_new && write_at <= Instant::now() {
+                let (known, began) = (Arc::clone(&cluster), Instant::now());
                 let outcome = tokio::task::spawn_blocking(move || known.remember()).await;
                 if let Ok(Err(error)) = outcome {
                     tracing::warn!(%error, "what the cluster says is not kept for the next daemon; trying again");
                 }
-                (written, is_new) = (Some(Instant::now()), false);
+                is_new = false;
+                write_at = Instant::now() + pause_after(began.elapsed());
             }
             lock(&daemon.following).tell_stale();
             daemon.report_verdicts(&cluster).await;
@@ -218,6 +244,11 @@ pub(super) async fn keep(daemon: Arc<Daemon>) {
             }
         }
     }
+}
+
+/// How long nothing is written after a writing that took so long.
+fn pause_after(writing: Duration) -> Duration {
+    writing.saturating_mul(WRITE_REST).clamp(*WRITE.start(), *WRITE.end())
 }
 
 impl Daemon {
@@ -274,5 +305,17 @@ impl Daemon {
         }
         changing.offer = Arc::new(offer);
         Ok(!same)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_takes_long_to_write_is_written_seldom() {
+        assert_eq!(pause_after(Duration::from_millis(1)), Duration::from_secs(2));
+        assert_eq!(pause_after(Duration::from_millis(100)), Duration::from_secs(10));
+        assert_eq!(pause_after(Duration::from_secs(3)), Duration::from_secs(60));
     }
 }

@@ -22,7 +22,7 @@ use super::registry::Registry;
 use super::secrets::{self, Secrets};
 use super::supervisor::{self, Supervisor};
 use super::verify::keep::{self as coverage, Coverage};
-use super::{alarms, cluster, enroll, leases, ocsp, offload, serve, watch as files};
+use super::{alarms, arrivals, cluster, enroll, leases, ocsp, offload, serve, watch as files};
 use crate::capture::{Capture, EbpfLog};
 use crate::cluster::Cluster;
 use crate::config::{self, Config, Loaded, Offer, Sources};
@@ -123,6 +123,9 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     sys::memory::give_back();
     let secrets = protect_secrets();
     let cluster = cluster::start(config)?;
+    if let Some(cluster) = &cluster {
+        cluster::hear(cluster, &capture).await;
+    }
     let daemon = Arc::new(Daemon::new(config_file, (loaded, cluster), capture, log, secrets)?);
 
     let stopped = daemon.stopping.subscribe();
@@ -152,6 +155,7 @@ pub async fn run(config_file: &Path) -> Result<(), DaemonError> {
     super::direct::start(&daemon).await;
     daemon.reconcile();
     tokio::spawn(cluster::keep(Arc::clone(&daemon)));
+    tokio::spawn(arrivals::watch(Arc::clone(&daemon)));
     tokio::spawn(coverage::keep(Arc::clone(&daemon)));
     daemon.readiness.clear(Readiness::STARTING);
     tracing::info!(version = env!("CARGO_PKG_VERSION"), pid = std::process::id(), "mtlsd is ready");
@@ -465,7 +469,8 @@ impl Daemon {
         changing.generation = generation;
         changing.loaded = OffsetDateTime::now_utc();
         changing.registry.keep_only(|name| new.workload(name).is_some(), metrics);
-        self.publish(changing);
+        // An identity that has changed meanwhile announces that by itself.
+        self.put_in_force(snapshot);
         node.tell_owners();
         drop(node);
         self.relay.flows.watch(&new);

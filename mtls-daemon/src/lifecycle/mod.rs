@@ -1,6 +1,7 @@
 //! The daemon's life: start, reload, namespaces that come and go, stop, removal.
 
 mod alarms;
+mod arrivals;
 pub mod build;
 mod cluster;
 pub mod commands;

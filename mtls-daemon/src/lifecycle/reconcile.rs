@@ -18,7 +18,7 @@ use crate::datapath::relay::place::Owners;
 use crate::datapath::relay::{Place, Relay};
 use crate::snapshot::{Snapshot, number_of};
 use crate::sys::netns::Netns;
-use crate::workload::{Hierarchy, Presence, find, overlaps};
+use crate::workload::{Hierarchy, Presence, Witnesses, find_by, overlaps};
 
 /// What the daemon has on this node.
 #[derive(Default)]
@@ -28,6 +28,7 @@ pub struct Node {
     cookies: HashMap<(u64, u64), u64>,
     presence: HashMap<String, Presence>,
     inhabited: Inhabited,
+    witnesses: Witnesses,
     /// What the tables were made from: (generation, found).
     applied: Option<(u64, Found)>,
     /// Which probers did not run at the last look.
@@ -155,7 +156,7 @@ impl Daemon {
         let snapshot = self.relay.snapshot.load_full();
         match node.applied() {
             Some((generation, found)) if *generation == snapshot.generation => {
-                self.relay.capture.apply(&tables(&snapshot, found))
+                self.relay.capture.apply_all(&tables(&snapshot, found))
             }
             _ => Ok(()),
         }
@@ -315,7 +316,7 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
         enclosures::know(bystander, hierarchy.as_ref(), &mut node.cookies, &mut found);
     }
     probers::find(&snapshot.config, hierarchy.as_ref(), &mut node.absent_probers, &mut found);
-    let mut present = Vec::new();
+    let (mut present, now) = (Vec::new(), Instant::now());
     for workload in &snapshot.config.workloads {
         if workload.is_left_alone() {
             if enclosures::any(&snapshot.config) {
@@ -323,14 +324,15 @@ fn look(snapshot: &Snapshot, node: &mut Node, direct: bool) -> (HashMap<u64, Wan
             }
             continue;
         }
-        match find(&workload.select, hierarchy.as_ref()) {
+        match find_by(&workload.select, hierarchy.as_ref(), &mut node.witnesses, now) {
             Ok(here) => present.push((workload, here)),
             Err(absent) => {
                 presence.insert(workload.name.clone(), absent);
             }
         }
     }
-    let (mut learning, now) = (Learning::default(), Instant::now());
+    node.witnesses.forget_others();
+    let mut learning = Learning::default();
     let overlaps = overlaps(present.iter().map(|(workload, here)| (*workload, here)));
     for (workload, here) in present {
         let number = number_of(&workload.name);

@@ -1,7 +1,9 @@
 //! Workloads on this node: where those that the configuration names are now.
 
 use std::collections::HashMap;
+use std::io;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 use mtls_common::MAX_CGROUP_LEVEL;
 
@@ -11,6 +13,8 @@ use crate::sys::netns::Netns;
 
 mod pod;
 mod unit;
+
+pub use pod::Witnesses;
 
 /// How a workload stands.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -44,6 +48,12 @@ impl Hierarchy {
     #[must_use]
     pub fn mount(&self) -> &Path {
         &self.mount
+    }
+
+    /// Where systemd's slices and kubelet's cgroups begin.
+    #[must_use]
+    pub fn root(&self) -> &Path {
+        &self.root
     }
 
     /// The directory that a selector's cgroup or unit has, or would have. `None`: it is not by cgroup.
@@ -114,6 +124,19 @@ impl Here {
 /// # Errors
 /// [`Presence::Absent`] or [`Presence::Failed`] with the reason.
 pub fn find(select: &Selector, hierarchy: Option<&Hierarchy>) -> Result<Here, Presence> {
+    find_by(select, hierarchy, &mut Witnesses::default(), Instant::now())
+}
+
+/// As [`find`], by what was found before.
+///
+/// # Errors
+/// As [`find`].
+pub fn find_by(
+    select: &Selector,
+    hierarchy: Option<&Hierarchy>,
+    witnesses: &mut Witnesses,
+    now: Instant,
+) -> Result<Here, Presence> {
     let (directory, cgroup) = match hierarchy {
         Some(hierarchy) => {
             let directory = hierarchy.directory(select)?;
@@ -133,7 +156,7 @@ pub fn find(select: &Selector, hierarchy: Option<&Hierarchy>) -> Result<Here, Pr
             vec![netns]
         }
         (None, Some(directory)) => match &select.pod {
-            Some(pod) => pod::namespaces(pod, directory)?,
+            Some(pod) => pod::namespaces(pod, directory, witnesses, now)?,
             None => namespaces_of(&processes_below(directory)),
         },
         (None, None) if select.uid.is_some() => {
@@ -163,16 +186,22 @@ pub fn overlaps<'a>(present: impl Iterator<Item = (&'a Workload, &'a Here)>) -> 
 /// The namespaces of these processes. Not also the host's: the workload's ports there
 /// may be somebody else's.
 fn namespaces_of(processes: &[u32]) -> Vec<Netns> {
+    inhabited(processes).into_values().map(|(_, netns)| netns).collect()
+}
+
+/// The namespaces of these processes by device and inode, and in each the one that comes first.
+fn inhabited(processes: &[u32]) -> HashMap<(u64, u64), (u32, Netns)> {
     let mut found = HashMap::new();
-    let mut add = |path: &Path| {
-        if let Ok(netns) = Netns::open(path) {
-            found.entry(netns.identity()).or_insert(netns);
-        }
-    };
     for pid in processes {
-        add(&PathBuf::from(format!("/proc/{pid}/ns/net")));
+        if let Ok(netns) = of_process(*pid) {
+            found.entry(netns.identity()).or_insert((*pid, netns));
+        }
     }
-    found.into_values().collect()
+    found
+}
+
+fn of_process(pid: u32) -> io::Result<Netns> {
+    Netns::open(&PathBuf::from(format!("/proc/{pid}/ns/net")))
 }
 
 /// The processes of a cgroup and its descendants.
