@@ -116,7 +116,7 @@ impl Pod {
 
         let bundle = lab.dir().join("bundle");
         let program = daemon.binary().to_owned();
-        make_root(&bundle.join("rootfs"), &program);
+        make_root(&bundle.join("rootfs"), &[(program.clone(), PathBuf::from("/usr/bin/mtlsd"))]);
         let below = node.cgroup_root.strip_prefix(cgroup_mount()).expect("it is a cgroup");
         let group = below.parent().expect("a node is in its lab").to_owned();
         let cgroup = Path::new("/").join(below).join("pod-of-mtlsd/container");
@@ -222,13 +222,16 @@ impl Pod {
     }
 }
 
-/// The program, and the libraries that it needs: none, if it is the one of the image.
-fn make_root(place: &Path, program: &Path) {
-    let listed = Command::new("ldd").arg(program).output().expect("ldd starts");
-    let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
-    let libraries = listed.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
-    let own = [(program.to_owned(), PathBuf::from("/usr/bin/mtlsd"))];
-    for (from, to) in own.into_iter().chain(libraries.map(|path| (path.clone(), path))) {
+/// Programs with their places, and the libraries that they need: none, if it is the one of the image.
+pub(crate) fn make_root(place: &Path, programs: &[(PathBuf, PathBuf)]) {
+    let mut files: BTreeSet<_> = programs.iter().cloned().collect();
+    for (program, _) in programs {
+        let listed = Command::new("ldd").arg(program).output().expect("ldd starts");
+        let listed = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let libraries = listed.split_whitespace().filter(|word| word.starts_with('/')).map(PathBuf::from);
+        files.extend(libraries.map(|path| (path.clone(), path)));
+    }
+    for (from, to) in files {
         let to = place.join(to.strip_prefix("/").expect("it is absolute"));
         fs::create_dir_all(to.parent().expect("a file has a directory")).expect("lab directory is writable");
         fs::copy(&from, &to).unwrap_or_else(|error| panic!("{}: {error}", from.display()));
@@ -295,12 +298,16 @@ impl Drop for Contained {
                 eprintln!("lab: the container {} is not removed: {text}", self.id);
             }
         }
-        // Where version 1 is mounted beside version 2, runc has made the same directories there, and leaves those above the container's.
-        for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
-            let group = hierarchy.path().join(&self.group);
-            if hierarchy.path() != cgroup_mount() && !hierarchy.path().is_symlink() {
-                destroy(&group);
-            }
+        forget_version_1(&self.group);
+    }
+}
+
+/// Where version 1 is mounted beside version 2, runc has made the same directories there, and leaves those above the container's.
+pub(crate) fn forget_version_1(group: &Path) {
+    let group = group.strip_prefix("/").unwrap_or(group);
+    for hierarchy in fs::read_dir("/sys/fs/cgroup").into_iter().flatten().flatten() {
+        if hierarchy.path() != cgroup_mount() && !hierarchy.path().is_symlink() {
+            destroy(&hierarchy.path().join(group));
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod manners;
 pub mod middle;
 mod not_run;
 pub mod peer;
+pub mod pods;
 pub mod programs;
 pub mod rogue;
 pub mod scenario;
