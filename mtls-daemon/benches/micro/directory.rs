@@ -49,6 +49,7 @@ fn directory(count: u32) -> Directory {
         spiffe_ids: vec![format!("spiffe://example.org/pod/{n}").parse().unwrap()],
         dns_names: vec![],
         node: None,
+        left_alone: std::collections::BTreeSet::new(),
     }));
     Directory::from_config(&config)
 }

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::accounts::{Account, Accounts};
 use super::offer::View;
-use crate::config::{DirectoryEntry, is_never_captured};
+use crate::config::{DirectoryEntry, OfferedDestination, OfferedPeer, is_never_captured};
 use crate::identity::SpiffeId;
 use crate::kube::Key;
 use crate::kube::objects::{Endpoint, Pod, Protocol, Service};
@@ -18,15 +18,16 @@ pub(super) fn of(
     accounts: &Accounts<'_>,
     owners: &BTreeMap<IpAddr, &Pod>,
     node: &str,
-) -> (Vec<DirectoryEntry>, Vec<String>) {
+) -> (Vec<OfferedDestination>, Vec<String>) {
     let elsewhere = |pod: &&Pod| pod.node.as_ref().is_none_or(|name| name.as_str() != node);
     let mut by_pod: BTreeMap<&Key, (&Pod, Vec<IpAddr>)> = BTreeMap::new();
     for (address, pod) in owners.iter().filter(|(_, pod)| elsewhere(pod)) {
         by_pod.entry(&pod.key).or_insert((pod, Vec::new())).1.push(*address);
     }
     let of_pod = |pod: &Pod, addresses: &[IpAddr], ports| {
-        let Account::Enrolled { id, .. } = accounts.of(pod) else { return None };
-        entry(pod.key.to_string(), addresses, ports, vec![id.clone()])
+        let Account::Enrolled { id, mode } = accounts.of(pod) else { return None };
+        let entry = entry(pod.key.to_string(), addresses, ports, vec![id.clone()])?;
+        Some(OfferedDestination { entry, pod: Some(OfferedPeer { labels: pod.labels.clone(), mode: *mode }) })
     };
     let pods = by_pod.into_values().filter_map(|(pod, addresses)| of_pod(pod, &addresses, None));
     // These share their node's addresses: only the ports that they say are theirs.
@@ -51,7 +52,7 @@ pub(super) fn of(
         // without mTLS must not take the others' with it.
         match others > 0 && !accounts.is_strict(&service.key) {
             true => mixed.push(service.key.to_string()),
-            false => entries.push(entry),
+            false => entries.push(OfferedDestination { entry, pod: None }),
         }
     }
     (entries, mixed)
@@ -83,6 +84,7 @@ fn entry(
         spiffe_ids,
         dns_names,
         node: None,
+        left_alone: BTreeSet::new(),
     })
 }
 

@@ -69,7 +69,7 @@ fn destinations(offer: &Offer) -> BTreeMap<&str, String> {
             ids.join(",")
         )
     };
-    offer.directory.iter().map(|entry| (entry.name.as_str(), text(entry))).collect()
+    offer.directory.iter().map(|of| (of.entry.name.as_str(), text(&of.entry))).collect()
 }
 
 #[test]

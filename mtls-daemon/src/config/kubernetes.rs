@@ -10,6 +10,7 @@ use serde::Deserialize;
 
 use super::types::{DirectoryEntry, Mode, WorkloadIdentity};
 use crate::identity::SpiffeId;
+use crate::kube::objects::Pairs;
 
 /// How the node takes part in a Kubernetes cluster.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -80,7 +81,7 @@ pub struct Offer {
     /// Pods of this node that are none: their processes are known, and left alone.
     pub bystanders: Vec<PodSelector>,
     /// Destinations that are not this node's pods.
-    pub directory: Vec<DirectoryEntry>,
+    pub directory: Vec<OfferedDestination>,
     /// Objects that say modes and rules, for pods.
     pub policies: Vec<OfferedPolicy>,
 }
@@ -102,6 +103,24 @@ pub struct OfferedPod {
     pub addresses: Vec<IpAddr>,
     /// Its ports that kubelet probes.
     pub probe_ports: BTreeSet<u16>,
+}
+
+/// A destination that is not a pod of this node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct OfferedDestination {
+    /// Whom its addresses lead to.
+    pub entry: DirectoryEntry,
+    /// What policy goes by, if it is one pod: its own node leaves alone what policy disables, and so must its clients.
+    pub pod: Option<OfferedPeer>,
+}
+
+/// A pod of another node.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct OfferedPeer {
+    /// Its labels.
+    pub labels: Pairs,
+    /// As of [`OfferedPod`].
+    pub mode: Option<Mode>,
 }
 
 /// An object that says modes or rules.

@@ -34,8 +34,8 @@ pub use direct::{Direct, DirectChoice, NodeAddress, NodeAddressError, UnfitSetti
 pub use error::{ConfigError, Fault, Place, Problem, Quoted};
 pub use external::{ExternalCache, ExternalPolicy, OnFailure};
 pub use kubernetes::{
-    Instead, Kubernetes, Offer, OfferedPod, OfferedPolicy, Outcome, PodSelector, PolicyKind, PolicyName,
-    PolicySource, UnclassifiedPods, Verdict,
+    Instead, Kubernetes, Offer, OfferedDestination, OfferedPeer, OfferedPod, OfferedPolicy, Outcome,
+    PodSelector, PolicyKind, PolicyName, PolicySource, UnclassifiedPods, Verdict,
 };
 pub(crate) use nested::nested;
 pub use number::number_of;

@@ -505,6 +505,8 @@ pub struct DirectoryEntry {
     pub dns_names: Vec<String>,
     /// The daemon of its node, for `direct`; `None`: it is never direct.
     pub node: Option<NodeAddress>,
+    /// Those of its ports that speak no TLS, and are left alone.
+    pub left_alone: BTreeSet<u16>,
 }
 
 /// A prefix of SPIFFE IDs in whole path segments: it ends with `/`.

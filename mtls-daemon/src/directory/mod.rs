@@ -42,6 +42,8 @@ pub struct Destination {
     pub addresses: Vec<IpNet>,
     /// The daemon of its node, which may be this one, for `direct`; `None`: it is never direct.
     pub node: Option<NodeAddress>,
+    /// Those of its ports that speak no TLS; a local workload says that itself.
+    pub left_alone: BTreeSet<u16>,
 }
 
 /// All destinations, ready to be looked up.
@@ -68,6 +70,7 @@ impl Directory {
                     addresses: workload.addresses.iter().copied().map(IpNet::from).collect(),
                     // The same way as to another node: a session of this daemon with itself.
                     node: config.direct.listen.filter(|_| workload.may_be_direct()),
+                    left_alone: BTreeSet::new(),
                 }
             });
         let others = config.directory.iter().map(|entry| Destination {
@@ -79,6 +82,7 @@ impl Directory {
             ports: entry.ports.clone(),
             addresses: entry.addresses.clone(),
             node: entry.node,
+            left_alone: entry.left_alone.clone(),
         });
         let mut destinations: Vec<_> = local.chain(others).collect();
         let mut by_name = HashMap::new();
@@ -91,10 +95,11 @@ impl Directory {
         Self { destinations, by_name, table }
     }
 
-    /// The destination that has this address and port. An IPv4 address inside IPv6 counts as IPv4.
+    /// The destination that has this address and port, and speaks TLS there. An IPv4 address inside IPv6 counts as IPv4.
     #[must_use]
     pub fn lookup(&self, address: IpAddr, port: u16) -> Option<&Destination> {
-        self.get(self.table.lookup(address.to_canonical(), port)?)
+        let destination = self.get(self.table.lookup(address.to_canonical(), port)?)?;
+        (!destination.left_alone.contains(&port)).then_some(destination)
     }
 
     /// The destination of that number.

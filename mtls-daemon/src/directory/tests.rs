@@ -150,6 +150,7 @@ fn without_duplicates(entries: Vec<Entry>) -> Vec<Destination> {
             ports,
             addresses,
             node: None,
+            left_alone: std::collections::BTreeSet::new(),
         });
     }
     destinations

@@ -218,13 +218,13 @@ fn add_directory(tables: &mut Tables, snapshot: &Snapshot) {
     }
 }
 
-/// Of a destination that is a local workload: ports (0: all others) and whether they speak TLS, as far as that
-/// is not plain from the destination being there.
+/// Of a destination: ports (0: all others) and whether they speak TLS, as far as that is not plain from the destination being
+/// there.
 fn ports_of_their_own(snapshot: &Snapshot, id: DestinationId) -> Vec<(u16, bool)> {
-    let destination = snapshot.directory.get(id);
-    let name = destination.and_then(|destination| destination.local_workload.as_deref());
+    let Some(destination) = snapshot.directory.get(id) else { return Vec::new() };
+    let name = destination.local_workload.as_deref();
     let Some(server) = name.and_then(|name| snapshot.by_name(name)) else {
-        return Vec::new();
+        return destination.left_alone.iter().map(|port| (*port, false)).collect();
     };
     let settings = &server.settings;
     let mut ports: Vec<(u16, bool)> =

@@ -107,7 +107,15 @@ fn entry(
     if ours && addresses.is_empty() {
         return None;
     }
-    Some(DirectoryEntry { spiffe_ids: ids, dns_names, name: name?, addresses, ports, node: None })
+    Some(DirectoryEntry {
+        spiffe_ids: ids,
+        dns_names,
+        name: name?,
+        addresses,
+        ports,
+        node: None,
+        left_alone: BTreeSet::new(),
+    })
 }
 
 /// What was refused fails the load.

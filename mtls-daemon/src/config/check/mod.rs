@@ -2,6 +2,7 @@
 
 mod direct;
 mod directory;
+mod elsewhere;
 mod external;
 mod issuer;
 mod istio;
@@ -350,7 +351,8 @@ pub(super) fn check(
     // Only now: nothing of the files is judged by what a pod claims to be.
     let offered = offered::Policies::read(&mut check, &node, &mut resources, &mut modes, &offer.policies);
     offered::pods(&mut check, &node, (&modes, &offered), &mut workloads, &offer.pods);
-    offered::destinations(&mut directory, &mut workloads.list, &offer.directory);
+    let elsewhere = elsewhere::Elsewhere::new(&node, &modes, &offered);
+    elsewhere::destinations(&mut check, &elsewhere, &mut directory, &mut workloads.list, &offer.directory);
     let mut policy = policy::check(&mut check, &workloads.list, policy, outbound);
     policy.inbound.extend(resources.rules(&mut check, &workloads.list, node.trust_domain.as_ref()));
     policy.inbound.extend(offered.rules(&mut check, &workloads.list));

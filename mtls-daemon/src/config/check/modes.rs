@@ -7,6 +7,7 @@ use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::rule::TextPattern;
 use crate::config::types::{Mode, Workload};
+use crate::kube::objects::Pairs;
 
 use super::workload::port_modes;
 use super::{Check, FileSpot, InFile, local};
@@ -50,6 +51,15 @@ impl Entry {
     }
 }
 
+impl Entry {
+    /// May it be for a pod of this namespace with these labels?
+    pub fn may_be_for(&self, namespace: &str, labels: &Pairs) -> bool {
+        let named = |patterns: &Vec<TextPattern>| patterns.iter().any(|pattern| pattern.matches(namespace));
+        self.namespaces.as_ref().is_none_or(named)
+            && self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    }
+}
+
 impl Modes {
     /// `more`: what other resources say.
     pub fn check(check: &mut Check, raw: InFile<raw::ModeEntry>, more: Vec<Entry>) -> Self {
@@ -69,6 +79,14 @@ impl Modes {
             entry
         });
         Self { entries: entries.chain(more).collect() }
+    }
+
+    /// Those by which a workload or a port of it may be left alone.
+    pub fn that_disable(&self) -> Vec<&Entry> {
+        let disables = |entry: &&Entry| {
+            entry.mode == Some(Mode::Disabled) || entry.ports.values().any(|mode| *mode == Mode::Disabled)
+        };
+        self.entries.iter().filter(disables).collect()
     }
 
     /// Adds what the cluster's objects say.

@@ -3,12 +3,9 @@
 //! Every part is looked at on its own. One that is wrong is left out, and what it would have restricted is closed: it never makes
 //! the configuration fail, and never opens what it was to close. What files say goes before.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
-use std::net::IpAddr;
-
-use ipnet::IpNet;
 use serde_json::json;
 use serde_json::value::RawValue;
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 
 use crate::config::at::{At, Spot};
 use crate::config::error::Fault;
@@ -20,13 +17,12 @@ use crate::config::number::number_of;
 use crate::config::raw;
 use crate::config::rule::{Action, LocalMatch, Rule};
 use crate::config::types::{
-    ConnectHold, DirectoryEntry, Exclusions, LeaseSettings, Mode, OutboundDefault, PolicyDefault, Selector,
+    ConnectHold, Exclusions, LeaseSettings, Mode, OutboundDefault, PolicyDefault, Selector,
     UnknownDestinations, Workload, WorkloadIdentity,
 };
 use crate::config::yaml;
 use crate::identity::{SpireSelector, Subject, TrustDomain};
 
-use super::directory::MAX_PAIRS;
 use super::istio::{One, Resources, Scope, scope_in};
 use super::modes::{Entry, Modes};
 use super::node::Node;
@@ -247,25 +243,38 @@ pub(super) fn pods(
             workload.name = format!("{}/{again}", pod.name);
             again = again.saturating_add(1);
         }
-        let said = pod.mode.is_some();
-        let name = workload.name.clone();
-        let judged = check.attempt(&name, |check| {
-            let mut judged = workload.clone();
-            modes.apply(check, &mut judged, said);
-            Some(judged)
-        });
-        let mut workload = judged.unwrap_or_else(|why| {
+        let (workload, contradiction) = with_modes(check, (modes, policies), workload, pod.mode.is_some());
+        if let Some(why) = contradiction {
             tracing::warn!(pod = pod.name, why, "what modes say of the pod contradicts itself; it is strict");
-            Workload { mode: Mode::Strict, ..workload }
-        });
-        if !said && policies.strict.iter().any(|scope| scope.has(&workload)) {
-            workload.mode = Mode::Strict;
         }
         workloads.list.push(workload);
     }
 }
 
-fn workload(node: &Node, issuer: &PodIssuer, default: Mode, pod: &OfferedPod) -> Workload {
+/// The pod with what modes say of it, and how they contradict each other. `said`: it says its mode itself.
+pub(super) fn with_modes(
+    check: &mut Check,
+    (modes, policies): (&Modes, &Policies),
+    workload: Workload,
+    said: bool,
+) -> (Workload, Option<String>) {
+    let name = workload.name.clone();
+    let judged = check.attempt(&name, |check| {
+        let mut judged = workload.clone();
+        modes.apply(check, &mut judged, said);
+        Some(judged)
+    });
+    let (mut workload, contradiction) = match judged {
+        Ok(judged) => (judged, None),
+        Err(why) => (Workload { mode: Mode::Strict, ..workload }, Some(why)),
+    };
+    if !said && policies.strict.iter().any(|scope| scope.has(&workload)) {
+        workload.mode = Mode::Strict;
+    }
+    (workload, contradiction)
+}
+
+pub(super) fn workload(node: &Node, issuer: &PodIssuer, default: Mode, pod: &OfferedPod) -> Workload {
     Workload {
         name: pod.name.clone(),
         select: Selector::of_pod(pod.select.clone()),
@@ -302,54 +311,4 @@ fn identity(issuer: &PodIssuer, pod: &OfferedPod) -> WorkloadIdentity {
             WorkloadIdentity::Delegated { issuer: issuer.clone(), selectors }
         }
     }
-}
-
-/// Adds destinations; an address of which a file speaks is the file's.
-pub(super) fn destinations(
-    directory: &mut Vec<DirectoryEntry>,
-    workloads: &mut [Workload],
-    offered: &[DirectoryEntry],
-) {
-    let of_files = directory.iter().flat_map(|entry| entry.addresses.iter().copied());
-    let configured = workloads.iter().filter(|workload| workload.select.pod.is_none());
-    let mut taken: HashSet<IpNet> = of_files
-        .chain(configured.flat_map(|workload| workload.addresses.iter().copied().map(IpNet::from)))
-        .collect();
-    for pod in workloads.iter_mut().filter(|workload| workload.select.pod.is_some()) {
-        pod.addresses.retain(|address: &IpAddr| taken.insert(IpNet::from(*address)));
-    }
-    let mut ports_taken = HashSet::new();
-    let mut pairs = directory.iter().map(pairs_of).sum::<usize>().saturating_add(taken.len());
-    for entry in offered {
-        let ports: Vec<u16> = entry.ports.iter().flatten().copied().collect();
-        let free = |network: &IpNet| {
-            !taken.contains(network)
-                && (entry.ports.is_none()
-                    || ports.iter().all(|port| !ports_taken.contains(&(*network, *port))))
-        };
-        let addresses: Vec<IpNet> = entry.addresses.iter().copied().filter(free).collect();
-        let entry = DirectoryEntry { addresses, ..entry.clone() };
-        pairs = pairs.saturating_add(pairs_of(&entry));
-        if pairs > MAX_PAIRS {
-            tracing::error!(
-                "the cluster has more than {MAX_PAIRS} destinations; those that do not fit are not dialled with TLS"
-            );
-            return;
-        }
-        match &entry.ports {
-            None => taken.extend(&entry.addresses),
-            Some(_) => {
-                let all =
-                    entry.addresses.iter().flat_map(|network| ports.iter().map(|port| (*network, *port)));
-                ports_taken.extend(all);
-            }
-        }
-        if !entry.addresses.is_empty() {
-            directory.push(entry);
-        }
-    }
-}
-
-fn pairs_of(entry: &DirectoryEntry) -> usize {
-    entry.addresses.len().saturating_mul(entry.ports.as_ref().map_or(1, BTreeSet::len))
 }

@@ -157,6 +157,7 @@ fn entry(index: usize) -> impl Strategy<Value = DirectoryEntry> {
         ports,
         spiffe_ids: (0..ids).map(|id| format!("spiffe://own/d{index}/{id}").parse().unwrap()).collect(),
         dns_names: vec![format!("d{index}.example")],
+        left_alone: BTreeSet::new(),
         node: index.is_multiple_of(2).then(|| format!("10.9.{octet}.1:15080").parse().unwrap()),
     })
 }

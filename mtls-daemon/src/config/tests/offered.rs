@@ -1,5 +1,6 @@
 //! What a cluster offers is taken part by part: it never makes a configuration fail, and never opens what it was to close.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::super::*;
@@ -221,6 +222,7 @@ fn an_address_of_which_a_file_speaks_is_the_files() {
         spiffe_ids: vec!["spiffe://site.example/ns/shop/sa/x".parse().unwrap()],
         dns_names: Vec::new(),
         node: None,
+        left_alone: BTreeSet::new(),
     };
     let directory = vec![
         entry("of-a-file", "10.0.0.8", None),
@@ -231,12 +233,55 @@ fn an_address_of_which_a_file_speaks_is_the_files() {
         entry("same-port", "10.96.0.1", Some(80)),
         entry("other-port", "10.96.0.1", Some(81)),
     ];
+    let directory = directory.into_iter().map(|entry| OfferedDestination { entry, pod: None }).collect();
     let config = config(&Offer { pods: vec![cart], directory, ..Offer::default() });
     let own: Vec<_> =
         config.workload("shop/cart").unwrap().addresses.iter().map(ToString::to_string).collect();
     assert_eq!(own, ["10.0.0.1", "fd00::1"]);
     let names: Vec<_> = config.directory.iter().map(|entry| entry.name.as_str()).collect();
     assert_eq!(names, ["elsewhere", "free", "service", "other-port"]);
+}
+
+/// `shop/far` is on another node; these objects are for it as they are for pods of this one.
+fn far(mode: Option<Mode>, policies: Vec<OfferedPolicy>) -> Option<DirectoryEntry> {
+    let entry = DirectoryEntry {
+        name: "shop/far".into(),
+        addresses: vec!["10.0.0.7".parse::<IpAddr>().unwrap().into()],
+        ports: None,
+        spiffe_ids: vec!["spiffe://site.example/ns/shop/sa/far".parse().unwrap()],
+        dns_names: Vec::new(),
+        node: None,
+        left_alone: BTreeSet::new(),
+    };
+    let labels = BTreeMap::from([("app".to_owned(), "far".to_owned())]);
+    let pod = Some(OfferedPeer { labels: labels.try_into().unwrap(), mode });
+    let directory = vec![OfferedDestination { entry, pod }];
+    let config = config(&Offer { policies, directory, ..Offer::default() });
+    config.directory.iter().find(|entry| entry.name == "shop/far").cloned()
+}
+
+#[test]
+fn what_policy_disables_on_another_node_is_left_alone_by_its_clients_too() {
+    let ports = r#"{ "selector": { "matchLabels": { "app": "far" } }, "mode": "strict", "ports": { "9000": "disabled" } }"#;
+    let ports = || vec![policy(MutualTlsPolicy, "shop", "ports", ports)];
+    for mode in [None, Some(Mode::Strict)] {
+        let entry = far(mode, ports()).unwrap();
+        assert_eq!((entry.ports, entry.left_alone), (None, [9000].into()), "{mode:?}");
+    }
+    let off = r#"{ "mtls": { "mode": "DISABLE" } }"#;
+    let off = || vec![policy(PeerAuthentication, "shop", "off", off)];
+    assert_eq!(far(None, off()), None, "nothing of it speaks TLS");
+    assert_eq!(far(Some(Mode::Strict), off()).unwrap().left_alone, [].into(), "its label goes before");
+    let but = r#"{ "selector": { "matchLabels": { "app": "far" } }, "mtls": { "mode": "DISABLE" },
+                   "portLevelMtls": { "5432": { "mode": "STRICT" } } }"#;
+    let but = far(None, vec![policy(PeerAuthentication, "shop", "but", but)]).unwrap();
+    assert_eq!(but.ports, Some([5432].into()));
+    for (namespace, app) in [("ops", "far"), ("shop", "near")] {
+        let other =
+            format!(r#"{{ "selector": {{ "matchLabels": {{ "app": "{app}" }} }}, "mode": "disabled" }}"#);
+        let entry = far(None, vec![policy(MutualTlsPolicy, namespace, "other", &other)]).unwrap();
+        assert_eq!((entry.ports, entry.left_alone), (None, [].into()), "it is not for this pod");
+    }
 }
 
 #[test]

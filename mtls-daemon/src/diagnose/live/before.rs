@@ -255,6 +255,7 @@ fn asked_for(found: Option<&Destination>, expect: &SpiffeId, to: SocketAddr) -> 
             ports: None,
             addresses: Vec::new(),
             node: None,
+            left_alone: std::collections::BTreeSet::new(),
         },
     }
 }

@@ -29,6 +29,7 @@ fn site(mode: Mode, mut rules: Vec<Rule>) -> Config {
         spiffe_ids: IDS.iter().map(|id| id.parse().unwrap()).collect(),
         dns_names: Vec::new(),
         node: None,
+        left_alone: std::collections::BTreeSet::new(),
     }];
     config
 }

@@ -1,6 +1,7 @@
 //! Labels, and the few annotations that are used.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use serde::{Deserialize, Serialize};
 
@@ -22,10 +23,10 @@ const OURS: &str = "mtlsd.io/";
 /// What kubelet says of a static pod: the UID that it goes by on the node.
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
-/// Keys and values, sorted by key. All in one text, since each small piece of memory would cost as much again as a label has.
+/// Keys and values, sorted by key. All in one text, since each small piece of memory would cost as much again as a label has, and shared by who keeps a copy.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
-pub struct Pairs(Box<str>);
+pub struct Pairs(Arc<str>);
 
 /// Ends each key and each value.
 const END: char = '\0';

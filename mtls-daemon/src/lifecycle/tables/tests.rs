@@ -326,6 +326,22 @@ fn cgroups_and_shared_ports_are_where_the_programs_look() {
 }
 
 #[test]
+fn a_port_that_another_nodes_pod_leaves_alone_is_known_and_not_dialled_with_tls() {
+    let text = "workloads: [ { name: web, select: { netns: web }, unknown_destinations: deny } ]\n\
+                directory: [ { name: far, addresses: [10.0.0.7], spiffe_ids: ['spiffe://example.org/far'] } ]\n";
+    let mut config = config(text);
+    config.directory[0].left_alone.insert(9000);
+    let snapshot = snapshot(config);
+    let tables = tables(&snapshot, &Found::default());
+    let web = snapshot.by_name("web").unwrap();
+    let at = |port| SocketAddr::from(([10, 0, 0, 7], port));
+    assert_eq!(kernel(&tables, web.number, at(9000)), Decision::Untouched);
+    assert!(matches!(kernel(&tables, web.number, at(80)), Decision::Capture(_)));
+    let found = |port| snapshot.directory.lookup(at(port).ip(), port).map(|found| found.name.to_string());
+    assert_eq!((found(9000), found(80)), (None, Some("far".to_owned())));
+}
+
+#[test]
 fn more_denials_than_the_table_takes_are_left_to_the_servers() {
     for (count, denied) in [(240_usize, 240 * 240), (250, 0)] {
         let mut text = String::from("workloads:\n");

@@ -1,0 +1,119 @@
+//! Destinations that the cluster offers: pods of other nodes, and services.
+
+use std::collections::{BTreeSet, HashSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+
+use crate::config::kubernetes::{OfferedDestination, OfferedPod, PodSelector};
+use crate::config::types::{DirectoryEntry, Mode, Workload};
+
+use super::Check;
+use super::directory::MAX_PAIRS;
+use super::modes::{Entry, Modes};
+use super::node::Node;
+use super::offered::{Policies, with_modes, workload};
+
+/// Whether pods of other nodes speak TLS, as policy says it of them there.
+pub(super) struct Elsewhere<'a> {
+    node: &'a Node,
+    modes: &'a Modes,
+    policies: &'a Policies,
+    that_disable: Vec<&'a Entry>,
+}
+
+impl<'a> Elsewhere<'a> {
+    pub fn new(node: &'a Node, modes: &'a Modes, policies: &'a Policies) -> Self {
+        Self { node, modes, policies, that_disable: modes.that_disable() }
+    }
+
+    /// The destination without what its node leaves alone; `None`: that is all of it.
+    fn that_speaks_tls(&self, check: &mut Check, offered: &OfferedDestination) -> Option<DirectoryEntry> {
+        let mut entry = offered.entry.clone();
+        let (Some(pod), Some(kubernetes)) = (&offered.pod, &self.node.kubernetes) else { return Some(entry) };
+        let Some(id) = entry.spiffe_ids.first() else { return Some(entry) };
+        let (namespace, _) = id.service_account().unwrap_or_default();
+        let default = pod.mode.unwrap_or(kubernetes.default_mode);
+        let may = |disabling: &&Entry| disabling.may_be_for(namespace, &pod.labels);
+        if default != Mode::Disabled && !self.that_disable.iter().any(may) {
+            return Some(entry);
+        }
+        let there = OfferedPod {
+            name: entry.name.clone(),
+            select: PodSelector { cgroups: Vec::new(), host_network: false },
+            spiffe_id: id.clone(),
+            labels: pod.labels.clone().into(),
+            mode: pod.mode,
+            addresses: Vec::new(),
+            probe_ports: BTreeSet::new(),
+        };
+        let there = workload(self.node, &kubernetes.issuer, kubernetes.default_mode, &there);
+        let (there, _) = with_modes(check, (self.modes, self.policies), there, pod.mode.is_some());
+        let ports = |disabled: bool| -> BTreeSet<u16> {
+            let these = there.ports.iter().filter(|(_, mode)| (**mode == Mode::Disabled) == disabled);
+            these.map(|(port, _)| *port).collect()
+        };
+        if there.mode != Mode::Disabled {
+            entry.left_alone = ports(true);
+            return Some(entry);
+        }
+        let speaks = ports(false);
+        let speaks = match &entry.ports {
+            Some(own) => own.intersection(&speaks).copied().collect(),
+            None => speaks,
+        };
+        (!speaks.is_empty()).then(|| DirectoryEntry { ports: Some(speaks), ..entry })
+    }
+}
+
+/// Adds destinations; an address of which a file speaks is the file's.
+pub(super) fn destinations(
+    check: &mut Check,
+    elsewhere: &Elsewhere<'_>,
+    directory: &mut Vec<DirectoryEntry>,
+    workloads: &mut [Workload],
+    offered: &[OfferedDestination],
+) {
+    let of_files = directory.iter().flat_map(|entry| entry.addresses.iter().copied());
+    let configured = workloads.iter().filter(|workload| workload.select.pod.is_none());
+    let mut taken: HashSet<IpNet> = of_files
+        .chain(configured.flat_map(|workload| workload.addresses.iter().copied().map(IpNet::from)))
+        .collect();
+    for pod in workloads.iter_mut().filter(|workload| workload.select.pod.is_some()) {
+        pod.addresses.retain(|address: &IpAddr| taken.insert(IpNet::from(*address)));
+    }
+    let mut ports_taken = HashSet::new();
+    let mut pairs = directory.iter().map(pairs_of).sum::<usize>().saturating_add(taken.len());
+    for offered in offered {
+        let Some(mut entry) = elsewhere.that_speaks_tls(check, offered) else { continue };
+        let ports: Vec<u16> = entry.ports.iter().flatten().copied().collect();
+        let free = |network: &IpNet| {
+            !taken.contains(network)
+                && (entry.ports.is_none()
+                    || ports.iter().all(|port| !ports_taken.contains(&(*network, *port))))
+        };
+        entry.addresses = entry.addresses.iter().copied().filter(free).collect();
+        pairs = pairs.saturating_add(pairs_of(&entry));
+        if pairs > MAX_PAIRS {
+            tracing::error!(
+                "the cluster has more than {MAX_PAIRS} destinations; those that do not fit are not dialled with TLS"
+            );
+            return;
+        }
+        match &entry.ports {
+            None => taken.extend(&entry.addresses),
+            Some(_) => {
+                let all =
+                    entry.addresses.iter().flat_map(|network| ports.iter().map(|port| (*network, *port)));
+                ports_taken.extend(all);
+            }
+        }
+        if !entry.addresses.is_empty() {
+            directory.push(entry);
+        }
+    }
+}
+
+fn pairs_of(entry: &DirectoryEntry) -> usize {
+    entry.addresses.len().saturating_mul(entry.ports.as_ref().map_or(1, BTreeSet::len))
+}
