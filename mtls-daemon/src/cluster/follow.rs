@@ -2,7 +2,7 @@
 
 use std::path::Path;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 use tokio::task::JoinSet;
@@ -43,6 +43,7 @@ pub struct Cluster {
     client: Arc<Client>,
     node: String,
     file: StateFile,
+    began: Instant,
     pods: Reflector<Pod>,
     namespaces: Reflector<Namespace>,
     services: Reflector<Service>,
@@ -75,6 +76,7 @@ impl Cluster {
         Ok(Self {
             node,
             file,
+            began: Instant::now(),
             pods: start(&client, remembered.pods),
             namespaces: start(&client, remembered.namespaces),
             services: start(&client, remembered.services),
@@ -125,7 +127,8 @@ impl Cluster {
     /// How each resource stands.
     #[must_use]
     pub fn standings(&self) -> Vec<ResourceStanding> {
-        self.follows().into_iter().map(Follows::standing).collect()
+        let followed = self.began.elapsed();
+        self.follows().into_iter().map(|of| of.standing(followed)).collect()
     }
 
     fn follows(&self) -> Vec<&dyn Follows> {

@@ -12,7 +12,7 @@ use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::time::Instant;
 
-use crate::config::{Instead, Outcome, PolicyKind, PolicyName, Verdict};
+use crate::config::{Outcome, PolicyKind, PolicyName, Verdict};
 use crate::kube::{
     AUTHORIZATION_POLICIES, Client, Key, KubeError, MUTUAL_TLS_POLICIES, PEER_AUTHENTICATIONS, Resource,
 };
@@ -159,10 +159,6 @@ fn words(verdict: &Verdict) -> (&'static str, &'static str, String) {
     match &verdict.outcome {
         Outcome::Accepted => ("True", "Accepted", "in force on the nodes of mtlsd".to_owned()),
         Outcome::Refused { why, instead } => {
-            let instead = match instead {
-                Instead::Earlier => "the last good version stays in force",
-                Instead::Closed => "whom it is for is closed until it is mended",
-            };
             let end = (0..=MAX_MESSAGE.min(why.len())).rev().find(|end| why.is_char_boundary(*end));
             let why = why.get(..end.unwrap_or(0)).unwrap_or_default();
             ("False", "Invalid", format!("{why}; {instead}"))
@@ -172,7 +168,13 @@ fn words(verdict: &Verdict) -> (&'static str, &'static str, String) {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
+    use mtls_kube_double::{Double, TOKEN};
+
     use super::*;
+    use crate::config::Instead;
+    use crate::kube::{ClusterConfig, Timing};
 
     fn verdict(generation: i64, outcome: Outcome) -> Verdict {
         let name =
@@ -241,5 +243,62 @@ mod tests {
         assert!(reports.next(start + SPREAD).is_some(), "this one is not");
         reports.note(&[], start);
         assert!(reports.done.is_empty() && reports.due.is_empty());
+    }
+
+    /// As [`super::super::Cluster`] makes it, of a double.
+    fn client(double: &Double, files: &std::path::Path) -> Client {
+        std::fs::write(files.join("token"), TOKEN).unwrap();
+        std::fs::write(files.join("ca.crt"), double.ca_pem()).unwrap();
+        let address = double.address();
+        let variable = |name: &str| match name {
+            "KUBERNETES_SERVICE_HOST" => Some(address.ip().to_string()),
+            _ => Some(address.port().to_string()),
+        };
+        Client::new(ClusterConfig::from_variables(variable, files).unwrap(), Timing::default())
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn two_hundred_nodes_write_one_condition_and_hardly_more_than_once() {
+        const NODES: usize = 200;
+        let (double, files) = (Double::start(), tempfile::tempdir().unwrap());
+        let object = json!({ "metadata": { "name": "db", "namespace": "shop", "uid": "u" }, "spec": { "mode": "Strict" } });
+        double.put("mutualtlspolicies", object);
+        let generation =
+            double.get("mutualtlspolicies", "shop", "db").unwrap()["metadata"]["generation"].as_i64();
+        let refused = verdict(generation.unwrap_or(0), refused("mode: Strict is none"));
+        let client = Arc::new(client(&double, files.path()));
+        let mut nodes = tokio::task::JoinSet::new();
+        for _ in 0..NODES {
+            let (client, refused) = (Arc::clone(&client), refused.clone());
+            nodes.spawn(async move {
+                let mut reports = Reports::default();
+                reports.note(std::slice::from_ref(&refused), Instant::now());
+                let verdict = loop {
+                    match reports.next(Instant::now()) {
+                        Some(verdict) => break verdict,
+                        None => tokio::time::sleep(Duration::from_millis(20)).await,
+                    }
+                };
+                write(&client, &verdict).await
+            });
+        }
+        let mut conflicts = 0;
+        while let Some(outcome) = nodes.join_next().await {
+            match outcome.unwrap() {
+                Ok(()) => {}
+                Err(KubeError::Conflict { .. }) => conflicts += 1,
+                Err(error) => panic!("{error}"),
+            }
+        }
+        let written = double.get("mutualtlspolicies", "shop", "db").unwrap();
+        let conditions = written["status"]["conditions"].as_array().unwrap();
+        assert!(conditions.len() == 1 && conditions[0]["reason"] == "Invalid", "{written}");
+        let patches =
+            double.count("patch", "mutualtlspolicies/status") + double.count("patch", "mutualtlspolicies");
+        // Whoever looked before the first had written tries as well, and loses nothing by it.
+        assert!(
+            (1..NODES / 4).contains(&patches) && conflicts < patches,
+            "{patches} patches, {conflicts} conflicts"
+        );
     }
 }

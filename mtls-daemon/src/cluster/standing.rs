@@ -15,6 +15,8 @@ pub struct ResourceStanding {
     pub resource: String,
     /// How long ago the API server last said what is; `None`: never.
     pub age: Option<Duration>,
+    /// For how long it is followed.
+    pub followed: Duration,
     /// Why it is not current; `None`: it is.
     pub trouble: Option<String>,
     /// How many objects are known.
@@ -27,20 +29,21 @@ impl ResourceStanding {
     /// Nothing was heard for too long.
     #[must_use]
     pub fn is_stale(&self) -> bool {
-        self.trouble.is_some() && self.age.is_none_or(|age| age >= STALE)
+        self.trouble.is_some() && self.age.unwrap_or(self.followed) >= STALE
     }
 }
 
 /// A copy of some resource.
 pub(super) trait Follows {
-    fn standing(&self) -> ResourceStanding;
+    /// `followed`: for how long.
+    fn standing(&self, followed: Duration) -> ResourceStanding;
 
     /// Has all been heard once, or is there nothing to be heard?
     fn is_known(&self) -> bool;
 }
 
 impl<K: Kind> Follows for Reflector<K> {
-    fn standing(&self) -> ResourceStanding {
+    fn standing(&self, followed: Duration) -> ResourceStanding {
         let trouble = match Reflector::standing(self) {
             Standing::Current => None,
             Standing::Starting => Some("nothing was heard yet".to_owned()),
@@ -53,6 +56,7 @@ impl<K: Kind> Follows for Reflector<K> {
         ResourceStanding {
             resource: K::RESOURCE.to_string(),
             age: self.age(),
+            followed,
             trouble,
             objects: self.with(std::collections::BTreeMap::len),
             refused: self.refused(),
@@ -80,6 +84,7 @@ mod tests {
     fn standing(age: Option<u64>, trouble: Option<&str>) -> ResourceStanding {
         ResourceStanding {
             resource: "pods".into(),
+            followed: Duration::from_secs(300),
             age: age.map(Duration::from_secs),
             trouble: trouble.map(str::to_owned),
             objects: 0,
@@ -91,7 +96,10 @@ mod tests {
     fn what_was_heard_is_an_alarm_from_five_minutes_on() {
         assert!(!standing(Some(299), Some("away")).is_stale());
         assert!(standing(Some(300), Some("away")).is_stale());
-        assert!(standing(None, Some("never")).is_stale());
+        let never = standing(None, Some("never"));
+        assert!(never.is_stale());
+        let young = ResourceStanding { followed: Duration::from_secs(299), ..never };
+        assert!(!young.is_stale(), "a daemon that has just begun");
         assert!(!standing(Some(3_600), None).is_stale(), "it is followed");
     }
 }
