@@ -6,7 +6,7 @@
 //! so that a shorter one decides only on what it decides on before or after.
 
 use std::cmp::Reverse;
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
 use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
@@ -215,7 +215,9 @@ impl KernelTables {
         if let Some(applied) = self.directory.as_ref().filter(|applied| applied.is(wanted)) {
             return Ok(applied.base);
         }
-        self.directory = None;
+        if self.directory.take().is_none() {
+            self.remove_orphans().map_err(CaptureError::map("DESTINATIONS"))?;
+        }
         let base = self.highest_set()?.wrapping_add(1);
         let destinations: HashMap<_, _> = wanted
             .destinations
@@ -230,6 +232,14 @@ impl KernelTables {
         let (addresses, destinations) = (wanted.addresses.clone(), wanted.destinations.clone());
         self.directory = Some(AppliedDirectory { addresses, destinations, base });
         Ok(base)
+    }
+
+    /// Removes sets that no address leads to: what a failure left behind must not keep the next one from fitting in.
+    fn remove_orphans(&mut self) -> Result<(), MapError> {
+        let used: HashSet<u32> = self.addresses.iter().filter_map(Result::ok).map(|(_, set)| set).collect();
+        let there = self.destinations.keys().filter_map(Result::ok);
+        let orphans: Vec<_> = there.filter(|key| !used.contains(&key.set)).collect();
+        orphans.iter().try_for_each(|key| ignore_absent(self.destinations.remove(key)))
     }
 
     /// Somebody else may have written: the next [`KernelTables::apply`] writes everything.
