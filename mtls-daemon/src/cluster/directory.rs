@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::accounts::{Account, Accounts};
 use super::offer::View;
+use super::services::Resolution;
 use crate::config::{DirectoryEntry, is_never_captured};
 use crate::identity::SpiffeId;
 use crate::kube::Key;
@@ -18,6 +19,7 @@ pub(super) fn of(
     accounts: &Accounts<'_>,
     owners: &BTreeMap<IpAddr, &Pod>,
     node: &str,
+    resolution: &Resolution<'_>,
 ) -> (Vec<DirectoryEntry>, Vec<String>) {
     let elsewhere = |pod: &&Pod| pod.node.as_ref().is_none_or(|name| name.as_str() != node);
     let mut by_pod: BTreeMap<&Key, (&Pod, Vec<IpAddr>)> = BTreeMap::new();
@@ -48,8 +50,10 @@ pub(super) fn of(
             continue;
         };
         // The address is turned to any of them by kube-proxy, behind the client's back. In a strict namespace whoever joins
-        // without mTLS must not take the others' with it.
-        match others > 0 && !accounts.is_strict(&service.key) {
+        // without mTLS must not take the others' with it. Where the endpoint is chosen at connect() the address is that of whoever
+        // could not be asked, and stays closed to strict clients.
+        let is_chosen = accounts.is_strict(&service.key) || resolution.is_whole(&service.key);
+        match others > 0 && !is_chosen {
             true => mixed.push(service.key.to_string()),
             false => entries.push(entry),
         }

@@ -350,6 +350,7 @@ pub(super) fn check(
     // Only now: nothing of the files is judged by what a pod claims to be.
     let offered = offered::Policies::read(&mut check, &node, &mut resources, &mut modes, &offer.policies);
     offered::pods(&mut check, &node, (&modes, &offered), &mut workloads, &offer.pods);
+    let services = offered::services(&directory, &workloads.list, &offer.services);
     offered::destinations(&mut directory, &mut workloads.list, &offer.directory);
     let mut policy = policy::check(&mut check, &workloads.list, policy, outbound);
     policy.inbound.extend(resources.rules(&mut check, &workloads.list, node.trust_domain.as_ref()));
@@ -389,6 +390,7 @@ pub(super) fn check(
         kubernetes: node.kubernetes,
         workloads: workloads.list,
         bystanders,
+        services,
         verdicts: offered.into_verdicts(),
         directory,
         policy: policy.inbound,

@@ -3,7 +3,7 @@
 //! Every part is looked at on its own. One that is wrong is left out, and what it would have restricted is closed: it never makes
 //! the configuration fail, and never opens what it was to close. What files say goes before.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -14,7 +14,7 @@ use crate::config::at::{At, Spot};
 use crate::config::error::Fault;
 use crate::config::istio;
 use crate::config::kubernetes::{
-    Instead, OfferedPod, OfferedPolicy, Outcome, PodIssuer, PolicyKind, Verdict,
+    Instead, OfferedPod, OfferedPolicy, Outcome, PodIssuer, PolicyKind, ResolvedService, Verdict,
 };
 use crate::config::number::number_of;
 use crate::config::raw;
@@ -302,6 +302,33 @@ fn identity(issuer: &PodIssuer, pod: &OfferedPod) -> WorkloadIdentity {
             WorkloadIdentity::Delegated { issuer: issuer.clone(), selectors }
         }
     }
+}
+
+/// Services that are resolved; one of whose address a file speaks is the file's, and stays what the file says.
+pub(super) fn services(
+    of_files: &[DirectoryEntry],
+    workloads: &[Workload],
+    offered: &[ResolvedService],
+) -> Vec<ResolvedService> {
+    let mut taken: HashMap<IpNet, Vec<&DirectoryEntry>> = HashMap::new();
+    for entry in of_files {
+        for network in &entry.addresses {
+            taken.entry(*network).or_default().push(entry);
+        }
+    }
+    let configured: HashSet<IpAddr> = workloads
+        .iter()
+        .filter(|workload| workload.select.pod.is_none())
+        .flat_map(|workload| workload.addresses.iter().copied())
+        .collect();
+    let is_free = |service: &&ResolvedService| {
+        let entries = taken.get(&IpNet::from(service.at.ip()));
+        let speaks = |entry: &&DirectoryEntry| {
+            entry.ports.as_ref().is_none_or(|ports| ports.contains(&service.at.port()))
+        };
+        !configured.contains(&service.at.ip()) && !entries.into_iter().flatten().any(speaks)
+    };
+    offered.iter().filter(is_free).cloned().collect()
 }
 
 /// Adds destinations; an address of which a file speaks is the file's.
