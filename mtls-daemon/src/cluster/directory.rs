@@ -50,8 +50,8 @@ pub(super) fn of(
             continue;
         };
         // The address is turned to any of them by kube-proxy, behind the client's back. In a strict namespace whoever joins
-        // without mTLS must not take the others' with it. Where the endpoint is chosen at connect() the address is that of whoever
-        // could not be asked, and stays closed to strict clients.
+        // without mTLS must not take the others' with it. Where endpoints are chosen at connect() this entry is met only while the
+        // daemon is away, and keeps strict clients closed then.
         let is_chosen = accounts.is_strict(&service.key) || resolution.is_whole(&service.key);
         match others > 0 && !is_chosen {
             true => mixed.push(service.key.to_string()),
