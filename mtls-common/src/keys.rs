@@ -133,3 +133,13 @@ pub struct DirectPair {
     /// Where it connects to.
     pub to: Endpoint,
 }
+
+/// One of the endpoints behind a Service's address and port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct BackendKey {
+    /// The number of the set of endpoints.
+    pub set: u32,
+    /// Which of them, from 0.
+    pub index: u32,
+}

@@ -11,19 +11,19 @@ pub mod table;
 
 pub use event::{Event, EventKind, SYN_CAPACITY, UNREPORTED};
 pub use keys::{
-    AddressKey, DeliveryKey, DestinationPort, DirectPair, ListenerKey, SharedPort, SourceKey, UidKey,
-    VerdictKey, WorkloadPort,
+    AddressKey, BackendKey, DeliveryKey, DestinationPort, DirectPair, ListenerKey, SharedPort, SourceKey,
+    UidKey, VerdictKey, WorkloadPort,
 };
 pub use socket::{
     DirectSocket, Direction, Endpoint, Expected, LetGo, Phase, Role, SocketKind, SocketState, UnsentLimit,
 };
 pub use table::{
-    Counter, Destination, Enclosure, Namespace, PortMode, VERDICT_ALLOW, VERDICT_DENY, Workload,
+    Counter, Destination, Enclosure, Namespace, PortMode, Service, VERDICT_ALLOW, VERDICT_DENY, Workload,
     enclosure_flags, workload_flags,
 };
 
 /// Changes whenever the layout or the meaning of a pinned map changes; names the pin directory.
-pub const ABI: u32 = 8;
+pub const ABI: u32 = 9;
 
 /// Ports that are learned for nobody: by these a node is managed, and finds names and the time. Named by a workload they are captured
 /// all the same.
@@ -40,9 +40,9 @@ mod pod {
     //! `aya::Pod` says that any bytes may be copied to and from a map.
 
     use crate::{
-        AddressKey, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure, Endpoint,
-        Event, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, UidKey, UnsentLimit,
-        VerdictKey, Workload, WorkloadPort,
+        AddressKey, BackendKey, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket,
+        Enclosure, Endpoint, Event, Expected, ListenerKey, Namespace, Service, SharedPort, SocketState,
+        SourceKey, UidKey, UnsentLimit, VerdictKey, Workload, WorkloadPort,
     };
 
     macro_rules! pod {
@@ -57,6 +57,7 @@ mod pod {
 
     pod!(
         AddressKey,
+        BackendKey,
         DeliveryKey,
         Destination,
         DestinationPort,
@@ -68,6 +69,7 @@ mod pod {
         Expected,
         ListenerKey,
         Namespace,
+        Service,
         SharedPort,
         SocketState,
         SourceKey,
@@ -94,6 +96,8 @@ mod pod {
             assert_eq!(size_of::<DeliveryKey>(), 8 + 2 * 20);
             assert_eq!(size_of::<ListenerKey>(), 16);
             assert_eq!(size_of::<UidKey>(), 16);
+            assert_eq!(size_of::<BackendKey>(), 8);
+            assert_eq!(size_of::<Service>(), 8);
             assert_eq!(size_of::<Namespace>(), 8);
             assert_eq!(size_of::<Workload>(), 32);
             assert_eq!(size_of::<Enclosure>(), 16);

@@ -116,6 +116,16 @@ pub struct Destination {
     pub workload: u32,
 }
 
+/// What is behind a Service's address and port.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Service {
+    /// The number of its set of endpoints. One that has gone is never given again, so that no other Service's is found under it.
+    pub set: u32,
+    /// How many there are.
+    pub backends: u32,
+}
+
 /// Value of a verdict: connect() is refused.
 pub const VERDICT_DENY: u32 = 1;
 /// Value of a verdict: an exception to the verdict of port 0.
@@ -184,4 +194,6 @@ counters! {
     DirectUnreported = "direct_unreported",
     /// SYNs of probers that a workload's own listener was left.
     Probed = "probed",
+    /// connect() calls to a Service's address for which one of its endpoints was chosen.
+    Resolved = "resolved",
 }

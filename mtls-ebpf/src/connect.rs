@@ -18,7 +18,7 @@ use crate::address::{endpoint, from_v4, from_v6, port_from_network, set_words, w
 use crate::classify::{Decision, Place, outbound, place};
 use crate::listener::{LOCALHOST_V4, LOCALHOST_V6, is_alive};
 use crate::maps::{CONNECTING, DIRECT_PAIRS, count};
-use crate::{enclosure, event, features, probe, storage};
+use crate::{enclosure, event, features, probe, service, storage};
 
 const ALLOW: i32 = 1;
 const REFUSE: i32 = 0;
@@ -43,7 +43,7 @@ pub fn connect6(ctx: SockAddrContext) -> i32 {
 }
 
 #[inline(always)]
-fn decide(ctx: &SockAddrContext, to: Endpoint, v6_socket: bool) -> i32 {
+fn decide(ctx: &SockAddrContext, mut to: Endpoint, v6_socket: bool) -> i32 {
     // SAFETY: context fields.
     let (protocol, sk) =
         unsafe { ((*ctx.sock_addr).protocol, (*ctx.sock_addr).__bindgen_anon_1.sk.cast::<c_void>()) };
@@ -59,6 +59,8 @@ fn decide(ctx: &SockAddrContext, to: Endpoint, v6_socket: bool) -> i32 {
             state.kind = SocketKind::Untouched.raw(); // it was one to where it led before
         }
     }
+    // SAFETY: `sk` comes from the context and is not null.
+    unsafe { service::forget(sk) };
     // SAFETY: sock_addr programs may ask for the namespace cookie.
     let place = unsafe { place(ctx.sock_addr.cast(), true) };
     // SAFETY: sock_addr programs may ask for the socket cookie.
@@ -70,6 +72,7 @@ fn decide(ctx: &SockAddrContext, to: Endpoint, v6_socket: bool) -> i32 {
         }
         return answer;
     };
+    service::resolve(SockAddrContext::new(ctx.sock_addr), sk, &place, &mut to, v6_socket);
     match outbound(&place, &to) {
         Decision::Untouched => leave(sk, &place),
         Decision::DeniedPolicy(destination) => {

@@ -8,7 +8,7 @@ use aya_ebpf::programs::SockAddrContext;
 use mtls_common::{Endpoint, SocketKind};
 
 use crate::address::{set_words, to_v4, to_v6};
-use crate::storage;
+use crate::{service, storage};
 
 #[cgroup_sock_addr(getpeername4)]
 pub fn getpeername4(ctx: SockAddrContext) -> i32 {
@@ -32,6 +32,10 @@ fn true_peer(ctx: &SockAddrContext) -> Option<Endpoint> {
     let sk = unsafe { (*ctx.sock_addr).__bindgen_anon_1.sk.cast::<c_void>() };
     if sk.is_null() {
         return None;
+    }
+    // SAFETY: from the context, not null.
+    if let Some(asked) = unsafe { service::asked(sk) } {
+        return Some(*asked);
     }
     // SAFETY: from the context, not null.
     let state = unsafe { storage::get(sk) }?;

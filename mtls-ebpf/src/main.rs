@@ -27,6 +27,7 @@ mod listener;
 mod maps;
 mod packet;
 mod probe;
+mod service;
 mod sk_lookup;
 mod sock_ops;
 mod storage;

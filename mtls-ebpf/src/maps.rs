@@ -7,9 +7,9 @@ use aya_ebpf::{
     maps::{Array, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf, SockHash},
 };
 use mtls_common::{
-    AddressKey, Counter, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket, Enclosure,
-    Endpoint, Expected, ListenerKey, Namespace, SharedPort, SocketState, SourceKey, UidKey, UnsentLimit,
-    VerdictKey, Workload, WorkloadPort,
+    AddressKey, BackendKey, Counter, DeliveryKey, Destination, DestinationPort, DirectPair, DirectSocket,
+    Enclosure, Endpoint, Expected, ListenerKey, Namespace, Service, SharedPort, SocketState, SourceKey,
+    UidKey, UnsentLimit, VerdictKey, Workload, WorkloadPort,
 };
 
 /// aya-ebpf's `SkStorage` has fixed flags; ours adds `BPF_F_CLONE`, so that what a listener of the daemon
@@ -39,6 +39,10 @@ pub static SOCKETS: SocketStorage = SocketStorage::new();
 /// Of direct connections whose TCP_NOTSENT_LOWAT somebody has set.
 #[btf_map]
 pub static LIMITS: SkStorage<UnsentLimit> = SkStorage::new();
+
+/// Of connections to a Service whose endpoint was chosen here: the address that the application asked for. Port 0: none.
+#[btf_map]
+pub static ASKED: SkStorage<Endpoint> = SkStorage::new();
 
 /// Namespace cookie → namespace.
 #[map]
@@ -89,6 +93,14 @@ pub static ADDRESSES: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(1 << 18
 #[map]
 pub static DESTINATIONS: HashMap<DestinationPort, Destination> =
     HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
+
+/// A Service's address and port → its set of endpoints. Holds two generations, since a change adds the new ones first.
+#[map]
+pub static SERVICES: HashMap<Endpoint, Service> = HashMap::with_max_entries(1 << 15, BPF_F_NO_PREALLOC);
+
+/// One of a set of endpoints → its address and port. Two generations, as above.
+#[map]
+pub static BACKENDS: HashMap<BackendKey, Endpoint> = HashMap::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
 
 /// Decisions that need no handshake (`VERDICT_DENY`, `VERDICT_ALLOW`).
 #[map]

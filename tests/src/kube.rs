@@ -1,7 +1,7 @@
 //! A cluster of one or more nodes: the API double, and pods whose processes are where kubelet and the container runtime put them.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use mtls_kube_double::{Double, TOKEN, json};
@@ -204,7 +204,12 @@ impl Cluster {
 
     /// Does what kube-proxy does to a pod's connections: the service's address is turned to an endpoint.
     pub fn translate(&self, from: &Spec, service: &str, port: u16, to: &Spec) {
-        let (port, to) = (port.to_string(), self.lab.pod(&to.name).at(port).to_string());
+        self.turn(from, service, port, to, port);
+    }
+
+    /// The same, to another port than the service's.
+    pub fn turn(&self, from: &Spec, service: &str, port: u16, to: &Spec, target: u16) {
+        let (port, to) = (port.to_string(), self.lab.pod(&to.name).at(target).to_string());
         let netns = &self.lab.pod(&from.name).netns;
         let rule = ["-t", "nat", "-A", "OUTPUT", "-d", service, "-p", "tcp", "--dport", &port, "-j", "DNAT"];
         let command = self.lab.tool("ip").args(["netns", "exec", netns, "iptables"]);
@@ -214,17 +219,13 @@ impl Cluster {
     /// The daemon of a node, not started yet. `yaml`: what stands below `kubernetes:`, and after it.
     #[track_caller]
     pub fn prepare(&self, node: &str, kubernetes: &str, yaml: &str) -> Daemon {
-        let files = self.lab.dir().join("service-account");
-        fs::create_dir_all(&files).expect("the lab's directory is writable");
-        fs::write(files.join("token"), TOKEN).expect("the lab's directory is writable");
-        fs::write(files.join("ca.crt"), self.double.ca_pem()).expect("the lab's directory is writable");
-        let account = files.display();
-        let yaml =
-            format!("kubernetes: {{ node: {node}, service_account: {account}, {kubernetes} }}\n{yaml}\n");
+        let account = account(&self.double, self.lab.dir());
+        let yaml = format!(
+            "kubernetes: {{ node: {node}, service_account: {}, {kubernetes} }}\n{yaml}\n",
+            account.display()
+        );
         let mut daemon = self.lab.prepare(node, &yaml);
-        let api = self.double.address();
-        daemon.set_env("KUBERNETES_SERVICE_HOST", &api.ip().to_string());
-        daemon.set_env("KUBERNETES_SERVICE_PORT", &api.port().to_string());
+        show(&self.double, &mut daemon);
         daemon
     }
 
@@ -241,6 +242,25 @@ impl Default for Cluster {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// Writes a pod's service account below this directory, and says where it is.
+///
+/// # Panics
+/// If it cannot be written.
+pub fn account(double: &Double, directory: &Path) -> PathBuf {
+    let files = directory.join("service-account");
+    fs::create_dir_all(&files).expect("the lab's directory is writable");
+    fs::write(files.join("token"), TOKEN).expect("the lab's directory is writable");
+    fs::write(files.join("ca.crt"), double.ca_pem()).expect("the lab's directory is writable");
+    files
+}
+
+/// Shows a daemon that is not started yet where the API server is.
+pub fn show(double: &Double, daemon: &mut Daemon) {
+    let api = double.address();
+    daemon.set_env("KUBERNETES_SERVICE_HOST", &api.ip().to_string());
+    daemon.set_env("KUBERNETES_SERVICE_PORT", &api.port().to_string());
 }
 
 /// JSON merge patch, as far as objects go (RFC 7396).

@@ -2,9 +2,13 @@
 //!
 //! Needs kernel TLS and tracing programs: a virtual machine (`cargo xtask test --only integration --kernel 6.12=direct`).
 
+use std::net::SocketAddr;
+
+use mtls_kube_double::{Double, json};
 use mtls_tests::direct::{HTTP, World, direct_records, records};
 use mtls_tests::hold::{App, ktls_is_listed, why_not_direct};
-use mtls_tests::lab::Output;
+use mtls_tests::kube::{account, show};
+use mtls_tests::lab::{Output, program_beside_the_test};
 use mtls_tests::{could_not_run, eventually, programs, slow};
 
 fn get(world: &World) -> Output {
@@ -160,4 +164,50 @@ fn a_kernel_whose_sendfile_stalls_is_refused_with_the_reason_and_relays_carry_al
             );
         }
     }
+}
+
+#[test]
+fn a_connection_to_a_services_address_is_direct_to_the_endpoint_that_was_chosen() {
+    if let Some(why) = why_not_direct() {
+        return could_not_run(
+            a_connection_to_a_services_address_is_direct_to_the_endpoint_that_was_chosen,
+            why,
+        );
+    }
+    let double = Double::start();
+    let kubernetes = "kubernetes: { node: n1, service_account: $dir/service-account, resolve_services: true, unclassified: allow }";
+    let mut world = World::prepare(&[HTTP], kubernetes, "");
+    account(&double, world.lab.dir());
+    show(&double, &mut world.here);
+    let service: SocketAddr = "10.96.0.9:8080".parse().expect("an address");
+    let meta = json!({ "name": "far", "namespace": "shop", "uid": "far", "labels": { "kubernetes.io/service-name": "far" } });
+    double.put(
+        "services",
+        json!({ "metadata": meta, "spec": { "clusterIP": service.ip().to_string(), "ports": [{ "port": service.port() }] } }),
+    );
+    let far = world.far().v4.to_string();
+    double.put(
+        "endpointslices",
+        json!({ "metadata": meta, "addressType": "IPv4", "endpoints": [{ "addresses": [far] }],
+                "ports": [{ "name": "", "port": HTTP }] }),
+    );
+    world.start();
+    world.nginx = Some(programs::nginx(world.far(), HTTP));
+    eventually(slow::limit(20), "the service to be resolved", || {
+        (world.here.ask(&["status"])["kubernetes"]["services"]["resolved"] == 1).then_some(())
+    });
+    assert_eq!(world.get(service).ok().text(), "hello from far", "{}", world.printed());
+    world.wait_session(world.far().at(HTTP));
+    let capture = world.lab.capture();
+    assert_eq!(world.get(service).ok().text(), "hello from far", "{}", world.printed());
+    let probe = world.web().cmd(program_beside_the_test("probe")).args(["connect", &service.to_string()]);
+    let said = probe.args(["--send", "GET / HTTP/1.0\r\n\r\n"]).run().ok().text();
+    assert!(
+        said.contains("hello from far") && said.contains(&format!("\"getpeername\":\"{service}\"")),
+        "{said}"
+    );
+    for record in direct_records(&world.here, "web", 2) {
+        assert_eq!(record.reason(), "", "{record:?}");
+    }
+    capture.stop().assert_only_tls(HTTP);
 }

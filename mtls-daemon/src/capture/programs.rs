@@ -23,9 +23,10 @@ use crate::sys::bpf::AttachType;
 pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
 
 /// Every table, in the object's spelling.
-pub const MAPS: [&str; 34] = [
+pub const MAPS: [&str; 37] = [
     "SOCKETS",
     "LIMITS",
+    "ASKED",
     "NAMESPACES",
     "CGROUPS",
     "CGROUP_LEVELS",
@@ -38,6 +39,8 @@ pub const MAPS: [&str; 34] = [
     "EXCLUDED_PORTS",
     "ADDRESSES",
     "DESTINATIONS",
+    "SERVICES",
+    "BACKENDS",
     "DENIED",
     "SOURCES",
     "ENCLOSURE",

@@ -13,7 +13,7 @@ use aya::maps::lpm_trie::{Key as TrieKey, LpmTrie};
 use aya::maps::{Array, HashMap as KernelMap, MapData, MapError};
 use aya::{Ebpf, Pod};
 use mtls_common::{
-    AddressKey, Destination, DestinationPort, Enclosure, Namespace, SharedPort, SourceKey, UidKey,
+    AddressKey, Destination, DestinationPort, Enclosure, Endpoint, Namespace, SharedPort, SourceKey, UidKey,
     VERDICT_ALLOW, VERDICT_DENY, VerdictKey, Workload, WorkloadPort, workload_flags,
 };
 
@@ -21,6 +21,9 @@ use super::error::CaptureError;
 use super::held::Held;
 
 pub mod compare;
+mod services;
+
+use services::Services;
 
 /// What the tables shall hold. Sets are numbered from 0 here; the kernel's numbers are chosen on applying.
 #[derive(Debug, Clone, Default)]
@@ -45,6 +48,8 @@ pub struct Tables {
     pub addresses: HashMap<(u32, [u8; 16]), u32>,
     /// Destinations of the sets.
     pub destinations: HashMap<DestinationPort, Destination>,
+    /// Services whose address is turned at connect() → their endpoints.
+    pub services: HashMap<Endpoint, Vec<Endpoint>>,
     /// Workloads that own a whole namespace (0: none does), by its cookie.
     pub owners: HashMap<u64, u32>,
     /// Connections that are refused at connect().
@@ -85,6 +90,7 @@ pub struct KernelTables {
     excluded_ports: Map<WorkloadPort, u32>,
     addresses: LpmTrie<MapData, [u8; 16], u32>,
     destinations: Map<DestinationPort, Destination>,
+    services: Services,
     denied: Map<VerdictKey, u32>,
     sources: LpmTrie<MapData, SourceKey, u32>,
     enclosure: Array<MapData, Enclosure>,
@@ -146,6 +152,7 @@ macro_rules! every_table {
             excluded_ports: $from($source, "EXCLUDED_PORTS")?,
             addresses: $from($source, "ADDRESSES")?,
             destinations: $from($source, "DESTINATIONS")?,
+            services: Services::new($from($source, "SERVICES")?, $from($source, "BACKENDS")?),
             denied: $from($source, "DENIED")?,
             sources: $from($source, "SOURCES")?,
             enclosure: $from($source, "ENCLOSURE")?,
@@ -180,10 +187,13 @@ impl KernelTables {
         upsert(&mut self.port_modes, &wanted.port_modes).map_err(CaptureError::map("PORT_MODES"))?;
         upsert(&mut self.shared_ports, &wanted.shared_ports).map_err(CaptureError::map("SHARED_PORTS"))?;
 
+        // Before the directory forgets their addresses, and gone only after it knows them again.
+        self.services.upsert(&wanted.services).map_err(services::Failed::into_error)?;
         // Destinations may have other numbers now, which an old denial must not hit.
         self.lift_denials(&wanted.denied).map_err(CaptureError::map("DENIED"))?;
         let base = self.replace_directory(wanted)?;
         replace(&mut self.denied, &wanted.denied).map_err(CaptureError::map("DENIED"))?;
+        self.services.remove_others(&wanted.services).map_err(services::Failed::into_error)?;
 
         replace(&mut self.cgroups, &wanted.cgroups).map_err(CaptureError::map("CGROUPS"))?;
         self.cgroup_levels.set(0, wanted.cgroup_levels, 0).map_err(CaptureError::map("CGROUP_LEVELS"))?;
@@ -333,9 +343,9 @@ fn upsert<K: Pod + Eq + Hash, V: Pod + PartialEq>(
     Ok(())
 }
 
-fn remove_others<K: Pod + Eq + Hash, V: Pod>(
+fn remove_others<K: Pod + Eq + Hash, V: Pod, W>(
     map: &mut Map<K, V>,
-    wanted: &HashMap<K, V>,
+    wanted: &HashMap<K, W>,
 ) -> Result<(), MapError> {
     let stale: Vec<K> = map.keys().filter_map(Result::ok).filter(|key| !wanted.contains_key(key)).collect();
     stale.iter().try_for_each(|key| ignore_absent(map.remove(key)))

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 
 use super::accounts::{Account, Accounts};
 use super::offer::View;
+use super::services::Resolution;
 use crate::config::{DirectoryEntry, OfferedDestination, OfferedPeer, is_never_captured};
 use crate::identity::SpiffeId;
 use crate::kube::Key;
@@ -18,6 +19,7 @@ pub(super) fn of(
     accounts: &Accounts<'_>,
     owners: &BTreeMap<IpAddr, &Pod>,
     node: &str,
+    resolution: &Resolution<'_>,
 ) -> (Vec<OfferedDestination>, Vec<String>) {
     let elsewhere = |pod: &&Pod| pod.node.as_ref().is_none_or(|name| name.as_str() != node);
     let mut by_pod: BTreeMap<&Key, (&Pod, Vec<IpAddr>)> = BTreeMap::new();
@@ -49,8 +51,10 @@ pub(super) fn of(
             continue;
         };
         // The address is turned to any of them by kube-proxy, behind the client's back. In a strict namespace whoever joins
-        // without mTLS must not take the others' with it.
-        match others > 0 && !accounts.is_strict(&service.key) {
+        // without mTLS must not take the others' with it. Where endpoints are chosen at connect() this entry is met only while the
+        // daemon is away, and keeps strict clients closed then.
+        let is_chosen = accounts.is_strict(&service.key) || resolution.is_whole(&service.key);
+        match others > 0 && !is_chosen {
             true => mixed.push(service.key.to_string()),
             false => entries.push(OfferedDestination { entry, pod: None }),
         }

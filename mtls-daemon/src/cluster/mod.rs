@@ -9,11 +9,13 @@ mod directory;
 mod follow;
 mod offer;
 mod report;
+mod services;
 mod standing;
 
 pub use follow::{Cluster, ClusterError, NODE_NAME};
-pub use offer::{Earlier, View, offer};
+pub use offer::{Earlier, Notes, View, offer};
 pub use report::Reports;
+pub use services::{Left, MAX_BACKENDS, MAX_ENDPOINTS, MAX_SERVICES};
 pub use standing::{ResourceStanding, STALE};
 
 #[cfg(test)]

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use super::accounts::{Account, Accounts};
 use super::directory;
+use super::services::{Left, Resolution};
 use crate::config::{Kubernetes, Offer, OfferedPod, OfferedPolicy, PodSelector, PolicyKind, PolicyName};
 use crate::identity::TrustDomain;
 use crate::kube::objects::{
@@ -34,7 +35,16 @@ pub struct View {
 /// The last good `spec` of each policy object.
 pub type Earlier = HashMap<PolicyName, Box<str>>;
 
-/// What the cluster offers to this node, and the services behind which not all are enrolled, which are therefore no destinations.
+/// What of the cluster is not as one would expect.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Notes {
+    /// Services behind which not all are enrolled, and which are therefore no destinations.
+    pub mixed: Vec<String>,
+    /// Services whose endpoint kube-proxy chooses though endpoints are chosen at connect(), and why.
+    pub left: Vec<(String, Left)>,
+}
+
+/// What the cluster offers to this node, and what is to be said of it.
 #[must_use]
 pub fn offer(
     view: &View,
@@ -42,7 +52,7 @@ pub fn offer(
     node: &str,
     domain: &TrustDomain,
     earlier: &Earlier,
-) -> (Offer, Vec<String>) {
+) -> (Offer, Notes) {
     let accounts = Accounts::new(view, domain);
     let owners = owners(view.pods.iter().map(AsRef::as_ref));
     let root: Vec<&str> = settings.cgroup_root.iter().map(String::as_str).collect();
@@ -68,9 +78,15 @@ pub fn offer(
             Account::Unknown => {}
         }
     }
-    let (directory, mixed) = directory::of(view, &accounts, &owners, node);
-    let offer = Offer { pods, bystanders, directory, policies: policies(view, earlier) };
-    (offer, mixed)
+    let resolution = if settings.resolve_services {
+        Resolution::of(view, &accounts, &owners)
+    } else {
+        Resolution::default()
+    };
+    let (directory, mixed) = directory::of(view, &accounts, &owners, node, &resolution);
+    let Resolution { services, left, .. } = resolution;
+    let offer = Offer { pods, bystanders, directory, policies: policies(view, earlier), services };
+    (offer, Notes { mixed, left })
 }
 
 fn policies(view: &View, earlier: &Earlier) -> Vec<OfferedPolicy> {

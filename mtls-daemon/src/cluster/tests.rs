@@ -54,7 +54,9 @@ fn slice(pods: &[&str]) -> Value {
 }
 
 fn made(view: &View) -> (Offer, Vec<String>) {
-    offer(view, &settings(), "n1", &"example.org".parse().unwrap(), &Earlier::new())
+    let (offer, notes) = offer(view, &settings(), "n1", &"example.org".parse().unwrap(), &Earlier::new());
+    assert!(offer.services.is_empty() && notes.left.is_empty());
+    (offer, notes.mixed)
 }
 
 fn destinations(offer: &Offer) -> BTreeMap<&str, String> {
@@ -187,3 +189,5 @@ fn policy_objects_come_with_their_last_good_version() {
     let (offer, _) = super::offer(&view, &settings(), "n1", &"example.org".parse().unwrap(), &earlier);
     assert_eq!(offer.policies[0].earlier.as_deref(), Some("{}"));
 }
+
+mod services;

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use schemars::JsonSchema;
@@ -29,6 +29,8 @@ pub struct Kubernetes {
     pub policies: BTreeSet<PolicySource>,
     /// Whether processes of pods may send that are not known yet.
     pub unclassified: UnclassifiedPods,
+    /// Whether an endpoint of a Service is chosen at connect().
+    pub resolve_services: bool,
 }
 
 /// Where the identities of pods come from.
@@ -84,6 +86,19 @@ pub struct Offer {
     pub directory: Vec<OfferedDestination>,
     /// Objects that say modes and rules, for pods.
     pub policies: Vec<OfferedPolicy>,
+    /// Services of which an endpoint is chosen at connect(); none twice at one address and port.
+    pub services: Vec<ResolvedService>,
+}
+
+/// A Service's address and port that is turned to one of the endpoints when a workload of this node connects to it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ResolvedService {
+    /// The Service's `namespace/name`.
+    pub name: String,
+    /// Its address and one of its ports.
+    pub at: SocketAddr,
+    /// The endpoints, each as good as the others; at least one, all of the family of `at`.
+    pub endpoints: Vec<SocketAddr>,
 }
 
 /// A pod of this node that is a workload.

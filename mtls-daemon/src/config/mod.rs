@@ -35,7 +35,7 @@ pub use error::{ConfigError, Fault, Place, Problem, Quoted};
 pub use external::{ExternalCache, ExternalPolicy, OnFailure};
 pub use kubernetes::{
     Instead, Kubernetes, Offer, OfferedDestination, OfferedPeer, OfferedPod, OfferedPolicy, Outcome,
-    PodSelector, PolicyKind, PolicyName, PolicySource, UnclassifiedPods, Verdict,
+    PodSelector, PolicyKind, PolicyName, PolicySource, ResolvedService, UnclassifiedPods, Verdict,
 };
 pub(crate) use nested::nested;
 pub use number::number_of;

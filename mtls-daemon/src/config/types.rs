@@ -23,7 +23,7 @@ use crate::identity::{SpiffeId, TrustDomain};
 use super::direct::{Direct, NodeAddress};
 use super::error::Problem;
 use super::external::ExternalPolicy;
-use super::kubernetes::{Kubernetes, Verdict};
+use super::kubernetes::{Kubernetes, ResolvedService, Verdict};
 use super::rule::Rule;
 use super::unit::UnitName;
 pub use super::workload::*;
@@ -79,6 +79,8 @@ pub struct Config {
     pub workloads: Vec<Workload>,
     /// What belongs to no workload and is left alone where [`Config::unclassified`] holds.
     pub bystanders: Vec<Selector>,
+    /// Services of the cluster of which an endpoint is chosen at connect().
+    pub services: Vec<ResolvedService>,
     /// Destinations that are other nodes' workloads; names are unique.
     pub directory: Vec<DirectoryEntry>,
     /// Who may connect to local workloads; names are unique, also among [`Config::outbound_policy`].

@@ -289,7 +289,7 @@ pub(crate) mod tests {
     use super::super::rollout::RolloutError;
     use super::super::view::{
         Ability, Alarm, Check, ClusterStatus, ConfigStatus, ConnectionSums, KtlsDefect, KtlsStatus,
-        PolicyStatus, ResourceStatus, WorkloadState,
+        LeftService, PolicyStatus, ResourceStatus, ServicesStatus, WorkloadState,
     };
     use super::*;
     use crate::diagnose::{Answer, LiveError, LiveReport, LiveRequest};
@@ -393,6 +393,12 @@ pub(crate) mod tests {
                         refused: vec!["shop/odd: bad".into()],
                     }],
                     mixed_services: vec!["shop/web".into()],
+                    services: Some(ServicesStatus {
+                        resolved: 7,
+                        left: (0..11)
+                            .map(|n| LeftService { service: format!("shop/s{n}"), why: "bad".into() })
+                            .collect(),
+                    }),
                     policies: vec![PolicyStatus {
                         policy: "PeerAuthentication shop/all".into(),
                         accepted: false,

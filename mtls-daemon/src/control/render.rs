@@ -19,6 +19,9 @@ use crate::identity::ca::admin::Listing;
 use crate::observe::connection::ConnectionRecord;
 use crate::observe::explain::{Explanation, Outcome};
 
+/// So many services that are left to kube-proxy are told to people.
+const LEFT_SHOWN: usize = 10;
+
 fn cluster(out: &mut String, cluster: &ClusterStatus) {
     let count = |resource: &ResourceStatus| {
         let age =
@@ -41,6 +44,22 @@ fn cluster(out: &mut String, cluster: &ClusterStatus) {
             out,
             format_args!("  not mTLS by their address, since some pods behind are not enrolled: {services}"),
         );
+    }
+    if let Some(services) = &cluster.services {
+        line(
+            out,
+            format_args!(
+                "  {} services resolved at connect(), {} left to kube-proxy",
+                services.resolved,
+                services.left.len()
+            ),
+        );
+        for left in services.left.iter().take(LEFT_SHOWN) {
+            line(out, format_args!("    {}: {}", left.service, left.why));
+        }
+        if services.left.len() > LEFT_SHOWN {
+            line(out, format_args!("    and {} more", services.left.len().saturating_sub(LEFT_SHOWN)));
+        }
     }
     for policy in cluster.policies.iter().filter(|policy| !policy.accepted) {
         line(out, format_args!("  {} REFUSED: {}", policy.policy, policy.detail));

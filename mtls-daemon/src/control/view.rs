@@ -159,8 +159,29 @@ pub struct ClusterStatus {
     pub resources: Vec<ResourceStatus>,
     /// Services whose address is no destination, since some pods behind them are not enrolled: connections to it are not mTLS.
     pub mixed_services: Vec<String>,
+    /// What becomes of connections to Services' addresses; null where kube-proxy chooses all endpoints.
+    #[serde(default)]
+    pub services: Option<ServicesStatus>,
     /// Objects that say modes and rules.
     pub policies: Vec<PolicyStatus>,
+}
+
+/// Services whose endpoint is chosen at connect(), and those that are left to kube-proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServicesStatus {
+    /// How many have an address that is turned.
+    pub resolved: usize,
+    /// Those of which something is left to kube-proxy.
+    pub left: Vec<LeftService>,
+}
+
+/// A Service that is left to kube-proxy.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeftService {
+    /// Namespace and name.
+    pub service: String,
+    /// The reason.
+    pub why: String,
 }
 
 /// A resource of the cluster that is followed.

@@ -23,7 +23,7 @@ const BROKEN: &str = "kubernetes.json.broken";
 /// Largest file that is read, in bytes.
 pub const MAX_STATE_BYTES: u64 = 256 << 20;
 /// The format that this version reads and writes. It changes with the form of any object that is kept.
-const VERSION: u32 = 1;
+const VERSION: u32 = 2;
 
 /// Why it is not on disk, or cannot be read from it.
 #[derive(Debug, thiserror::Error)]

@@ -9,9 +9,9 @@ use tokio::time::{Instant, sleep};
 
 use super::daemon::{Daemon, lock};
 use crate::capture::Capture;
-use crate::cluster::{Cluster, ClusterError, Earlier, Reports, ResourceStanding, offer};
+use crate::cluster::{Cluster, ClusterError, Earlier, Left, Notes, Reports, ResourceStanding, offer};
 use crate::config::{Config, Instead, Offer, Outcome, Verdict};
-use crate::control::view::{Alarm, ClusterStatus, PolicyStatus, ResourceStatus};
+use crate::control::view::{Alarm, ClusterStatus, LeftService, PolicyStatus, ResourceStatus, ServicesStatus};
 use crate::identity::alarm::Level;
 use crate::observe::metrics::{ClusterHealth, SourceHealth};
 
@@ -62,8 +62,7 @@ pub(super) async fn hear(cluster: &Cluster, capture: &Capture) {
 pub struct Following {
     cluster: Option<Arc<Cluster>>,
     earlier: Earlier,
-    /// Services that are no destinations, since some behind them are not enrolled.
-    mixed: Vec<String>,
+    notes: Notes,
     /// Resources of which it was said that they are stale.
     stale: BTreeSet<String>,
     reports: Reports,
@@ -85,14 +84,21 @@ impl Following {
     pub(super) fn offer(&mut self, config: &Config) -> Option<Offer> {
         let (cluster, settings) = (self.cluster.as_ref()?, config.kubernetes.as_ref()?);
         let view = cluster.view()?;
-        let (offer, mixed) = offer(&view, settings, cluster.node(), &config.trust_domain, &self.earlier);
-        for service in mixed.iter().filter(|service| !self.mixed.contains(service)) {
+        let (offer, notes) = offer(&view, settings, cluster.node(), &config.trust_domain, &self.earlier);
+        for service in notes.mixed.iter().filter(|service| !self.notes.mixed.contains(service)) {
             tracing::warn!(
                 service,
                 "some pods behind this service are not enrolled: connections to its address are not mTLS; enrol them all"
             );
         }
-        self.mixed = mixed;
+        let is_new = |left: &&(String, Left)| left.1.is_for_its_size() && !self.notes.left.contains(left);
+        for (service, why) in notes.left.iter().filter(is_new) {
+            tracing::warn!(
+                service,
+                "the endpoint of this service is not chosen at connect(), and is left to kube-proxy: {why}"
+            );
+        }
+        self.notes = notes;
         Some(offer)
     }
 
@@ -129,8 +135,22 @@ impl Following {
         Some(ClusterStatus {
             node: cluster.node().to_owned(),
             resources: cluster.standings().into_iter().map(resource).collect(),
-            mixed_services: self.mixed.clone(),
+            mixed_services: self.notes.mixed.clone(),
+            services: self.services(config),
             policies: config.verdicts.iter().map(policy_status).collect(),
+        })
+    }
+
+    /// What becomes of Services at connect(); `None`: nothing.
+    fn services(&self, config: &Config) -> Option<ServicesStatus> {
+        config.kubernetes.as_ref().filter(|settings| settings.resolve_services)?;
+        let resolved: BTreeSet<&str> = config.services.iter().map(|service| service.name.as_str()).collect();
+        let left = self.notes.left.iter();
+        Some(ServicesStatus {
+            resolved: resolved.len(),
+            left: left
+                .map(|(service, why)| LeftService { service: service.clone(), why: why.to_string() })
+                .collect(),
         })
     }
 
@@ -160,7 +180,7 @@ impl Following {
         let refused = |verdict: &&Verdict| verdict.outcome != Outcome::Accepted;
         ClusterHealth {
             sources: self.standings().into_iter().map(source).collect(),
-            mixed_services: self.mixed.len(),
+            mixed_services: self.notes.mixed.len(),
             policies_refused: config.verdicts.iter().filter(refused).count(),
         }
     }

@@ -6,12 +6,12 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use mtls_common::{
-    AddressKey, Destination, DestinationPort, Enclosure, PortMode, SharedPort, UidKey, VERDICT_ALLOW,
-    VERDICT_DENY, VerdictKey, Workload, WorkloadPort, enclosure_flags, workload_flags,
+    AddressKey, Destination, DestinationPort, Enclosure, Endpoint, PortMode, SharedPort, UidKey,
+    VERDICT_ALLOW, VERDICT_DENY, VerdictKey, Workload, WorkloadPort, enclosure_flags, workload_flags,
 };
 
 use crate::capture::Tables;
-use crate::capture::address::octets;
+use crate::capture::address::{endpoint, octets};
 use crate::capture::cgroup::Cgroup;
 use crate::config::{DirectChoice, Exclusions, Mode, UnclassifiedNamespaces, UnknownDestinations};
 use crate::datapath::relay::place::Owners;
@@ -74,11 +74,18 @@ pub fn tables(snapshot: &Snapshot, found: &Found) -> Tables {
     add_directory(&mut tables, snapshot);
     add_denied(&mut tables, snapshot);
     sources::add(&mut tables, snapshot);
+    tables.services = services(snapshot);
     tables.enclosed = found.enclosed.iter().map(|cgroup| (cgroup.id, 1)).collect();
     tables.left_alone = found.left_alone.iter().map(|cookie| (*cookie, 1)).collect();
     tables.enclosure = enclosure(snapshot, found);
     add_probes(&mut tables, snapshot, found);
     tables
+}
+
+fn services(snapshot: &Snapshot) -> HashMap<Endpoint, Vec<Endpoint>> {
+    let all = snapshot.config.services.iter();
+    all.map(|service| (endpoint(service.at), service.endpoints.iter().copied().map(endpoint).collect()))
+        .collect()
 }
 
 fn enclosure(snapshot: &Snapshot, found: &Found) -> Enclosure {

@@ -16,6 +16,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "mtlsd.config" -}}
 {{- $kubernetes := dict "default_mode" .Values.kubernetes.defaultMode "policies" .Values.kubernetes.policies }}
 {{- with .Values.kubernetes.cgroupRoot }}{{ $_ := set $kubernetes "cgroup_root" . }}{{ end }}
+{{- if .Values.kubernetes.resolveServices }}{{ $_ := set $kubernetes "resolve_services" true }}{{ end }}
 {{- $own := dict "trust_domain" .Values.trustDomain "metrics" (dict "listen" .Values.metrics.listen) "kubernetes" $kubernetes }}
 {{- mustMergeOverwrite $own (deepCopy .Values.config) | toYaml }}
 {{- end }}

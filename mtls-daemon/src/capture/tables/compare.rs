@@ -9,6 +9,7 @@ use aya::maps::lpm_trie::LpmTrie;
 use aya::maps::{MapData, MapError};
 use mtls_common::DestinationPort;
 
+use super::services::Failed;
 use super::{KernelTables, Map, Tables};
 use crate::capture::error::CaptureError;
 
@@ -76,13 +77,13 @@ impl Differences {
 }
 
 #[derive(Debug, Default)]
-struct Collected {
+pub(super) struct Collected {
     count: usize,
     examples: Vec<(Wrong, String)>,
 }
 
 impl Collected {
-    fn push(&mut self, wrong: Wrong, key: impl fmt::Debug) {
+    pub(super) fn push(&mut self, wrong: Wrong, key: impl fmt::Debug) {
         self.count += 1;
         if self.examples.len() < EXAMPLES {
             self.examples.push((wrong, format!("{key:?}")));
@@ -112,6 +113,9 @@ impl KernelTables {
         hash(&mut all, "EXCLUDED_PORTS", &self.excluded_ports, &wanted.excluded_ports)?;
         hash(&mut all, "DENIED", &self.denied, &wanted.denied)?;
         hash(&mut all, "DESTINATIONS", &self.destinations, &destinations)?;
+        let (services, backends) = self.services.differences(&wanted.services).map_err(Failed::into_error)?;
+        all.add("SERVICES", wanted.services.len(), services);
+        all.add("BACKENDS", wanted.services.values().map(Vec::len).sum(), backends);
         trie(&mut all, "ADDRESSES", &self.addresses, &addresses)?;
         trie(&mut all, "EXCLUDED", &self.excluded, &wanted.excluded)?;
         trie(&mut all, "SOURCES", &self.sources, &wanted.sources)?;

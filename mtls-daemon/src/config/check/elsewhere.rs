@@ -1,11 +1,11 @@
 //! Destinations that the cluster offers: pods of other nodes, and services.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
 
-use crate::config::kubernetes::{OfferedDestination, OfferedPod, PodSelector};
+use crate::config::kubernetes::{OfferedDestination, OfferedPod, PodSelector, ResolvedService};
 use crate::config::types::{DirectoryEntry, Mode, Workload};
 
 use super::Check;
@@ -64,6 +64,33 @@ impl<'a> Elsewhere<'a> {
         };
         (!speaks.is_empty()).then(|| DirectoryEntry { ports: Some(speaks), ..entry })
     }
+}
+
+/// Services that are resolved; one of whose address a file speaks is the file's, and stays what the file says.
+pub(super) fn services(
+    of_files: &[DirectoryEntry],
+    workloads: &[Workload],
+    offered: &[ResolvedService],
+) -> Vec<ResolvedService> {
+    let mut taken: HashMap<IpNet, Vec<&DirectoryEntry>> = HashMap::new();
+    for entry in of_files {
+        for network in &entry.addresses {
+            taken.entry(*network).or_default().push(entry);
+        }
+    }
+    let configured: HashSet<IpAddr> = workloads
+        .iter()
+        .filter(|workload| workload.select.pod.is_none())
+        .flat_map(|workload| workload.addresses.iter().copied())
+        .collect();
+    let is_free = |service: &&ResolvedService| {
+        let entries = taken.get(&IpNet::from(service.at.ip()));
+        let speaks = |entry: &&DirectoryEntry| {
+            entry.ports.as_ref().is_none_or(|ports| ports.contains(&service.at.port()))
+        };
+        !configured.contains(&service.at.ip()) && !entries.into_iter().flatten().any(speaks)
+    };
+    offered.iter().filter(is_free).cloned().collect()
 }
 
 /// Adds destinations; an address of which a file speaks is the file's.

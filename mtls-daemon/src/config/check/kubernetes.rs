@@ -36,6 +36,7 @@ pub(super) fn check(
         issuer: pod_issuer(check, issuers, same, &raw.issuer),
         policies: policies(check, &raw.policies),
         unclassified: raw.unclassified.0.as_ref().map(|at| at.value).unwrap_or_default(),
+        resolve_services: raw.resolve_services.0.as_ref().is_some_and(|at| at.value),
     }
 }
 

@@ -351,6 +351,7 @@ pub(super) fn check(
     // Only now: nothing of the files is judged by what a pod claims to be.
     let offered = offered::Policies::read(&mut check, &node, &mut resources, &mut modes, &offer.policies);
     offered::pods(&mut check, &node, (&modes, &offered), &mut workloads, &offer.pods);
+    let services = elsewhere::services(&directory, &workloads.list, &offer.services);
     let elsewhere = elsewhere::Elsewhere::new(&node, &modes, &offered);
     elsewhere::destinations(&mut check, &elsewhere, &mut directory, &mut workloads.list, &offer.directory);
     let mut policy = policy::check(&mut check, &workloads.list, policy, outbound);
@@ -391,6 +392,7 @@ pub(super) fn check(
         kubernetes: node.kubernetes,
         workloads: workloads.list,
         bystanders,
+        services,
         verdicts: offered.into_verdicts(),
         directory,
         policy: policy.inbound,

@@ -28,6 +28,8 @@ pub(in crate::config) struct Kubernetes {
     pub issuer: Given<String>,
     /// Whether processes of pods may send that are not known yet: refuse (default) or allow. The node's own network is never closed.
     pub unclassified: Given<UnclassifiedPods>,
+    /// Choose the endpoint when a workload connects to a Service's address, in kube-proxy's place: true or false. Default false.
+    pub resolve_services: Given<bool>,
 }
 
 /// cert-manager as an issuer. Somebody must approve the requests: its own approver, or approver-policy.

@@ -326,6 +326,7 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
             Config {
                 kubernetes: None,
                 bystanders: Vec::new(),
+                services: Vec::new(),
                 verdicts: Vec::new(),
                 trust_domain: "own".parse().unwrap(),
                 paths: Paths { runtime: "/r".into(), state: "/s".into(), bpffs: "/b".into() },

@@ -320,6 +320,7 @@ fn the_settings_of_a_cluster_are_checked() {
     let default = settings("{}");
     assert_eq!((default.node, default.default_mode), (None, Mode::Permissive));
     assert_eq!(default.policies, [PolicySource::Mtlsd].into());
+    assert!(!default.resolve_services && settings("{ resolve_services: true }").resolve_services);
     assert_eq!(settings("{ cgroup_root: /kubelet/ }").cgroup_root, ["kubelet"]);
     let closed = load("{ cgroup_root: /kubelet }").unwrap().unclassified.cgroups;
     assert_eq!(closed[0].display().to_string(), "kubelet.slice/kubelet-kubepods.slice");
@@ -362,4 +363,16 @@ fn the_settings_of_a_cluster_are_checked() {
     };
     let selectors: Vec<_> = selectors.iter().map(ToString::to_string).collect();
     assert_eq!((issuer.as_str(), selectors.join(" ")), ("spire", "k8s:ns:shop k8s:sa:cart".to_owned()));
+}
+
+#[test]
+fn a_service_whose_address_a_file_speaks_of_is_not_resolved() {
+    let resolved = |at: &str| ResolvedService {
+        name: "shop/web".into(),
+        at: at.parse().unwrap(),
+        endpoints: vec!["10.0.0.1:80".parse().unwrap()],
+    };
+    let services = ["10.0.0.8:80", "10.0.0.9:80", "10.96.0.1:80"].map(resolved).to_vec();
+    let config = config(&Offer { services: services.clone(), ..Offer::default() });
+    assert_eq!(config.services, services[2..], "a directory's, and a workload's own");
 }

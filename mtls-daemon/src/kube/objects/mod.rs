@@ -24,7 +24,7 @@ pub use self::pairs::{MAX_PAIRS, Pairs};
 pub use self::pod::{MAX_ADDRESSES, MAX_PORTS, Phase, Pod, QosClass};
 pub use self::policy::{AuthorizationPolicy, MAX_SPEC, MutualTlsPolicy, PeerAuthentication, Policy};
 pub use self::port::{ContainerPort, Protocol};
-pub use self::service::{Service, ServiceKind, ServicePort};
+pub use self::service::{InternalTraffic, Service, ServiceKind, ServicePort, SessionAffinity};
 pub use self::slice::{Endpoint, EndpointSlice, MAX_ENDPOINTS, PodRef, SlicePort};
 
 use super::json::{Head, Ident};

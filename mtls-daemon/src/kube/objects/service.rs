@@ -23,6 +23,37 @@ pub struct Service {
     pub addresses: Box<[IpAddr]>,
     /// Its ports.
     pub ports: Box<[ServicePort]>,
+    /// Whether a client comes back to the endpoint that it had.
+    pub affinity: SessionAffinity,
+    /// From where endpoints are chosen for clients inside of the cluster.
+    pub internal_traffic: InternalTraffic,
+}
+
+/// Whether a client comes back to the endpoint that it had.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SessionAffinity {
+    /// It need not.
+    #[default]
+    None,
+    /// By its address.
+    #[serde(rename = "ClientIP")]
+    ClientIp,
+    /// Any that came later.
+    #[serde(other)]
+    Other,
+}
+
+/// From where endpoints are chosen for clients inside of the cluster.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum InternalTraffic {
+    /// From all nodes.
+    #[default]
+    Cluster,
+    /// From the client's node alone.
+    Local,
+    /// Any that came later.
+    #[serde(other)]
+    Other,
 }
 
 /// How a service is reached.
@@ -72,6 +103,10 @@ struct RawSpec {
     cluster_ips: Vec<String>,
     #[serde(default, deserialize_with = "or_default")]
     ports: Vec<ServicePort>,
+    #[serde(rename = "sessionAffinity", default, deserialize_with = "or_default")]
+    affinity: SessionAffinity,
+    #[serde(rename = "internalTrafficPolicy", default, deserialize_with = "or_default")]
+    internal_traffic: InternalTraffic,
 }
 
 impl Kind for Service {
@@ -90,6 +125,8 @@ impl Kind for Service {
             kind: spec.kind,
             addresses: addresses.map(|text| address("spec.clusterIPs", text)).collect::<Result<_, _>>()?,
             ports: spec.ports.into(),
+            affinity: spec.affinity,
+            internal_traffic: spec.internal_traffic,
         })
     }
 

@@ -155,6 +155,14 @@ fn services_say_their_own_addresses_and_headless_ones_have_none() {
     assert_eq!(service(json!({ "clusterIP": "10.96.0.7" })).addresses.len(), 1);
     assert!(service(json!({ "clusterIP": "None", "clusterIPs": ["None"] })).addresses.is_empty());
     assert_eq!(service(json!({ "type": "ExternalName" })).kind, ServiceKind::ExternalName);
+    let said = |affinity: Value, traffic: Value| {
+        let one = service(json!({ "sessionAffinity": affinity, "internalTrafficPolicy": traffic }));
+        (one.affinity, one.internal_traffic)
+    };
+    assert_eq!(said(Value::Null, Value::Null), (SessionAffinity::None, InternalTraffic::Cluster));
+    assert_eq!(said("None".into(), "Cluster".into()), (SessionAffinity::None, InternalTraffic::Cluster));
+    assert_eq!(said("ClientIP".into(), "Local".into()), (SessionAffinity::ClientIp, InternalTraffic::Local));
+    assert_eq!(said("New".into(), "Zone".into()), (SessionAffinity::Other, InternalTraffic::Other));
 }
 
 #[test]

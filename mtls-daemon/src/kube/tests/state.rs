@@ -39,9 +39,9 @@ fn a_file_that_is_none_is_set_aside_and_named() {
     assert!(file.read().unwrap().is_none());
     for (text, want) in [
         ("", "EOF"),
-        ("{\"version\":1,\"remembered\":{\"secrets\":null}}", "unknown field `secrets`"),
-        ("{\"version\":2,\"remembered\":{\"anything\":[1]}}", "version 2, and 1 is understood"),
-        ("{\"version\":1,\"remembered\":{\"pods\":{\"heard\":1,\"objects\":[{}]}}}", "missing field"),
+        ("{\"version\":2,\"remembered\":{\"secrets\":null}}", "unknown field `secrets`"),
+        ("{\"version\":3,\"remembered\":{\"anything\":[1]}}", "version 3, and 2 is understood"),
+        ("{\"version\":2,\"remembered\":{\"pods\":{\"heard\":1,\"objects\":[{}]}}}", "missing field"),
     ] {
         std::fs::write(file.path(), text).unwrap();
         let error = file.read().unwrap_err();

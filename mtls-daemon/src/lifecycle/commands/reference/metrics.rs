@@ -221,6 +221,9 @@ const fn told_event(counter: Counter) -> &'static str {
         Counter::Probed => {
             "connections of probers, kubelet's for one, that went to a workload's own listener"
         }
+        Counter::Resolved => {
+            "connect() calls to a Service's address for which one of its endpoints was chosen"
+        }
         Counter::DirectUnreported => {
             "connect() calls that could have become direct, but whose descriptor no program reported"
         }
