@@ -274,11 +274,23 @@ impl Entry {
             let state = lock(&self.state);
             (state.schedule.is_due(now), state.version)
         };
-        let changed = look && Stamp::of(&self.source.watch_paths()) != lock(&self.state).stamp;
+        let changed = look && self.has_changed();
         if !due && !changed && self.source.version() == version {
             return false;
         }
         matches!(self.fetch(now), Ok(true) | Err(IdentityError::Withdrawn(_)))
+    }
+
+    fn has_changed(&self) -> bool {
+        let before = lock(&self.state).stamp.clone();
+        let now = before.again(&self.source.watch_paths());
+        let mut state = lock(&self.state);
+        let changed = now != state.stamp;
+        if !changed {
+            // What has settled meanwhile is not read again.
+            state.stamp = now;
+        }
+        changed
     }
 
     /// True if the identity is another one now.
@@ -289,7 +301,7 @@ impl Entry {
         let result = catch_unwind(AssertUnwindSafe(|| self.source.fetch(now.system)))
             .unwrap_or(Err(IdentityError::Panicked(kind)));
         // Written meanwhile, they may be of two generations that fit together by chance: a chain without its end, old roots.
-        let result = match stamp == Stamp::of(&self.source.watch_paths()) {
+        let result = match stamp == stamp.again(&self.source.watch_paths()) {
             true => result,
             false => result.and(Err(IdentityError::Changing)),
         };
