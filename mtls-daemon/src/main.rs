@@ -3,15 +3,20 @@
 
 use std::io::stdout;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use clap::Parser;
 use mtls_daemon::control::cli::{Cli, Command, ConfigCommand, EXIT_DOES_NOT_HOLD, EXIT_HOLDS, PolicyCommand};
 use mtls_daemon::lifecycle::commands::{self, CommandError};
 use mtls_daemon::lifecycle::{self, DaemonError};
 
+/// How long a thread for blocking work waits for more. Each keeps memory, and work that comes now and then keeps all of them alive that
+/// have some within this time.
+const KEEP_ALIVE: Duration = Duration::from_secs(1);
+
 fn main() -> ExitCode {
     let outcome = match Cli::parse().command {
-        Command::Run(file) => runtime(tokio::runtime::Builder::new_multi_thread()).and_then(|runtime| {
+        Command::Run(file) => daemon_runtime().and_then(|runtime| {
             runtime.block_on(lifecycle::run(&file.config)).map(|()| EXIT_HOLDS).map_err(|e| e.to_string())
         }),
         Command::Ask(ask) => runtime(tokio::runtime::Builder::new_current_thread())
@@ -38,6 +43,13 @@ fn main() -> ExitCode {
 
 fn exit_code(holds: bool) -> u8 {
     if holds { EXIT_HOLDS } else { EXIT_DOES_NOT_HOLD }
+}
+
+fn daemon_runtime() -> Result<tokio::runtime::Runtime, String> {
+    mtls_daemon::sys::memory::share_arenas();
+    let mut builder = tokio::runtime::Builder::new_multi_thread();
+    builder.thread_keep_alive(KEEP_ALIVE);
+    runtime(builder)
 }
 
 fn runtime(mut builder: tokio::runtime::Builder) -> Result<tokio::runtime::Runtime, String> {

@@ -21,6 +21,11 @@ const PORT: u16 = 7000;
 
 /// The pod as the chart has it by default. `None`, and that is said: there is no helm, kubectl or runc.
 fn pod<T: Fn()>(test: T) -> Option<Pod> {
+    pod_with(test, &[])
+}
+
+/// The pod as the chart has it with these values.
+fn pod_with<T: Fn()>(test: T, values: &[&str]) -> Option<Pod> {
     if std::env::var_os("MTLSD_TEST_SLOW").is_some() {
         could_not_run(
             test,
@@ -38,7 +43,7 @@ fn pod<T: Fn()>(test: T) -> Option<Pod> {
     match found {
         Ok((chart, program)) => {
             let double = Double::start();
-            let objects = objects(&Kubectl::of(&program, &double), &chart.render(&[]));
+            let objects = objects(&Kubectl::of(&program, &double), &chart.render(values));
             Some(Pod::of(only(&objects, "DaemonSet")))
         }
         Err(reason) => {
@@ -57,6 +62,10 @@ struct World {
 
 impl World {
     fn new(pod: &Pod) -> Self {
+        Self::configured(pod, TWO)
+    }
+
+    fn configured(pod: &Pod, yaml: &str) -> Self {
         let lab = Lab::new(&["web", "db"]);
         let server = programs::probe(lab.pod("db"), PORT, &[]);
         // By its processes a pod is found; this one is not root, as most are.
@@ -70,7 +79,7 @@ impl World {
             "sleep",
             "600",
         ]);
-        let contained = pod.prepare(&lab, TWO);
+        let contained = pod.prepare(&lab, yaml);
         Self { contained, _server: server, _member: member, lab }
     }
 
@@ -173,6 +182,41 @@ fn without_any_one_capability_something_fails_and_says_which() {
             // The module is there already: then only kernels before 6.9 ask for it.
             Ok(()) => assert_eq!(capability, "NET_ADMIN"),
         }
+    }
+}
+
+#[test]
+fn direct_has_its_sysctl_only_with_the_charts_value_and_says_so_without() {
+    let test = direct_has_its_sysctl_only_with_the_charts_value_and_says_so_without;
+    const SYSCTL: &str = "ipv4/tcp_notsent_lowat";
+    let yaml = TWO.replace("netns: $db.netns }", "netns: $db.netns }, direct: auto");
+    for (values, place) in
+        [(&[][..], "/proc/sys/net"), (&["--set=direct.enabled=true"], "/host/proc/sys/net")]
+    {
+        let Some(pod) = pod_with(test, values) else { return };
+        let mut world = World::configured(&pod, &yaml);
+        world.contained.daemon.start();
+        // As the daemon does: through the container's mounts, from the workload's namespace.
+        let of_container = format!("/proc/{}/root{place}/{SYSCTL}", world.contained.pid());
+        let db = world.lab.pod("db");
+        let written = db.run(&["sh", "-c", &format!("echo 0 > {of_container}")]);
+        let why = world.contained.daemon.ability("direct").err().unwrap_or_default();
+        let value = db.run(&["cat", &format!("/proc/sys/net/{SYSCTL}")]).ok().text();
+        if values.is_empty() {
+            assert!(written.stderr.contains("Read-only file system"), "{written}");
+            assert!(
+                why.contains("/proc/sys is read-only here") && why.contains("`direct.enabled: true`"),
+                "{why}"
+            );
+            assert_eq!(value.trim(), "4294967295");
+        } else {
+            written.ok();
+            assert_eq!(value.trim(), "0");
+            // What is left is the kernel's.
+            assert!(why.is_empty() || why.contains("kernel TLS is needed"), "{why}");
+        }
+        let own = fs::read_to_string(format!("/proc/sys/net/{SYSCTL}")).expect("/proc is mounted");
+        assert_eq!(own.trim(), "4294967295", "the node's own is another");
     }
 }
 

@@ -238,15 +238,22 @@ fn the_pod_has_no_right_without_a_reason() {
     for key in ["hostNetwork: true", "hostPID: true", "appArmorProfile:"] {
         assert!(has_reason(key), "{key}");
     }
-    for volume in pod["volumes"].as_array().unwrap().iter().filter(|volume| volume["hostPath"].is_object()) {
+    let with_direct = world.objects(&["--set=direct.enabled=true"]);
+    let with_direct = &only(&with_direct, "DaemonSet")["spec"]["template"]["spec"];
+    let volumes = with_direct["volumes"].as_array().unwrap();
+    for volume in volumes.iter().filter(|volume| volume["hostPath"].is_object()) {
         let name = volume["name"].as_str().unwrap();
         assert!(has_reason(&format!("- {{ name: {name}, mountPath")), "{name}");
         let path = volume["hostPath"]["path"].as_str().unwrap();
         assert!(readme.contains(&format!("| `{path}` |")), "{path} is not in the README");
     }
-    let writable = pod["containers"][0]["volumeMounts"].as_array().unwrap().iter();
-    let writable = writable.filter(|mount| mount["readOnly"] != true).map(|mount| &mount["mountPath"]);
-    assert_eq!(writable.collect::<Vec<_>>(), ["/sys/fs/bpf", "/run/mtlsd", "/var/lib/mtlsd"]);
+    let writable = |pod: &Value| -> Vec<String> {
+        let mounts = pod["containers"][0]["volumeMounts"].as_array().unwrap().iter();
+        let writable = mounts.filter(|mount| mount["readOnly"] != true);
+        writable.map(|mount| mount["mountPath"].as_str().unwrap().to_owned()).collect()
+    };
+    assert_eq!(writable(pod), ["/sys/fs/bpf", "/run/mtlsd", "/var/lib/mtlsd"]);
+    assert_eq!(writable(with_direct), ["/sys/fs/bpf", "/run/mtlsd", "/var/lib/mtlsd", "/host/proc/sys/net"]);
 }
 
 #[test]

@@ -305,8 +305,17 @@ fn a_strict_port_is_tried_for_real_and_one_that_lets_plaintext_in_is_found() {
     assert!(!tried.iter().any(|detail| detail.contains("7001")), "{tried:?}");
     assert!(pair.refusals("db", "plaintext") < 0.5, "the daemon's own trial is no attack");
     assert_eq!(pair.daemon.access_log().len(), before);
+    let flows_refused = || {
+        let (_, text) = pair.daemon.cli(&["rollout", "status", "--workload", "db"]);
+        let report: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+        let ports = report["ports"].as_array().cloned().unwrap_or_default();
+        let peers = ports.iter().flat_map(|port| port["peers"].as_array().cloned().unwrap_or_default());
+        peers.filter(|peer| peer["fate"] == "refused-now").collect::<Vec<_>>()
+    };
+    assert!(flows_refused().is_empty(), "nor a client that strict refuses: {:?}", flows_refused());
     // A real one still is.
     pair.refuses("plaintext", |to| raw(pair.out(), to, b"GET / HTTP/1.1\r\n\r\n", false));
+    assert!(!flows_refused().is_empty());
 
     let said =
         found_by_verify(&pair, "strict ports refuse plaintext", ":80", || detach(&pair, "steer_inbound"));

@@ -1,44 +1,59 @@
-//! One thread for what takes much memory for a moment.
+//! One thread that loads the program of each namespace, with a loader that it keeps.
 //!
-//! The loader reads all of the kernel's type information, some 20 MB, for each namespace. glibc keeps what is freed with the arena of
-//! the thread that asked for it, and locked memory cannot be given back: each thread of the daemon that ever entered a namespace
-//! would come to hold as much. A new thread for each is no help, since any other new thread may get its arena.
+//! A new loader reads all of the kernel's type information: some 20 MB for a moment, which glibc would keep, and which locked memory
+//! cannot give back, and as much time as the verifier takes. No program of a namespace needs it.
 
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
+use std::cell::OnceCell;
 use std::sync::OnceLock;
-use std::sync::mpsc::{self, Sender};
+use std::sync::mpsc::{self, Receiver, Sender};
 
-type Job = Box<dyn FnOnce() + Send>;
+use aya::{Ebpf, VerifierLogLevel};
+
+use super::error::CaptureError;
+use super::pins::Pins;
+use super::programs::{self, Constants};
+
+/// So many objects a loader makes: it borrows the constants of each until it is dropped.
+const MOST: usize = if cfg!(test) { 2 } else { 4096 };
+
+struct Job {
+    pins: Pins,
+    constants: Constants,
+    answer: Sender<Result<Ebpf, CaptureError>>,
+}
 
 /// `None`: there can be no such thread.
 static THREAD: OnceLock<Option<Sender<Job>>> = OnceLock::new();
 
-/// Runs it on that thread, and waits. Where there can be no thread it runs on this one.
+/// Begins to read what is read once, so that it is over before memory is locked.
+pub(super) fn prepare() {
+    THREAD.get_or_init(start);
+}
+
+/// Loads the object with these constants on that thread, and waits. Where there is no such thread it is done on this one.
 ///
-/// # Panics
-/// If it does.
-pub(super) fn apart<T: Send + 'static>(run: impl FnOnce() -> T + Send + 'static) -> T {
-    let Some(thread) = THREAD.get_or_init(start) else { return run() };
+/// # Errors
+/// The kernel's refusal.
+pub(super) fn load(pins: &Pins, constants: Constants) -> Result<Ebpf, CaptureError> {
+    let on_this = || programs::load(pins, constants, VerifierLogLevel::default());
+    let Some(thread) = THREAD.get_or_init(start) else { return on_this() };
     let (answer, answered) = mpsc::channel();
-    let job = move || {
-        let _ = answer.send(catch_unwind(AssertUnwindSafe(run)));
-    };
-    if let Err(mpsc::SendError(job)) = thread.send(Box::new(job)) {
-        job();
+    if thread.send(Job { pins: pins.clone(), constants, answer }).is_err() {
+        return on_this();
     }
-    match answered.recv() {
-        Ok(Ok(outcome)) => outcome,
-        Ok(Err(panic)) => resume_unwind(panic),
-        Err(mpsc::RecvError) => resume_unwind(Box::new("a job was dropped before it ran")),
-    }
+    // It has panicked.
+    answered.recv().unwrap_or_else(|mpsc::RecvError| on_this())
 }
 
 fn start() -> Option<Sender<Job>> {
     let (sender, jobs) = mpsc::channel::<Job>();
-    let work = move || jobs.into_iter().for_each(|job| job());
-    let started = std::thread::Builder::new().name("loader".to_owned()).spawn(work);
-    match started {
-        Ok(_) => Some(sender),
+    let (ready, is_ready) = mpsc::channel();
+    let work = move || while serve(&jobs, &ready).is_some() {};
+    match std::thread::Builder::new().name("loader".to_owned()).spawn(work) {
+        Ok(_) => {
+            let _ = is_ready.recv();
+            Some(sender)
+        }
         Err(error) => {
             tracing::warn!(%error, "no thread for loading programs; the daemon takes more memory");
             None
@@ -46,23 +61,44 @@ fn start() -> Option<Sender<Job>> {
     }
 }
 
+/// With one loader; `None`: nobody asks any more.
+fn serve(jobs: &Receiver<Job>, ready: &Sender<()>) -> Option<()> {
+    let constants: Vec<_> = (0..MOST).map(|_| OnceCell::new()).collect();
+    let mut loader = programs::loader();
+    loader.btf(None);
+    let _ = ready.send(());
+    for cell in &constants {
+        let Job { pins, constants, answer } = jobs.recv().ok()?;
+        let constants = cell.get_or_init(|| constants);
+        let _ = answer.send(programs::load_with(&mut loader, &pins, constants, VerifierLogLevel::default()));
+    }
+    Some(())
+}
+
 #[cfg(test)]
 mod tests {
+    use std::path::PathBuf;
+
+    use super::super::programs::{EbpfLog, NETNS_PROGRAM, load_cgroup_programs};
     use super::*;
 
     #[test]
-    fn everything_runs_on_one_and_the_same_thread_which_outlives_a_panic() {
-        let name = || std::thread::current().name().map(str::to_owned);
-        let own = std::thread::current().id();
-        let first = apart(|| std::thread::current().id());
-        assert_ne!(first, own);
-        let panicked = catch_unwind(|| apart(|| panic!("on purpose")));
-        assert!(panicked.is_err());
-        let second = std::thread::scope(|scope| {
-            let other = scope.spawn(|| apart(|| std::thread::current().id()));
-            other.join().unwrap()
-        });
-        assert_eq!(first, second);
-        assert_eq!(apart(name).as_deref(), Some("loader"));
+    fn one_loader_serves_many_namespaces_and_the_next_one_follows() {
+        assert!(
+            nix::unistd::geteuid().is_root(),
+            "this test loads real programs: run it as root, as `cargo xtask test` does"
+        );
+        let directory = PathBuf::from(format!("/sys/fs/bpf/mtlsd-test-apart-{}", std::process::id()));
+        let pins = Pins::create(&directory).expect("bpffs at /sys/fs/bpf (mount -t bpf bpf /sys/fs/bpf)");
+        let (_, features) = load_cgroup_programs(&pins, EbpfLog::Off).unwrap();
+        let cookies = 1..=2 * u64::try_from(MOST).unwrap() + 1;
+        let loaded: Vec<_> = cookies
+            .map(|cookie| {
+                let mut object = load(&pins, Constants::new(features, EbpfLog::Off, cookie))?;
+                programs::load_program(&mut object, NETNS_PROGRAM)
+            })
+            .collect();
+        Pins::remove_all(&directory).unwrap();
+        assert!(loaded.iter().all(Result::is_ok), "{loaded:?}");
     }
 }

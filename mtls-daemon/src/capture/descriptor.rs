@@ -40,7 +40,8 @@ pub(super) fn attach(
     let architecture = std::env::consts::ARCH;
     let prefix = system_call_prefix(architecture).ok_or(NoDirect::Architecture(architecture))?;
     let btf = Btf::from_sys_fs().map_err(|error| CaptureError::from(aya::EbpfError::from(error)))?;
-    let mut object = programs::load(pins, features, log, 0, VerifierLogLevel::default())?;
+    let mut object =
+        programs::load(pins, programs::Constants::new(features, log, 0), VerifierLogLevel::default())?;
     let (accept, accept4) = (format!("{prefix}accept"), format!("{prefix}accept4"));
     // First the one whose refusal tells: where it is refused, all are.
     load(&mut object, "connect_enters", "__sys_connect", &btf)?;

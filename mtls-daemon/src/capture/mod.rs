@@ -75,6 +75,7 @@ impl Capture {
         let cgroup_root = cgroup::root(cgroup_root)?;
         let pins = Pins::create(bpffs)?;
         let (mut object, features) = programs::load_cgroup_programs(&pins, log)?;
+        apart::prepare();
         if log != EbpfLog::Off {
             events::forward_log(&mut object);
         }

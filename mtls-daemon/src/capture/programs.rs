@@ -12,7 +12,7 @@ use aya::programs::{Program, ProgramError, SkLookup};
 use aya::sys::SyscallError;
 use aya::{BtfError, Ebpf, EbpfError, EbpfLoader, VerifierLogLevel};
 
-use super::apart::apart;
+use super::apart;
 use super::cgroup;
 use super::error::CaptureError;
 use super::pins::Pins;
@@ -142,6 +142,20 @@ pub enum EbpfLog {
     Debug,
 }
 
+/// What differs from one loaded object to another, by which the verifier removes what is dead.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Constants {
+    features: Features,
+    log_level: u8,
+    netns_cookie: u64,
+}
+
+impl Constants {
+    pub(super) fn new(features: Features, log: EbpfLog, netns_cookie: u64) -> Self {
+        Self { features, log_level: log.level(), netns_cookie }
+    }
+}
+
 impl EbpfLog {
     fn level(self) -> u8 {
         match self {
@@ -158,34 +172,31 @@ const VMLINUX_BTF: &str = "/sys/kernel/btf/vmlinux";
 /// Loads the object with every table pinned, or taken over from its pin.
 pub(super) fn load(
     pins: &Pins,
-    features: Features,
-    log: EbpfLog,
-    netns_cookie: u64,
+    constants: Constants,
     verifier: VerifierLogLevel,
 ) -> Result<Ebpf, CaptureError> {
-    let level = log.level();
-    let mut loader = loader(pins, &level, &netns_cookie);
-    load_with(&mut loader, &features, verifier)
+    load_with(&mut loader(), pins, &constants, verifier)
 }
 
-/// What is the same for each trial. Each new loader reads the kernel's types, which takes as long as the verifier.
-fn loader<'a>(pins: &Pins, level: &'a u8, netns_cookie: &'a u64) -> EbpfLoader<'a> {
-    let mut loader = EbpfLoader::new();
-    loader.override_global("NETNS_COOKIE", netns_cookie, true);
-    loader.override_global("AYA_LOG_LEVEL", level, true);
+/// Each new one reads the kernel's types, which takes as long as the verifier.
+pub(super) fn loader<'a>() -> EbpfLoader<'a> {
+    EbpfLoader::new()
+}
+
+/// As [`load`], with a loader that may have been used before.
+pub(super) fn load_with<'a>(
+    loader: &mut EbpfLoader<'a>,
+    pins: &Pins,
+    constants: &'a Constants,
+    verifier: VerifierLogLevel,
+) -> Result<Ebpf, CaptureError> {
     for name in MAPS {
         loader.map_pin_path(name, pins.map(name));
     }
-    loader
-}
-
-fn load_with<'a>(
-    loader: &mut EbpfLoader<'a>,
-    features: &'a Features,
-    verifier: VerifierLogLevel,
-) -> Result<Ebpf, CaptureError> {
     loader.verifier_log_level(verifier);
-    loader.override_global("FEATURES", &features.0, true);
+    loader.override_global("NETNS_COOKIE", &constants.netns_cookie, true);
+    loader.override_global("AYA_LOG_LEVEL", &constants.log_level, true);
+    loader.override_global("FEATURES", &constants.features.0, true);
     loader.load(OBJECT).map_err(|error| match &error {
         EbpfError::MapError(MapError::CreateError { io_error, .. })
             if io_error.kind() == io::ErrorKind::PermissionDenied =>
@@ -205,13 +216,14 @@ pub fn load_cgroup_programs(pins: &Pins, log: EbpfLog) -> Result<(Ebpf, Features
     // The loader would go on without.
     std::fs::metadata(VMLINUX_BTF)
         .map_err(|error| EbpfError::BtfError(BtfError::FileError { path: VMLINUX_BTF.into(), error }))?;
-    let level = log.level();
-    let mut loader = loader(pins, &level, &0);
+    let trials = Features::TRIALS.map(|(features, lost)| (Constants::new(features, log, 0), lost));
+    let mut loader = loader();
     let mut refused = None;
-    for (features, lost) in &Features::TRIALS {
+    for (constants, lost) in &trials {
+        let features = constants.features;
         // The words of a refused trial are read by nobody, and cost the kernel more than the trial.
         let verifier = if features.0 == 0 { VerifierLogLevel::default() } else { VerifierLogLevel::STATS };
-        let mut object = load_with(&mut loader, features, verifier)?;
+        let mut object = load_with(&mut loader, pins, constants, verifier)?;
         // The last ones use the newest helpers: a refusal comes at once.
         match DIRECT_PROGRAMS
             .iter()
@@ -219,10 +231,10 @@ pub fn load_cgroup_programs(pins: &Pins, log: EbpfLog) -> Result<(Ebpf, Features
             .try_for_each(|name| load_program(&mut object, name))
         {
             Ok(()) => {
-                if *features != Features::TRIALS[0].0 {
+                if features != Features::TRIALS[0].0 {
                     tracing::warn!(lost, "this kernel lacks features that mtlsd would use");
                 }
-                return Ok((object, *features));
+                return Ok((object, features));
             }
             Err(error) => refused = Some(error),
         }
@@ -230,7 +242,7 @@ pub fn load_cgroup_programs(pins: &Pins, log: EbpfLog) -> Result<(Ebpf, Features
     Err(refused.unwrap_or(CaptureError::Missing("programs")))
 }
 
-fn load_program(object: &mut Ebpf, name: &'static str) -> Result<(), CaptureError> {
+pub(super) fn load_program(object: &mut Ebpf, name: &'static str) -> Result<(), CaptureError> {
     let program = object.program_mut(name).ok_or(CaptureError::Missing(name))?;
     let loaded = match program {
         Program::CgroupSockAddr(program) => program.load(),
@@ -338,8 +350,7 @@ pub fn attach_netns_program(
     cookie: u64,
     ours: impl Fn(u32) -> bool,
 ) -> Result<(), CaptureError> {
-    let own = pins.clone();
-    let mut object = apart(move || load(&own, features, log, cookie, VerifierLogLevel::default()))?;
+    let mut object = apart::load(pins, Constants::new(features, log, cookie))?;
     load_program(&mut object, NETNS_PROGRAM)?;
     let program = object.program_mut(NETNS_PROGRAM).ok_or(CaptureError::Missing(NETNS_PROGRAM))?;
     uses_our_tables(program, NETNS_PROGRAM, ours)?;

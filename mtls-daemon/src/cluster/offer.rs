@@ -94,7 +94,7 @@ fn policies(view: &View, earlier: &Earlier) -> Vec<OfferedPolicy> {
         let namespace = policy.key.namespace.as_ref().map_or_else(String::new, ToString::to_string);
         let name = PolicyName { kind, namespace, name: policy.key.name.to_string() };
         OfferedPolicy {
-            earlier: earlier.get(&name).filter(|spec| **spec != policy.spec).cloned(),
+            earlier: earlier.get(&name).cloned(),
             name,
             generation: policy.generation,
             dry_run: policy.dry_run,

@@ -591,6 +591,13 @@ pub enum Fault {
         super::check::MAX_COMBINATIONS
     )]
     PolicyTooLarge,
+    /// The rules of an object of the cluster name too many values, with all others.
+    #[error(
+        "with this object the policy of this node names more than {} workloads, ports and peers, counted once for each combination of \
+         `from`, `to` and `when`; use prefixes, namespaces or service accounts, leave out ports, or remove rules or other objects",
+        super::check::MAX_COMBINATIONS
+    )]
+    PolicyObjectTooLarge,
 
     // Warnings
     /// Warning: a rule for a workload that this node does not have.

@@ -149,8 +149,16 @@ pub struct OfferedPolicy {
     pub dry_run: bool,
     /// Its `spec`, as JSON.
     pub spec: Box<str>,
-    /// The last `spec` of it that was good.
+    /// The last `spec` of it that was good; it may be this one.
     pub earlier: Option<Box<str>>,
+}
+
+impl OfferedPolicy {
+    /// Was this very version good before?
+    #[must_use]
+    pub fn is_in_force(&self) -> bool {
+        self.earlier.as_ref() == Some(&self.spec)
+    }
 }
 
 /// Names an object that says modes or rules.

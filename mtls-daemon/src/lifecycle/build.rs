@@ -46,15 +46,21 @@ pub struct Prepared {
 }
 
 /// Enough of every bundle file to notice that one was replaced.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct BundleFiles(Stamp);
 
 impl BundleFiles {
     /// As they are now.
     #[must_use]
     pub fn of(config: &Config) -> Self {
+        Self(Stamp::default()).again(config)
+    }
+
+    /// As they are now, to be compared with what they were.
+    #[must_use]
+    pub fn again(&self, config: &Config) -> Self {
         let paths: Vec<_> = config.trust.bundles.iter().map(|bundle| bundle.file.clone()).collect();
-        Self(Stamp::of(&paths))
+        Self(self.0.again(&paths))
     }
 }
 
@@ -130,7 +136,7 @@ impl Prepared {
     /// Was it made of this configuration, and of bundle files that are still the same?
     #[must_use]
     pub fn is_of(&self, config: &Config) -> bool {
-        *self.config == *config && self.bundle_files == BundleFiles::of(config)
+        *self.config == *config && self.bundle_files == self.bundle_files.again(config)
     }
 
     /// Whom every workload of this node believes now.

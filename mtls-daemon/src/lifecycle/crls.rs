@@ -206,9 +206,10 @@ impl State {
     /// By its time, or because the file is another.
     fn is_due(&mut self) -> bool {
         if let CrlOrigin::File(path) = &self.settings.origin {
-            let stamp = Stamp::of(std::slice::from_ref(path));
-            if stamp != self.stamp {
-                self.stamp = stamp;
+            let stamp = self.stamp.again(std::slice::from_ref(path));
+            let changed = stamp != self.stamp;
+            self.stamp = stamp;
+            if changed {
                 return true;
             }
         }

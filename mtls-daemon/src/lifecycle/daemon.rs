@@ -10,7 +10,7 @@ use time::OffsetDateTime;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::{Notify, watch};
 
-use super::build::{BundleFiles, Prepared, prepare};
+use super::build::{Prepared, prepare};
 use super::cluster::Following;
 use super::crls::{self, CrlStore};
 use super::error::{DaemonError, PrepareError};
@@ -418,7 +418,7 @@ impl Daemon {
         let loaded = Config::load_with(&self.config_file, None, &changing.offer);
         let Loaded { config, sources } = loaded.map_err(|error| error.to_string())?;
         let old = Arc::clone(&changing.prepared.config);
-        if *old == config && changing.prepared.bundle_files == BundleFiles::of(&config) {
+        if changing.prepared.is_of(&config) {
             // They may say another thing of pods that are still to come.
             changing.sources = sources;
             return Ok(vec!["nothing has changed".to_owned()]);

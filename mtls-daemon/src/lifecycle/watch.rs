@@ -41,7 +41,7 @@ pub async fn configuration(daemon: Arc<Daemon>) {
         }
     };
     let mut watched = HashSet::new();
-    let mut seen = bundle_files(&daemon);
+    let mut seen = bundle_files(&daemon, &BundleFiles::default());
     loop {
         for directory in directories(&daemon) {
             // The default drop-in directory need not exist; it is looked for again at each event.
@@ -61,11 +61,14 @@ pub async fn configuration(daemon: Arc<Daemon>) {
                 () = changed.notified() => break tokio::time::sleep(SETTLE).await,
                 () = tokio::time::sleep(POLL) => {}
             }
-            if bundle_files(&daemon) != seen {
+            let now = bundle_files(&daemon, &seen);
+            let changed = now != seen;
+            seen = now;
+            if changed {
                 break;
             }
         }
-        seen = bundle_files(&daemon);
+        seen = bundle_files(&daemon, &seen);
         // One that was removed and made again is another directory, which is watched anew.
         watched.retain(|directory: &PathBuf| directory.exists());
         let relevant = Arc::clone(&daemon);
@@ -73,8 +76,9 @@ pub async fn configuration(daemon: Arc<Daemon>) {
     }
 }
 
-fn bundle_files(daemon: &Daemon) -> BundleFiles {
-    BundleFiles::of(&lock(&daemon.changing).prepared.config)
+fn bundle_files(daemon: &Daemon, before: &BundleFiles) -> BundleFiles {
+    let config = Arc::clone(&lock(&daemon.changing).prepared.config);
+    before.again(&config)
 }
 
 /// Directories, not files: editors and Kubernetes replace files by renaming.

@@ -2,6 +2,27 @@
 
 #![allow(unsafe_code)]
 
+use nix::libc::c_int;
+
+/// Most arenas. glibc would have eight for each processor, each of which comes to hold the most that was ever in use there at one time;
+/// what is locked is not given back.
+const MOST_ARENAS: usize = 8;
+/// Fewer would have the threads wait for each other.
+const FEWEST_ARENAS: usize = 2;
+
+/// Has the threads share few arenas: one for each processor, since no more threads allocate at one time. Before there are threads.
+pub fn share_arenas() {
+    let processors = std::thread::available_parallelism().map_or(FEWEST_ARENAS, usize::from);
+    let arenas = c_int::try_from(processors.clamp(FEWEST_ARENAS, MOST_ARENAS)).unwrap_or(c_int::MAX);
+    #[cfg(target_env = "gnu")]
+    // SAFETY: sets a number of the allocator's own, under its lock.
+    unsafe {
+        nix::libc::mallopt(nix::libc::M_ARENA_MAX, arenas);
+    }
+    #[cfg(not(target_env = "gnu"))]
+    let _ = arenas;
+}
+
 /// Gives memory that was freed back to the system (`malloc_trim(3)`). The kernel's type information alone is 20 MB at start, of
 /// which nothing is needed afterwards, and which glibc would keep for ever. Other allocators do it by themselves.
 pub fn give_back() {

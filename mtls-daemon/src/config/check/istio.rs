@@ -11,7 +11,7 @@ use crate::config::error::{Fault, Quoted};
 use crate::config::istio::IstioResource;
 use crate::config::raw::istio::{
     AuthorizationAction, AuthorizationPolicy, AuthorizationRule, AuthorizationSource, Metadata, NotL4,
-    Operation, PeerAuthentication, Resource, Selector, When,
+    Operation, PeerAuthentication, Resource, Selector, To, When,
 };
 use crate::config::rule::{Action, LocalMatch, PeerMatch, PeerTrait, PeerTraits, Rule, TextPattern};
 use crate::config::scalar;
@@ -19,6 +19,7 @@ use crate::config::types::{PolicyDefault, Workload};
 use crate::identity::TrustDomain;
 
 use super::modes::Entry;
+use super::policy::Total;
 use super::{Check, FileSpot, InFile, Seen, local};
 
 /// The namespace whose resources are for the whole mesh.
@@ -27,6 +28,7 @@ const ROOT_NAMESPACE: &str = "istio-system";
 const OWN_TRUST_DOMAIN: &str = "cluster.local/";
 /// An AuthorizationPolicy that is only tried.
 const DRY_RUN: &str = "istio.io/dry-run";
+const DESTINATION_PORT: &str = "destination.port";
 
 /// Which workloads a resource is for.
 #[derive(Clone, Debug)]
@@ -67,7 +69,7 @@ pub(super) struct Policy {
 
 impl Resources {
     /// Takes them apart; gives what PeerAuthentications say of modes.
-    pub fn check(check: &mut Check, raw: InFile<IstioResource>) -> (Self, Vec<Entry>) {
+    pub fn check(check: &mut Check, raw: InFile<IstioResource>, total: &mut Total) -> (Self, Vec<Entry>) {
         let mut resources = Self::default();
         let mut modes = Vec::new();
         let mut seen = Seen::new("resource", "rename one");
@@ -82,6 +84,15 @@ impl Resources {
                 }
                 IstioResource::Rules(resource) => {
                     note(check, &mut seen, "AuthorizationPolicy", &resource.metadata);
+                    let before = *total;
+                    total.add(weight(&resource.spec));
+                    if total.is_too_large() {
+                        // Once is enough.
+                        if !before.is_too_large() {
+                            check.fault(at.spot, Fault::PolicyTooLarge);
+                        }
+                        continue;
+                    }
                     let policy = authorization_policy(check, resource);
                     resources.policies.push(((file, at.spot), policy));
                 }
@@ -91,7 +102,12 @@ impl Resources {
     }
 
     /// Reads one of the cluster's; `None`: it is refused.
-    pub fn read_one(check: &mut Check, resource: IstioResource, own: Option<&TrustDomain>) -> Option<One> {
+    pub fn read_one(
+        check: &mut Check,
+        resource: IstioResource,
+        own: Option<&TrustDomain>,
+        total: &mut Total,
+    ) -> Option<One> {
         let file = check.file;
         match resource {
             IstioResource::Modes(resource) => {
@@ -100,6 +116,11 @@ impl Resources {
                 Some(One::Modes(Scope { pods_only: true, ..scope }, entry))
             }
             IstioResource::Rules(resource) => {
+                total.add(weight(&resource.spec));
+                if total.is_too_large() {
+                    check.fault(Spot::START, Fault::PolicyObjectTooLarge);
+                    return None;
+                }
                 let mut policy = authorization_policy(check, resource);
                 policy.scope.pods_only = true;
                 // What is wrong with a rule is found when it is converted, for whomever.
@@ -189,6 +210,38 @@ fn rules_of(
         rules.extend(converter.rule(number, rule, meant));
     }
     rules
+}
+
+/// What its rules come to: there is one for each operation, with every source, and each condition narrows all of them. Counted
+/// before any is made.
+fn weight(spec: &AuthorizationPolicy) -> usize {
+    let rule = |at: &At<AuthorizationRule>| {
+        let rule = &at.value;
+        let (mut sources, mut of_sources) = (1_usize, 0_usize);
+        if let Some(list) = &rule.from.0 {
+            sources = list.value.len().max(1);
+            of_sources = list.value.iter().map(|from| from.value.source.values()).sum();
+        }
+        let (mut operations, mut of_operations) = (1_usize, 0_usize);
+        if let Some(list) = &rule.to.0 {
+            operations = list.value.len().max(1);
+            let ports = |to: &At<To>| to.value.operation.ports.len() + to.value.operation.not_ports.len();
+            of_operations = list.value.iter().map(ports).sum();
+        }
+        let (mut peers, mut ports) = (0_usize, 0_usize);
+        for when in &rule.when {
+            let When { key, values, not_values } = &when.value;
+            let of_key = if key.value == DESTINATION_PORT { &mut ports } else { &mut peers };
+            *of_key += values.len() + not_values.len();
+        }
+        let of_sources = of_sources.saturating_add(sources.saturating_mul(peers));
+        let of_operations = of_operations.saturating_add(operations.saturating_mul(ports));
+        let clauses = sources.saturating_mul(operations);
+        clauses
+            .saturating_add(operations.saturating_mul(of_sources))
+            .saturating_add(sources.saturating_mul(of_operations))
+    };
+    spec.rules.iter().map(rule).fold(0, usize::saturating_add)
 }
 
 fn note(
@@ -443,7 +496,7 @@ impl Converter<'_> {
             "source.ip" => Some(this.traits(none, none, none, list)),
             _ => None,
         };
-        if key.value == "destination.port" {
+        if key.value == DESTINATION_PORT {
             let (is, not) = (self.ports(values), self.ports(not_values));
             for (wanted, unwanted) in operations {
                 if !is.is_empty() {

@@ -342,14 +342,16 @@ pub(super) fn check(
     check.file = 0;
     let external = std::mem::take(&mut main.policy_external);
     let node = node::check(&mut check, main);
-    let (mut resources, of_resources) = istio::Resources::check(&mut check, resources);
+    let mut total = policy::Total::of(&policy, &outbound);
+    let (mut resources, of_resources) = istio::Resources::check(&mut check, resources, &mut total);
     let mut modes = modes::Modes::check(&mut check, modes, of_resources);
     let mut workloads = workload::check(&mut check, &node, &modes, workloads);
     let listen = node.direct.listen.zip(node.direct_listen);
     direct::not_of_a_workload(&mut check, listen, &workloads.list);
     let mut directory = directory::check(&mut check, &node, &workloads, directory);
     // Only now: nothing of the files is judged by what a pod claims to be.
-    let offered = offered::Policies::read(&mut check, &node, &mut resources, &mut modes, &offer.policies);
+    let offered =
+        offered::Policies::read(&mut check, &node, (&mut resources, &mut modes), &offer.policies, total);
     offered::pods(&mut check, &node, (&modes, &offered), &mut workloads, &offer.pods);
     let services = elsewhere::services(&directory, &workloads.list, &offer.services);
     let elsewhere = elsewhere::Elsewhere::new(&node, &modes, &offered);

@@ -26,6 +26,7 @@ use crate::identity::{SpireSelector, Subject, TrustDomain};
 use super::istio::{One, Resources, Scope, scope_in};
 use super::modes::{Entry, Modes};
 use super::node::Node;
+use super::policy::Total;
 use super::workload::{Workloads, port_modes};
 use super::{Check, policy};
 
@@ -56,24 +57,25 @@ impl Policies {
     pub fn read(
         check: &mut Check,
         node: &Node,
-        resources: &mut Resources,
-        modes: &mut Modes,
+        (resources, modes): (&mut Resources, &mut Modes),
         offered: &[OfferedPolicy],
+        mut total: Total,
     ) -> Self {
         let mut policies = Self::default();
         let mut entries = Vec::new();
-        for policy in offered {
-            let own = node.trust_domain.as_ref();
-            let mut read =
-                |spec: &str| check.attempt(&policy.name.to_string(), |check| one(check, policy, spec, own));
-            let (good, outcome) = match read(&policy.spec) {
-                Ok(good) => (Some(good), Outcome::Accepted),
-                Err(why) => {
-                    let earlier = policy.earlier.as_deref().and_then(|spec| read(spec).ok());
-                    let instead = if earlier.is_some() { Instead::Earlier } else { Instead::Closed };
-                    (earlier, Outcome::Refused { why, instead })
-                }
-            };
+        let own = node.trust_domain.as_ref();
+        // Where not all fit, what is in force goes before what is new.
+        let mut judged: Vec<_> = offered.iter().enumerate().collect();
+        judged.sort_by_key(|(_, policy)| (!policy.is_in_force(), policy.earlier.is_none()));
+        let mut judged: Vec<_> = judged
+            .into_iter()
+            .map(|(number, policy)| {
+                let (good, outcome) = judge(check, policy, own, &mut total);
+                (number, policy, good, outcome)
+            })
+            .collect();
+        judged.sort_by_key(|(number, ..)| *number);
+        for (_, policy, good, outcome) in judged {
             match good {
                 Some(Good::Istio(one)) => entries.extend(resources.add(one)),
                 Some(Good::Ours(ours, entry)) => {
@@ -165,10 +167,41 @@ impl Policies {
     }
 }
 
-fn one(check: &mut Check, policy: &OfferedPolicy, spec: &str, own: Option<&TrustDomain>) -> Option<Good> {
+/// An object, or its last good version if it is not good itself.
+fn judge(
+    check: &mut Check,
+    policy: &OfferedPolicy,
+    own: Option<&TrustDomain>,
+    total: &mut Total,
+) -> (Option<Good>, Outcome) {
+    let mut read = |spec: &str| {
+        // What is refused takes no room.
+        let mut with = *total;
+        let name = policy.name.to_string();
+        let good = check.attempt(&name, |check| one(check, policy, spec, own, &mut with))?;
+        *total = with;
+        Ok::<_, String>(good)
+    };
+    match read(&policy.spec) {
+        Ok(good) => (Some(good), Outcome::Accepted),
+        Err(why) => {
+            let earlier = policy.earlier.as_deref().and_then(|spec| read(spec).ok());
+            let instead = if earlier.is_some() { Instead::Earlier } else { Instead::Closed };
+            (earlier, Outcome::Refused { why, instead })
+        }
+    }
+}
+
+fn one(
+    check: &mut Check,
+    policy: &OfferedPolicy,
+    spec: &str,
+    own: Option<&TrustDomain>,
+    total: &mut Total,
+) -> Option<Good> {
     let name = &policy.name;
     if name.kind == PolicyKind::MutualTlsPolicy {
-        return ours(check, policy, spec);
+        return ours(check, policy, spec, total);
     }
     let spec = serde_json::from_str::<&RawValue>(spec).ok()?;
     let dry_run = if policy.dry_run { json!({ "istio.io/dry-run": "true" }) } else { json!({}) };
@@ -179,12 +212,17 @@ fn one(check: &mut Check, policy: &OfferedPolicy, spec: &str, own: Option<&Trust
         "spec": spec,
     });
     let resource = istio::resource(check, &document.to_string(), Spot::START)?;
-    Resources::read_one(check, resource.value, own).map(Good::Istio)
+    Resources::read_one(check, resource.value, own, total).map(Good::Istio)
 }
 
-fn ours(check: &mut Check, policy: &OfferedPolicy, spec: &str) -> Option<Good> {
+fn ours(check: &mut Check, policy: &OfferedPolicy, spec: &str, total: &mut Total) -> Option<Good> {
     let spec: raw::MutualTlsPolicy =
         yaml::parse(spec).map_err(|(spot, fault)| check.fault(spot, fault)).ok()?;
+    total.add_rules(&spec.rules);
+    if total.is_too_large() {
+        check.fault(Spot::START, Fault::PolicyObjectTooLarge);
+        return None;
+    }
     let scope = Scope { pods_only: true, ..scope_in(check, &policy.name.namespace, &spec.selector) };
     let entry = Entry {
         at: (check.file, Spot::START),

@@ -23,6 +23,33 @@ pub(super) struct Checked {
     pub outbound: Vec<Rule>,
 }
 
+/// What all rules together come to, of [`MAX_COMBINATIONS`].
+#[derive(Clone, Copy, Default)]
+pub(super) struct Total(usize);
+
+impl Total {
+    /// The rules of the files.
+    pub fn of(inbound: &InFile<raw::Rule>, outbound: &InFile<raw::OutboundRule>) -> Self {
+        let mut total = Self::default();
+        inbound.iter().for_each(|(_, at)| total.add(weight(&Common::inbound(&at.value))));
+        outbound.iter().for_each(|(_, at)| total.add(weight(&Common::outbound(&at.value))));
+        total
+    }
+
+    pub fn add(&mut self, weight: usize) {
+        self.0 = self.0.saturating_add(weight);
+    }
+
+    /// Adds the rules of an object of the cluster.
+    pub fn add_rules(&mut self, rules: &[At<raw::Rule>]) {
+        rules.iter().for_each(|at| self.add(weight(&Common::inbound(&at.value))));
+    }
+
+    pub fn is_too_large(self) -> bool {
+        self.0 > MAX_COMBINATIONS
+    }
+}
+
 /// What both directions have in common.
 struct Common<'r> {
     name: &'r At<String>,
@@ -32,49 +59,64 @@ struct Common<'r> {
     peers: &'r Given<Peers>,
 }
 
+impl<'r> Common<'r> {
+    fn inbound(rule: &'r raw::Rule) -> Self {
+        let raw::Rule { name, action, dry_run, to: local, from: peers } = rule;
+        Self { name, action, dry_run, local, peers }
+    }
+
+    fn outbound(rule: &'r raw::OutboundRule) -> Self {
+        let raw::OutboundRule { name, action, dry_run, from: local, to: peers } = rule;
+        Self { name, action, dry_run, local, peers }
+    }
+}
+
 pub(super) fn check(
     check: &mut Check,
     workloads: &[Workload],
     inbound: InFile<raw::Rule>,
     outbound: InFile<raw::OutboundRule>,
 ) -> Checked {
-    let mut rules =
-        Rules { names: Seen::new("rule name", "rename one"), total: 0, local: Local::new(workloads) };
+    let mut rules = Rules {
+        names: Seen::new("rule name", "rename one"),
+        total: Total::default(),
+        local: Local::new(workloads),
+    };
     let mut checked = Checked { inbound: Vec::new(), outbound: Vec::new() };
     for (file, at) in &inbound {
         check.file = *file;
-        let raw::Rule { name, action, dry_run, to: local, from: peers } = &at.value;
-        checked.inbound.extend(rules.rule(check, at, Common { name, action, dry_run, local, peers }));
+        checked.inbound.extend(rules.rule(check, at, Common::inbound(&at.value)));
     }
     for (file, at) in &outbound {
         check.file = *file;
-        let raw::OutboundRule { name, action, dry_run, from: local, to: peers } = &at.value;
-        checked.outbound.extend(rules.rule(check, at, Common { name, action, dry_run, local, peers }));
+        checked.outbound.extend(rules.rule(check, at, Common::outbound(&at.value)));
     }
     checked
 }
 
 /// One rule of an object of the cluster: `None`: it is refused.
 pub(super) fn one(check: &mut Check, workloads: &[Workload], at: &At<raw::Rule>) -> Option<Rule> {
-    let mut rules =
-        Rules { names: Seen::new("rule name", "rename one"), total: 0, local: Local::new(workloads) };
-    let raw::Rule { name, action, dry_run, to: local, from: peers } = &at.value;
-    rules.rule(check, at, Common { name, action, dry_run, local, peers })
+    let mut rules = Rules {
+        names: Seen::new("rule name", "rename one"),
+        total: Total::default(),
+        local: Local::new(workloads),
+    };
+    rules.rule(check, at, Common::inbound(&at.value))
 }
 
 struct Rules<'w> {
     names: Seen<String>,
-    total: usize,
+    total: Total,
     local: Local<'w>,
 }
 
 impl Rules<'_> {
     fn rule<T>(&mut self, check: &mut Check, at: &At<T>, raw: Common<'_>) -> Option<Rule> {
         let before = self.total;
-        self.total = self.total.saturating_add(weight(&raw));
-        if self.total > MAX_COMBINATIONS {
+        self.total.add(weight(&raw));
+        if self.total.is_too_large() {
             // Once is enough.
-            if before <= MAX_COMBINATIONS {
+            if !before.is_too_large() {
                 check.fault(at.spot, Fault::PolicyTooLarge);
             }
             return None;

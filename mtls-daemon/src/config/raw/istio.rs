@@ -132,6 +132,23 @@ pub(in crate::config) struct AuthorizationSource {
     pub not_remote_ip_blocks: NotL4,
 }
 
+impl AuthorizationSource {
+    /// How many values it lists.
+    pub fn values(&self) -> usize {
+        let lists = [
+            &self.principals,
+            &self.not_principals,
+            &self.namespaces,
+            &self.not_namespaces,
+            &self.service_accounts,
+            &self.not_service_accounts,
+            &self.ip_blocks,
+            &self.not_ip_blocks,
+        ];
+        lists.iter().map(|list| list.len()).sum()
+    }
+}
+
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub(in crate::config) struct To {

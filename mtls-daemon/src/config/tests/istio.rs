@@ -244,3 +244,16 @@ fn places_are_right_in_every_document_and_comments_and_empty_documents_are_passe
         .collect();
     assert_eq!(names, ["shop/b[0]".to_owned()].into());
 }
+
+#[test]
+fn what_comes_to_too_much_is_refused_before_it_is_made() {
+    let from = vec!["{ source: { namespaces: [a] } }"; 2_000].join(", ");
+    let to = vec!["{ operation: { ports: ['80'] } }"; 600].join(", ");
+    let policy = |rule: &str| authorization("shop", "p", &format!("spec: {{ rules: [{rule}] }}"));
+    let refused = |text: &str| load(text).is_err_and(|error| error.to_string().contains("more than 1000000"));
+    assert!(refused(&policy(&format!("{{ from: [{from}], to: [{to}] }}"))));
+    let ports: Vec<_> = (1..2_000).map(|port| format!("'{port}'")).collect();
+    let when = format!("when: [{{ key: destination.port, values: [{}] }}]", ports.join(", "));
+    assert!(refused(&policy(&format!("{{ to: [{to}], {when} }}"))));
+    assert!(load(&policy(&format!("{{ from: [{from}] }}, {{ to: [{to}] }}"))).is_ok());
+}

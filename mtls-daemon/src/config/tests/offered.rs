@@ -202,6 +202,61 @@ fn the_last_good_version_of_an_object_stays_in_force() {
     assert!(may(&config, "ns/shop/sa/x", "shop/cart", 80) && !may(&config, "ns/ops/sa/x", "shop/cart", 80));
 }
 
+/// A rule that comes to about 1000 × `peers`.
+fn large(peers: usize) -> String {
+    let ports: Vec<_> = (1..1000).collect();
+    let peers = vec![r#"{"namespaces":["ops"]}"#; peers].join(",");
+    format!(r#"{{"rules":[{{"name":"all","action":"allow","to":{{"ports":{ports:?}}},"from":[{peers}]}}]}}"#)
+}
+
+/// The same of Istio's.
+fn large_of_istio(sources: usize) -> String {
+    let from = vec![r#"{"source":{"namespaces":["ops"]}}"#; sources].join(",");
+    let to = vec![r#"{"operation":{"ports":["80"]}}"#; 500].join(",");
+    format!(r#"{{"rules":[{{"from":[{from}],"to":[{to}]}}]}}"#)
+}
+
+#[test]
+fn an_object_that_is_too_large_is_refused_alone() {
+    for (kind, spec) in [
+        (MutualTlsPolicy, large(1001)),
+        (AuthorizationPolicy, large_of_istio(1001)),
+        // So much that it would take gigabytes.
+        (AuthorizationPolicy, large_of_istio(20_000)),
+    ] {
+        let small = policy(MutualTlsPolicy, "ops", "fine", &large(1));
+        let config = with(vec![policy(kind, "shop", "large", &spec), small]);
+        let [refused, fine] = &config.verdicts[..] else { panic!("{:?}", config.verdicts) };
+        let Outcome::Refused { why, instead: Instead::Closed } = &refused.outcome else {
+            panic!("{refused:?}")
+        };
+        assert!(why.contains("more than 1000000") && why.contains("use prefixes"), "{why}");
+        assert_eq!(fine.outcome, Outcome::Accepted);
+        assert!(!may(&config, "ns/ops/sa/x", "shop/cart", 80), "it is closed");
+        assert!(may(&config, "ns/ops/sa/x", "ops/ops", 80));
+    }
+}
+
+#[test]
+fn objects_count_together_and_what_is_in_force_goes_before_what_is_new() {
+    let new = policy(MutualTlsPolicy, "ops", "a", &large(600));
+    let mut old = policy(MutualTlsPolicy, "shop", "b", &large(600));
+    let accepted = |old: &OfferedPolicy| -> Vec<_> {
+        let config = with(vec![new.clone(), old.clone()]);
+        config.verdicts.iter().map(|verdict| verdict.outcome == Outcome::Accepted).collect()
+    };
+    assert_eq!(accepted(&old), [true, false]);
+    old.earlier = Some(old.spec.clone());
+    assert_eq!(accepted(&old), [false, true]);
+    // One that grows too large stays as it was.
+    old.spec = large(1001).into();
+    old.earlier = Some(large(2).into());
+    let config = with(vec![old]);
+    let outcome = &config.verdicts[0].outcome;
+    assert!(matches!(outcome, Outcome::Refused { instead: Instead::Earlier, .. }), "{outcome:?}");
+    assert!(may(&config, "ns/ops/sa/x", "shop/cart", 80));
+}
+
 #[test]
 fn modes_that_contradict_each_other_are_strict() {
     let config = with(vec![

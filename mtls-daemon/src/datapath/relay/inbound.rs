@@ -19,12 +19,12 @@ use super::place::Place;
 use super::session::{Session, SessionError, end_politely};
 use crate::config::{DirectChoice, Mode, Timeouts};
 use crate::datapath::ktls::Suite;
-use crate::flows::Channel;
+use crate::flows::{Channel, Flows};
 use crate::handshake::{Authorise, Preface, Records, Verdict};
 use crate::identity::PeerIdentity;
 use crate::observe::connection::{Datapath, Direction, Ending};
 use crate::observe::observer::{Captured, Observed};
-use crate::observe::{Reason, Refusal};
+use crate::observe::{Reason, Refusal, WorkloadMetrics};
 use crate::snapshot::{Snapshot, WorkloadState};
 
 /// Carries one inbound connection from its first byte to where bytes can flow.
@@ -38,9 +38,14 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
         reset(&stream);
         return;
     };
-    let (observer, metrics) = match place.is_probe(from) {
-        true => (&relay.probes, relay.probes.metrics().workload(&workload.settings.name)),
-        false => (&relay.observer, Arc::clone(&workload.metrics)),
+    let is_probe = place.is_probe(from);
+    let (observer, metrics, flows) = match is_probe {
+        // Of its own: the metrics of probes would keep the names of all pods that ever were.
+        true => {
+            let name = Arc::clone(workload.metrics.name());
+            (&relay.probes, Arc::new(WorkloadMetrics::new(name)), Arc::new(Flows::off()))
+        }
+        false => (&relay.observer, Arc::clone(&workload.metrics), Arc::clone(&relay.flows)),
     };
     let observed = observer.begin(
         &metrics,
@@ -52,7 +57,7 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
         },
     );
     let port = to.port();
-    if workload.settings.direct_of_port(port) == DirectChoice::Require && !place.is_probe(from) {
+    if workload.settings.direct_of_port(port) == DirectChoice::Require && !is_probe {
         reset(&stream);
         let detail = format!("port {port} takes only direct connections (`direct: require`)");
         observed.end(Ending::Refused(Refusal::new(Reason::DirectFailed, detail)));
@@ -80,7 +85,7 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
         snapshot: Arc::clone(&snapshot),
         workload: Arc::clone(&workload),
         connection: observed.shared(),
-        flows: Arc::clone(&relay.flows),
+        flows: Arc::clone(&flows),
     };
     let reception = Reception {
         relay: &relay,
@@ -106,7 +111,7 @@ pub async fn receive(relay: Arc<Relay>, place: Arc<Place>, stream: TcpStream, fr
         }
         Err(ending) => {
             if let Ending::Refused(refusal) = &ending {
-                note_unproven(&relay.flows, &workload.settings.name, to.port(), from.ip(), refusal.reason);
+                note_unproven(&flows, &workload.settings.name, to.port(), from.ip(), refusal.reason);
             }
             drop(observed.end(ending));
         }

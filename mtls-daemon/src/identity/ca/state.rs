@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use serde::{Deserialize, Serialize};
@@ -122,7 +123,7 @@ pub(super) struct State {
     pub(super) bundle: Bundle,
     pub(super) issuing: Authority,
     certificates: Vec<CaCertificate>,
-    stamp: Stamp,
+    stamp: Mutex<Stamp>,
 }
 
 impl State {
@@ -163,7 +164,7 @@ impl State {
                 }
             }
         }
-        Ok(Self { phase, bundle: Bundle::from_der(roots)?, issuing, certificates, stamp })
+        Ok(Self { phase, bundle: Bundle::from_der(roots)?, issuing, certificates, stamp: Mutex::new(stamp) })
     }
 
     /// Is the intermediate to be renewed, by a root that is here?
@@ -173,7 +174,14 @@ impl State {
     }
 
     pub(super) fn changed(&self, path: &Path) -> bool {
-        Stamp::of(&Directory::at(path).watched()) != self.stamp
+        let mut stamp = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+        let now = stamp.again(&Directory::at(path).watched());
+        let changed = now != *stamp;
+        if !changed {
+            // What has settled meanwhile is not read again.
+            *stamp = now;
+        }
+        changed
     }
 
     /// What must be done soon, with the command. `wanted`: where the configuration says that the key is.

@@ -95,6 +95,14 @@ struct State {
     last_error: Option<(String, SystemTime)>,
 }
 
+/// What was begun with an entry.
+enum Begun {
+    /// Something is due.
+    Refresh,
+    /// One of these files may have changed.
+    Look(Vec<PathBuf>),
+}
+
 /// The identities of all workloads. `apply` sets what is wanted, `run` keeps it fresh.
 pub struct IdentityStore {
     entries: Mutex<BTreeMap<String, Arc<Entry>>>,
@@ -215,19 +223,42 @@ impl IdentityStore {
         }
     }
 
-    /// Starts what is due, each in a thread of its own: one hanging file system holds up nobody else.
+    /// Starts what is due, each in a thread of its own: one hanging file system holds up nobody else. Those that watch the same
+    /// files share one look at them: as many threads as there are workloads would each keep memory.
     fn step(self: &Arc<Self>, now: Clock, look: bool, tasks: &mut JoinSet<()>) {
+        let mut looks: BTreeMap<Vec<PathBuf>, Vec<Arc<Entry>>> = BTreeMap::new();
         for entry in self.distinct() {
-            if !entry.begin(now, look) {
-                continue;
-            }
-            let store = Arc::clone(self);
-            tasks.spawn_blocking(move || {
-                if entry.refresh(now, look) {
-                    store.announce();
+            match entry.begin(now, look) {
+                None => {}
+                Some(Begun::Look(paths)) => looks.entry(paths).or_default().push(entry),
+                Some(Begun::Refresh) => {
+                    let store = Arc::clone(self);
+                    tasks.spawn_blocking(move || store.refresh(&entry, now, look));
                 }
+            }
+        }
+        for entries in looks.into_values() {
+            let store = Arc::clone(self);
+            tasks.spawn_blocking(move || store.look(entries, now));
+        }
+    }
+
+    fn refresh(&self, entry: &Entry, now: Clock, look: bool) {
+        if entry.refresh(now, look) {
+            self.announce();
+        }
+        lock(&entry.state).busy = false;
+    }
+
+    /// Begins to refresh those of which a file has changed. On a thread of the runtime.
+    fn look(self: &Arc<Self>, entries: Vec<Arc<Entry>>, now: Clock) {
+        for entry in entries {
+            if entry.has_changed() {
+                let store = Arc::clone(self);
+                tokio::task::spawn_blocking(move || store.refresh(&entry, now, true));
+            } else {
                 lock(&entry.state).busy = false;
-            });
+            }
         }
     }
 
@@ -282,16 +313,20 @@ impl Entry {
     }
 
     /// Is there possibly something to do, and nobody doing it?
-    fn begin(&self, now: Clock, look: bool) -> bool {
+    fn begin(&self, now: Clock, look: bool) -> Option<Begun> {
         let mut state = lock(&self.state);
+        if state.busy {
+            return None;
+        }
         let told = state.version != self.source.version();
-        let needed = told
-            || state.schedule.is_due(now)
-            || (look && !self.source.watch_paths().is_empty())
-            || self.source.needs_upkeep(now.monotonic);
-        let begin = needed && !state.busy;
-        state.busy |= begin;
-        begin
+        let begun = if told || state.schedule.is_due(now) || self.source.needs_upkeep(now.monotonic) {
+            Some(Begun::Refresh)
+        } else {
+            let paths = if look { self.source.watch_paths() } else { Vec::new() };
+            (!paths.is_empty()).then_some(Begun::Look(paths))
+        };
+        state.busy = begun.is_some();
+        begun
     }
 
     /// Fetches if it is due, a file changed or the source was told something; true if the identity is another one now, or
@@ -308,11 +343,23 @@ impl Entry {
             let state = lock(&self.state);
             (state.schedule.is_due(now), state.version)
         };
-        let changed = look && Stamp::of(&self.source.watch_paths()) != lock(&self.state).stamp;
+        let changed = look && self.has_changed();
         if !due && !changed && self.source.version() == version {
             return false;
         }
         matches!(self.fetch(now), Ok(true) | Err(IdentityError::Withdrawn(_)))
+    }
+
+    fn has_changed(&self) -> bool {
+        let before = lock(&self.state).stamp.clone();
+        let now = before.again(&self.source.watch_paths());
+        let mut state = lock(&self.state);
+        let changed = now != state.stamp;
+        if !changed {
+            // What has settled meanwhile is not read again.
+            state.stamp = now;
+        }
+        changed
     }
 
     /// True if the identity is another one now.
@@ -323,7 +370,7 @@ impl Entry {
         let result = catch_unwind(AssertUnwindSafe(|| self.source.fetch(now.system)))
             .unwrap_or(Err(IdentityError::Panicked(kind)));
         // Written meanwhile, they may be of two generations that fit together by chance: a chain without its end, old roots.
-        let result = match stamp == Stamp::of(&self.source.watch_paths()) {
+        let result = match stamp == stamp.again(&self.source.watch_paths()) {
             true => result,
             false => result.and(Err(IdentityError::Changing)),
         };

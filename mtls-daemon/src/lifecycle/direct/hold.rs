@@ -1,8 +1,9 @@
 //! Sockets of a namespace are born held while `net.ipv4.tcp_notsent_lowat` is 0 there.
 
-use std::fs;
+use std::fs::{self, OpenOptions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
 
 use socket2::SockRef;
 
@@ -12,6 +13,9 @@ use crate::sys::pidfd::take;
 use crate::sys::sock_diag::{CONNECTED, StateFlags, each_tcp};
 
 const SYSCTL: &str = "/proc/sys/net/ipv4/tcp_notsent_lowat";
+/// The same where the host's /proc/sys/net is mounted for a container, whose own is read-only. Either shows the namespace of the
+/// thread that looks, wherever it was mounted.
+const OF_HOST: &str = "/host/proc/sys/net/ipv4/tcp_notsent_lowat";
 /// `TCP_ESTABLISHED` and `TCP_CLOSE_WAIT` (`include/net/tcp_states.h`): what a connection that waits for accept() can be in.
 const ESTABLISHED: u8 = 1;
 const CLOSE_WAIT: u8 = 8;
@@ -34,9 +38,43 @@ pub(super) enum HoldError {
     /// The host's own, where other processes live.
     #[error("it is the daemon's own network namespace, whose other processes would be held for good")]
     Own,
+    /// As in every container.
+    #[error(
+        "/proc/sys is read-only here, so that net.ipv4.tcp_notsent_lowat of workloads cannot be set; mount the host's /proc/sys/net at \
+         /host/proc/sys/net (Helm: `direct.enabled: true`), or set direct: never"
+    )]
+    ReadOnly,
     /// The kernel said no.
     #[error("{SYSCTL}: {0}")]
     Io(#[from] io::Error),
+}
+
+/// Whether namespaces can be held at all.
+///
+/// # Errors
+/// [`HoldError::ReadOnly`], or what the kernel says.
+pub(super) fn is_possible() -> Result<(), HoldError> {
+    writable().map(drop)
+}
+
+/// Where the sysctl can be written.
+fn writable() -> Result<PathBuf, HoldError> {
+    first_writable(&[SYSCTL, OF_HOST].map(Path::new))
+}
+
+fn first_writable(places: &[&Path]) -> Result<PathBuf, HoldError> {
+    let mut failed = None;
+    for place in places {
+        match OpenOptions::new().write(true).open(place) {
+            Ok(_) => return Ok((*place).to_owned()),
+            // What the first says is told: the others need not be there.
+            Err(error) => failed = failed.or(Some(error)),
+        }
+    }
+    Err(match failed {
+        Some(error) if error.kind() != io::ErrorKind::ReadOnlyFilesystem => HoldError::Io(error),
+        _ => HoldError::ReadOnly,
+    })
 }
 
 /// Holds a namespace. The tables must say already that its workload may be direct: every socket that is made from then on has a
@@ -58,7 +96,8 @@ pub(super) fn hold(netns: &Netns) -> Result<bool, HoldError> {
     if stuck > 0 {
         return Err(HoldError::Open(stuck));
     }
-    netns.run(|| fs::write(SYSCTL, "0"))?;
+    let sysctl = writable()?;
+    netns.run(|| fs::write(sysctl, "0"))?;
     Ok(true)
 }
 
@@ -100,11 +139,29 @@ fn free(socket: &OwnedFd) -> io::Result<()> {
 ///
 /// # Errors
 /// When the sysctl cannot be written.
-pub(super) fn let_go(netns: &Netns) -> io::Result<()> {
-    netns.run(|| {
-        if fs::read_to_string(SYSCTL)?.trim() == "0" {
-            fs::write(SYSCTL, NONE)?;
-        }
-        Ok(())
-    })
+pub(super) fn let_go(netns: &Netns) -> Result<(), HoldError> {
+    let before = netns.run(|| fs::read_to_string(SYSCTL))?;
+    if before.trim() == "0" {
+        let sysctl = writable()?;
+        netns.run(|| fs::write(sysctl, NONE))?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_place_that_can_be_written_is_taken_and_what_the_first_says_is_told() {
+        let directory = tempfile::tempdir().unwrap();
+        let [gone, own, of_host] = ["gone", "own", "host"].map(|name| directory.path().join(name));
+        fs::write(&of_host, NONE).unwrap();
+        assert_eq!(first_writable(&[&own, &of_host]).unwrap(), of_host);
+        fs::write(&own, NONE).unwrap();
+        assert_eq!(first_writable(&[&own, &of_host]).unwrap(), own);
+        assert_eq!(fs::read_to_string(&own).unwrap(), NONE, "nothing is written by looking");
+        let error = first_writable(&[&gone, directory.path()]).unwrap_err();
+        assert!(matches!(&error, HoldError::Io(error) if error.kind() == io::ErrorKind::NotFound), "{error}");
+    }
 }

@@ -104,6 +104,7 @@ pub(super) async fn start(daemon: &Arc<Daemon>) {
 
 /// Everything that may say no. The mount of cgroup v2, and where sessions are noted.
 fn prepare(daemon: &Daemon) -> Result<(PathBuf, Journal), String> {
+    hold::is_possible().map_err(|why| why.to_string())?;
     let relay = &daemon.relay;
     let ktls = relay.ktls.load();
     let abilities = ktls.as_ref().as_ref().map_err(|why| format!("kernel TLS is needed: {why}"))?;

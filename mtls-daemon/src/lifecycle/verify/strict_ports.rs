@@ -4,7 +4,7 @@
 //! It comes from inside the workload's namespace to the namespace's own address. The kernel looks for who takes it as it
 //! does for a peer's: in `__inet_lookup_listener`, where the `sk_lookup` program runs, whatever the interface; and the
 //! daemon then treats it as anybody's. What a packet from outside meets *before* that (a firewall's redirection) is not
-//! tried. Its refusal is in no log and no metric.
+//! tried. Its refusal is in no log and no metric, and no flow.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io::{self, ErrorKind, Read, Write};

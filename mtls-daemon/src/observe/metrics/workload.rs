@@ -105,7 +105,9 @@ pub struct WorkloadMetrics {
 pub(super) const NO_CERTIFICATE: i64 = i64::MIN;
 
 impl WorkloadMetrics {
-    pub(super) fn new(name: Arc<str>) -> Self {
+    /// All at zero, and in nobody's metrics: [`super::Metrics::workload`] gives those that are shown.
+    #[must_use]
+    pub fn new(name: Arc<str>) -> Self {
         // 0.5 ms to 16.4 s: below a handshake on one machine, above timeouts.handshake.
         let histogram = || Histogram::new(exponential_buckets(0.0005, 2.0, 16));
         Self {
