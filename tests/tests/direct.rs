@@ -5,10 +5,10 @@
 use std::net::SocketAddr;
 
 use mtls_kube_double::{Double, json};
-use mtls_tests::direct::{HTTP, World, direct_records, records};
+use mtls_tests::direct::{Address, HTTP, World, direct_records, records};
 use mtls_tests::hold::{App, ktls_is_listed, why_not_direct};
-use mtls_tests::kube::{account, show};
-use mtls_tests::lab::{Output, program_beside_the_test};
+use mtls_tests::kube::{Cluster, MODE, Spec, account, show};
+use mtls_tests::lab::{NODE, Output, program_beside_the_test};
 use mtls_tests::{could_not_run, eventually, programs, slow};
 
 fn get(world: &World) -> Output {
@@ -208,6 +208,50 @@ fn a_connection_to_a_services_address_is_direct_to_the_endpoint_that_was_chosen(
     );
     for record in direct_records(&world.here, "web", 2) {
         assert_eq!(record.reason(), "", "{record:?}");
+    }
+    capture.stop().assert_only_tls(HTTP);
+}
+
+#[test]
+fn pods_of_two_nodes_are_direct_and_nobody_wrote_a_directory() {
+    if let Some(why) = why_not_direct() {
+        return could_not_run(pods_of_two_nodes_are_direct_and_nobody_wrote_a_directory, why);
+    }
+    let address = Address::new();
+    let mut cluster = Cluster::new();
+    cluster.lab.add_node("n2");
+    cluster.namespace("shop", json!({ MODE: "strict" }));
+    let web = Spec::new("shop", "web");
+    let db = Spec { more: json!({ "status": { "hostIP": address.0 } }), ..Spec::new("shop", "db") };
+    cluster.pod(NODE, &web);
+    cluster.pod("n2", &db);
+    let yaml = "direct: { default: auto }\n\
+                policy: [ { name: all, action: allow, from: { trust_domains: [example.org] } } ]\n";
+    let mut daemons = [NODE, "n2"].map(|node| cluster.prepare(node, "direct_port: 15080", yaml));
+    let [here, there] = &mut daemons;
+    here.ca_init();
+    there.share_ca(here);
+    there.set_env("NODE_IP", &address.0);
+    there.start();
+    here.start();
+    let _server = cluster.serve("n2", &db, HTTP, "from the other node");
+    let to = cluster.lab.pod("db").at(HTTP);
+    let ask = |cluster: &Cluster| {
+        let probe = cluster.cmd(NODE, &web, program_beside_the_test("probe"));
+        let said = probe.args(["connect", &to.to_string(), "--send", "hello"]).run().text();
+        said.contains("from the other node").then_some(()).ok_or(said)
+    };
+    let capture = cluster.lab.capture();
+    eventually(slow::limit(20), "both pods to be enrolled", || ask(&cluster).ok());
+    eventually(slow::limit(20), "a session of the two daemons", || {
+        ask(&cluster).unwrap_or_else(|said| panic!("{said}"));
+        here.printed().contains("a session for direct connections is there").then_some(())
+    });
+    ask(&cluster).unwrap_or_else(|said| panic!("{said}"));
+    for (daemon, workload) in [(&*here, "shop/web"), (&*there, "shop/db")] {
+        for record in direct_records(daemon, workload, 1) {
+            assert_eq!(record.reason(), "", "{record:?}");
+        }
     }
     capture.stop().assert_only_tls(HTTP);
 }

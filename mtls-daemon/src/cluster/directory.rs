@@ -29,7 +29,10 @@ pub(super) fn of(
     let of_pod = |pod: &Pod, addresses: &[IpAddr], ports| {
         let Account::Enrolled { id, mode } = accounts.of(pod) else { return None };
         let entry = entry(pod.key.to_string(), addresses, ports, vec![id.clone()])?;
-        Some(OfferedDestination { entry, pod: Some(OfferedPeer { labels: pod.labels.clone(), mode: *mode }) })
+        Some(OfferedDestination {
+            entry,
+            pod: Some(OfferedPeer { labels: pod.labels.clone(), mode: *mode, host: pod.host }),
+        })
     };
     let pods = by_pod.into_values().filter_map(|(pod, addresses)| of_pod(pod, &addresses, None));
     // These share their node's addresses: only the ports that they say are theirs.

@@ -107,7 +107,14 @@ impl std::str::FromStr for NodeAddress {
     type Err = NodeAddressError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        let address: SocketAddr = text.parse().map_err(|_| NodeAddressError::Form)?;
+        text.parse().map_err(|_| NodeAddressError::Form).and_then(SocketAddr::try_into)
+    }
+}
+
+impl TryFrom<SocketAddr> for NodeAddress {
+    type Error = NodeAddressError;
+
+    fn try_from(address: SocketAddr) -> Result<Self, Self::Error> {
         if let SocketAddr::V6(v6) = address {
             if v6.ip().to_ipv4_mapped().is_some() {
                 return Err(NodeAddressError::Mapped);

@@ -490,6 +490,14 @@ pub enum Fault {
     /// Not what kubelet takes as its root.
     #[error("{0} is not a cgroup root; write it as kubelet's --cgroup-root, such as /kubelet")]
     KubernetesCgroupRoot(Quoted),
+    /// Nobody says where this node's daemon is to listen.
+    #[error(
+        "NODE_IP does not say the node's address, so that no pod's connection is direct; set it from status.hostIP in the DaemonSet"
+    )]
+    KubernetesNoNodeIp,
+    /// What is said of the node's address is none.
+    #[error("NODE_IP is {0}: {1}; set it from status.hostIP in the DaemonSet")]
+    KubernetesNodeIp(Quoted, NodeAddressError),
     /// A rule of a policy object that names whom the object is for.
     #[error("`to` may only name ports here; whom the object is for says its `selector`")]
     PolicyObjectTo,

@@ -31,6 +31,9 @@ pub struct Kubernetes {
     pub unclassified: UnclassifiedPods,
     /// Whether an endpoint of a Service is chosen at connect().
     pub resolve_services: bool,
+    /// Where the daemons of all nodes take sessions of others, at their nodes' addresses; not 0. `None`: pods of other nodes are
+    /// never direct.
+    pub direct_port: Option<u16>,
 }
 
 /// Where the identities of pods come from.
@@ -136,6 +139,8 @@ pub struct OfferedPeer {
     pub labels: Pairs,
     /// As of [`OfferedPod`].
     pub mode: Option<Mode>,
+    /// Its node's address; `None`: not said yet.
+    pub host: Option<IpAddr>,
 }
 
 /// An object that says modes or rules.

@@ -17,7 +17,9 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- $kubernetes := dict "default_mode" .Values.kubernetes.defaultMode "policies" .Values.kubernetes.policies }}
 {{- with .Values.kubernetes.cgroupRoot }}{{ $_ := set $kubernetes "cgroup_root" . }}{{ end }}
 {{- if .Values.kubernetes.resolveServices }}{{ $_ := set $kubernetes "resolve_services" true }}{{ end }}
+{{- if .Values.direct.enabled }}{{ $_ := set $kubernetes "direct_port" (int .Values.direct.port) }}{{ end }}
 {{- $own := dict "trust_domain" .Values.trustDomain "metrics" (dict "listen" .Values.metrics.listen) "kubernetes" $kubernetes }}
+{{- if .Values.direct.enabled }}{{ $_ := set $own "direct" (dict "default" "auto") }}{{ end }}
 {{- mustMergeOverwrite $own (deepCopy .Values.config) | toYaml }}
 {{- end }}
 

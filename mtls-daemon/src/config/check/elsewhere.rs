@@ -1,11 +1,14 @@
 //! Destinations that the cluster offers: pods of other nodes, and services.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
-use crate::config::kubernetes::{OfferedDestination, OfferedPod, PodSelector, ResolvedService};
+use crate::config::direct::NodeAddress;
+use crate::config::kubernetes::{
+    Kubernetes, OfferedDestination, OfferedPeer, OfferedPod, PodSelector, ResolvedService,
+};
 use crate::config::types::{DirectoryEntry, Mode, Workload};
 
 use super::Check;
@@ -32,6 +35,7 @@ impl<'a> Elsewhere<'a> {
         let mut entry = offered.entry.clone();
         let (Some(pod), Some(kubernetes)) = (&offered.pod, &self.node.kubernetes) else { return Some(entry) };
         let Some(id) = entry.spiffe_ids.first() else { return Some(entry) };
+        entry.node = node_of(kubernetes, pod, &entry);
         let (namespace, _) = id.service_account().unwrap_or_default();
         let default = pod.mode.unwrap_or(kubernetes.default_mode);
         let may = |disabling: &&Entry| disabling.may_be_for(namespace, &pod.labels);
@@ -64,6 +68,13 @@ impl<'a> Elsewhere<'a> {
         };
         (!speaks.is_empty()).then(|| DirectoryEntry { ports: Some(speaks), ..entry })
     }
+}
+
+/// Where the daemon of a pod's node takes sessions. `None`: that is not said, or the pod is on its node's network.
+fn node_of(kubernetes: &Kubernetes, pod: &OfferedPeer, entry: &DirectoryEntry) -> Option<NodeAddress> {
+    let (host, port) = (pod.host?, kubernetes.direct_port?);
+    let is_its_own = entry.addresses.iter().any(|network| network.contains(&host));
+    if is_its_own { None } else { SocketAddr::new(host, port).try_into().ok() }
 }
 
 /// Services that are resolved; one of whose address a file speaks is the file's, and stays what the file says.

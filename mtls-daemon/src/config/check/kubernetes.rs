@@ -1,9 +1,11 @@
 //! The node's place in a Kubernetes cluster.
 
 use std::collections::BTreeSet;
+use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
 use crate::config::at::{At, Given};
+use crate::config::direct::{NodeAddress, NodeAddressError};
 use crate::config::error::{Fault, Quoted};
 use crate::config::kubernetes::{Kubernetes, PodIssuer, PolicySource, UnclassifiedPods};
 use crate::config::raw;
@@ -12,6 +14,8 @@ use crate::kube::{Name, SERVICE_ACCOUNT};
 
 use super::{Check, Seen, issuer};
 
+/// The environment variable that says the node's own address.
+pub(super) const NODE_IP: &str = "NODE_IP";
 /// kubelet's systemd unit on most nodes.
 const KUBELET: &str = "kubelet.service";
 
@@ -37,6 +41,7 @@ pub(super) fn check(
         policies: policies(check, &raw.policies),
         unclassified: raw.unclassified.0.as_ref().map(|at| at.value).unwrap_or_default(),
         resolve_services: raw.resolve_services.0.as_ref().is_some_and(|at| at.value),
+        direct_port: raw.direct_port.0.as_ref().and_then(|at| check.port(at)),
     }
 }
 
@@ -49,6 +54,29 @@ pub(super) fn enclosures(kubernetes: &Kubernetes, below: Option<&str>) -> Vec<Pa
             crate::kube::pods::roots(&root).iter().map(|path| below.join(path)).collect()
         }
         UnclassifiedPods::Allow => Vec::new(),
+    }
+}
+
+/// Where this node's daemon takes sessions of others. `address`: what the environment says of the node.
+pub(super) fn listen(
+    check: &mut Check,
+    raw: &raw::Kubernetes,
+    kubernetes: &Kubernetes,
+    address: Option<&str>,
+) -> Option<NodeAddress> {
+    let (port, at) = (kubernetes.direct_port?, raw.direct_port.0.as_ref()?);
+    let Some(text) = address.filter(|text| !text.is_empty()) else {
+        // As where the file is only checked: not in the pod.
+        check.warn(at.spot, Fault::KubernetesNoNodeIp);
+        return None;
+    };
+    let address = text.parse::<IpAddr>().map_err(|_| NodeAddressError::Form);
+    match address.and_then(|ip| SocketAddr::new(ip, port).try_into()) {
+        Ok(address) => Some(address),
+        Err(error) => {
+            check.fault(at.spot, Fault::KubernetesNodeIp(Quoted::new(text), error));
+            None
+        }
     }
 }
 
@@ -91,5 +119,42 @@ fn pod_issuer(
     match issuer.kind {
         IssuerKind::DelegatedIdentity { .. } => PodIssuer::Delegated { issuer: issuer.name.clone() },
         _ => PodIssuer::Same(WorkloadIdentity::Issuer(issuer.name.clone())),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::yaml;
+
+    /// What comes of it, and what is said.
+    fn listening(yaml: &str, address: Option<&str>) -> (Option<String>, String) {
+        let mut check = Check::new();
+        let raw = yaml::parse::<raw::Kubernetes>(yaml).unwrap_or_else(|_| panic!("{yaml}"));
+        let kubernetes = super::check(&mut check, &[], &WorkloadIdentity::EmbeddedCa, &raw);
+        let listen = listen(&mut check, &raw, &kubernetes, address).map(|address| address.to_string());
+        let warnings = std::mem::take(&mut check.warnings);
+        let warnings = check.render(warnings).iter().map(ToString::to_string).collect::<String>();
+        let faults = check.refuse_faults().err().map(|error| error.to_string());
+        (listen, faults.unwrap_or(warnings))
+    }
+
+    #[test]
+    fn the_daemon_takes_sessions_at_the_nodes_own_address() {
+        let port = "direct_port: 15080";
+        assert_eq!(listening(port, Some("192.0.2.7")), (Some("192.0.2.7:15080".to_owned()), String::new()));
+        assert_eq!(listening(port, Some("fd00::7")).0, Some("[fd00::7]:15080".to_owned()));
+        assert_eq!(listening("node: n1", Some("192.0.2.7")), (None, String::new()));
+        for (address, words) in [
+            (None, "status.hostIP"),
+            (Some(""), "NODE_IP does not say"),
+            (Some("n1"), "it is not an address"),
+            (Some("127.0.0.1"), "loopback"),
+        ] {
+            let (listen, said) = listening(port, address);
+            assert!(listen.is_none() && said.contains(words), "{address:?}: {said}");
+        }
+        let (listen, said) = listening("direct_port: 0", Some("192.0.2.7"));
+        assert!(listen.is_none() && said.contains("port"), "{said}");
     }
 }

@@ -88,10 +88,14 @@ pub(super) fn check(check: &mut Check, main: raw::Document) -> Node {
     let alarms = alarms(check, &main.identity.alarms);
     let pkcs11 = pkcs11::check(check, &main.identity.pkcs11);
     let embedded_ca = embedded_ca(check, &main.identity.embedded_ca, &paths, &pkcs11);
-    let (direct, direct_listen) = direct::check(check, &main.direct);
+    let (mut direct, direct_listen) = direct::check(check, &main.direct);
     let (issuers, identity) = issuer::check(check, main.identity);
     let kubernetes =
         main.kubernetes.0.as_ref().map(|at| kubernetes::check(check, &issuers, &identity, &at.value));
+    if let (Some(kubernetes), Some(at), None) = (&kubernetes, &main.kubernetes.0, direct.listen) {
+        let address = std::env::var(kubernetes::NODE_IP).ok();
+        direct.listen = kubernetes::listen(check, &at.value, kubernetes, address.as_deref());
+    }
     let probers = match (&kubernetes, main.probers.is_empty()) {
         (Some(_), true) => kubernetes::probers(),
         _ => probers::check(check, &main.probers, main.cgroup_root.0.as_ref()),

@@ -5,7 +5,7 @@ use serde::Deserialize;
 
 use super::istio::Selector;
 use super::policy::Rule;
-use crate::config::at::{At, Entries, Given};
+use crate::config::at::{At, Entries, Given, Number};
 use crate::config::kubernetes::{PolicySource, UnclassifiedPods};
 use crate::config::types::Mode;
 
@@ -30,6 +30,10 @@ pub(in crate::config) struct Kubernetes {
     pub unclassified: Given<UnclassifiedPods>,
     /// Choose the endpoint when a workload connects to a Service's address, in kube-proxy's place: true or false. Default false.
     pub resolve_services: Given<bool>,
+    /// The port on which the daemon of each node takes sessions of other daemons, for `direct` between pods; at the node's own
+    /// address, which the environment variable NODE_IP says, unless `direct.listen` does. Default: none, and pods of other nodes
+    /// are never direct.
+    pub direct_port: Given<Number>,
 }
 
 /// cert-manager as an issuer. Somebody must approve the requests: its own approver, or approver-policy.

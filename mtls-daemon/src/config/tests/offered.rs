@@ -309,7 +309,7 @@ fn far(mode: Option<Mode>, policies: Vec<OfferedPolicy>) -> Option<DirectoryEntr
         left_alone: BTreeSet::new(),
     };
     let labels = BTreeMap::from([("app".to_owned(), "far".to_owned())]);
-    let pod = Some(OfferedPeer { labels: labels.try_into().unwrap(), mode });
+    let pod = Some(OfferedPeer { labels: labels.try_into().unwrap(), mode, host: None });
     let directory = vec![OfferedDestination { entry, pod }];
     let config = config(&Offer { policies, directory, ..Offer::default() });
     config.directory.iter().find(|entry| entry.name == "shop/far").cloned()
@@ -337,6 +337,38 @@ fn what_policy_disables_on_another_node_is_left_alone_by_its_clients_too() {
         let entry = far(None, vec![policy(MutualTlsPolicy, namespace, "other", &other)]).unwrap();
         assert_eq!((entry.ports, entry.left_alone), (None, [].into()), "it is not for this pod");
     }
+}
+
+#[test]
+fn a_pod_of_another_node_is_direct_where_the_daemons_of_all_nodes_take_sessions_at_one_port() {
+    let node = |kubernetes: &str, host: Option<&str>, own: &str| {
+        let entry = DirectoryEntry {
+            name: "shop/far".into(),
+            addresses: vec![own.parse::<IpAddr>().unwrap().into()],
+            ports: None,
+            spiffe_ids: vec!["spiffe://site.example/ns/shop/sa/far".parse().unwrap()],
+            dns_names: Vec::new(),
+            node: None,
+            left_alone: BTreeSet::new(),
+        };
+        let labels = BTreeMap::new().try_into().unwrap();
+        let host = host.map(|text| text.parse().unwrap());
+        let directory =
+            vec![OfferedDestination { entry, pod: Some(OfferedPeer { labels, mode: None, host }) }];
+        let file = FILE.replace("policies: [mtlsd, istio] }", &format!("policies: [mtlsd]{kubernetes} }}"));
+        let offer = Offer { directory, ..Offer::default() };
+        let config =
+            Config::parse_with(&source("F", file), &[], &offer).unwrap_or_else(|error| panic!("{error}"));
+        let far = config.directory.iter().find(|entry| entry.name == "shop/far").unwrap();
+        far.node.map(|node| node.to_string())
+    };
+    let port = ", direct_port: 15080";
+    assert_eq!(node(port, Some("192.0.2.7"), "10.0.0.7"), Some("192.0.2.7:15080".to_owned()));
+    assert_eq!(node(port, Some("fd00::7"), "10.0.0.7"), Some("[fd00::7]:15080".to_owned()));
+    assert_eq!(node("", Some("192.0.2.7"), "10.0.0.7"), None, "no port is said");
+    assert_eq!(node(port, None, "10.0.0.7"), None, "it has no node yet");
+    assert_eq!(node(port, Some("192.0.2.7"), "192.0.2.7"), None, "it is on its node's network");
+    assert_eq!(node(port, Some("127.0.0.1"), "10.0.0.7"), None, "nobody else's address");
 }
 
 #[test]

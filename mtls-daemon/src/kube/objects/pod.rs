@@ -41,6 +41,8 @@ pub struct Pod {
     /// As `status.podIPs` says; empty until it has some. A pod that has ended keeps them, while others have them by then:
     /// ask [`Pod::is_over`].
     pub addresses: Box<[IpAddr]>,
+    /// The address of its node; `None`: not said yet.
+    pub host: Option<IpAddr>,
     /// How far it is.
     pub phase: Phase,
     /// Where its cgroup is; `None`: not said yet.
@@ -166,6 +168,8 @@ struct RawStatus {
     phase: Phase,
     #[serde(default, deserialize_with = "or_default")]
     qos_class: String,
+    #[serde(rename = "hostIP", default, deserialize_with = "or_default")]
+    host_ip: String,
     #[serde(rename = "podIP", default, deserialize_with = "or_default")]
     pod_ip: String,
     #[serde(rename = "podIPs", default, deserialize_with = "or_default")]
@@ -196,6 +200,10 @@ impl Kind for Pod {
             account: name("spec.serviceAccountName", account)?,
             host_network: spec.host_network,
             addresses: addresses(&status)?,
+            host: match status.host_ip.as_str() {
+                "" => None,
+                text => Some(address("status.hostIP", text)?),
+            },
             phase: status.phase,
             qos: match status.qos_class.as_str() {
                 "Guaranteed" => Some(QosClass::Guaranteed),
