@@ -66,7 +66,7 @@ impl<'a> Elsewhere<'a> {
             Some(own) => own.intersection(&speaks).copied().collect(),
             None => speaks,
         };
-        (!speaks.is_empty()).then(|| DirectoryEntry { ports: Some(speaks), ..entry })
+        if speaks.is_empty() { None } else { Some(DirectoryEntry { ports: Some(speaks), ..entry }) }
     }
 }
 

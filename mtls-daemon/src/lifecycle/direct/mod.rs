@@ -31,7 +31,7 @@ pub(super) use self::namespaces::{let_all_go, let_go};
 use self::sessions::{call, inbound, outbound, workloads};
 use super::daemon::Daemon;
 use crate::capture::{NoDirect, cgroup};
-use crate::config::{Config, Workload};
+use crate::config::{Config, DirectChoice, Workload};
 use crate::datapath::direct::drive::Driver;
 use crate::datapath::direct::session::accept::{Bounds, Reception, serve};
 use crate::datapath::direct::session::pool::{Connecting, Pair, Pool, Terms};
@@ -79,9 +79,10 @@ impl Daemon {
     }
 }
 
-/// Whether anything is configured to be direct.
+/// Whether anything is configured to be direct, also a pod that the cluster may tell of later.
 pub(super) fn is_wanted(config: &Config) -> bool {
-    config.direct.listen.is_some() || config.workloads.iter().any(Workload::may_be_direct)
+    let pods = config.kubernetes.is_some() && config.direct.default != DirectChoice::Never;
+    pods || config.direct.listen.is_some() || config.workloads.iter().any(Workload::may_be_direct)
 }
 
 /// Starts it, where it is wanted and can be had.
@@ -184,5 +185,14 @@ mod tests {
         assert_eq!((slow.answer, slow.arming), (8 * usual.answer, 8 * usual.arming));
         assert!(slow.peer_ready > slow.accept + slow.arming);
         assert!(waits(Duration::from_secs(3600)).peer_ready > Duration::from_secs(720));
+    }
+
+    #[test]
+    fn what_may_become_direct_is_got_ready_for_before_the_cluster_was_heard() {
+        let wanted = |text: &str| is_wanted(&crate::snapshot::testing::config(text));
+        assert!(!wanted("kubernetes: {}") && !wanted("direct: { default: auto }"));
+        assert!(wanted("kubernetes: {}\ndirect: { default: auto }"));
+        assert!(wanted("direct: { listen: '192.0.2.1:1' }"));
+        assert!(wanted("workloads: [ { name: a, select: { netns: a }, direct: require } ]"));
     }
 }
