@@ -54,6 +54,8 @@ pub struct Tables {
     pub owners: HashMap<u64, u32>,
     /// Connections that are refused at connect().
     pub denied: HashMap<VerdictKey, u32>,
+    /// There are more of them than the table takes, so that it has none.
+    pub denials_left_out: bool,
     /// Clients that are refused at the SYN: (prefix length over workload, port and address, key).
     pub sources: HashMap<(u32, SourceKey), u32>,
     /// Where every process must belong to a workload.

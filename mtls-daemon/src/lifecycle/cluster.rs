@@ -17,9 +17,10 @@ use crate::observe::metrics::{ClusterHealth, SourceHealth};
 
 /// The shortest time between two changes of what is in force: a rolling update comes as at most five a second.
 const GAP: Duration = Duration::from_millis(200);
-/// The pause after a change is so many times as long as it took: a cluster of any size has a fifth of one processor, and small ones
-/// notice nothing.
+/// The pause after a change is so many times as long as it took, [`MOST_GAP`] at the most: a large cluster has a fifth of one
+/// processor, small ones notice nothing, and a node that is busy with other things still hears of its own pods in time.
 const REST: u32 = 4;
+const MOST_GAP: Duration = Duration::from_secs(2);
 /// The shortest and the longest pause between two writings of what is known: some 10 MB in a cluster with 10,000 pods.
 const WRITE: RangeInclusive<Duration> = Duration::from_secs(2)..=Duration::from_secs(60);
 /// A pause is so many times as long as the last writing took.
@@ -237,7 +238,7 @@ pub(super) async fn keep(daemon: Arc<Daemon>) {
         let relevant = Arc::clone(&daemon);
         let began = Instant::now();
         let taken = tokio::task::spawn_blocking(move || relevant.take_over_from_cluster()).await;
-        let gap = GAP.max(began.elapsed().saturating_mul(REST));
+        let gap = gap_after(began.elapsed());
         let again = (!taken.unwrap_or(false)).then(|| Instant::now() + AGAIN);
         sleep(gap).await;
         loop {
@@ -264,6 +265,11 @@ pub(super) async fn keep(daemon: Arc<Daemon>) {
             }
         }
     }
+}
+
+/// How long nothing else is brought into force after a change that took so long.
+fn gap_after(change: Duration) -> Duration {
+    change.saturating_mul(REST).clamp(GAP, MOST_GAP)
 }
 
 /// How long nothing is written after a writing that took so long.
@@ -331,6 +337,13 @@ impl Daemon {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn after_a_change_there_is_a_pause_by_how_long_it_took() {
+        assert_eq!(gap_after(Duration::from_millis(1)), GAP);
+        assert_eq!(gap_after(Duration::from_millis(100)), Duration::from_millis(400));
+        assert_eq!(gap_after(Duration::from_secs(3)), MOST_GAP);
+    }
 
     #[test]
     fn what_takes_long_to_write_is_written_seldom() {

@@ -12,7 +12,7 @@ use super::probers;
 use super::serve;
 use super::tables::{Found, tables};
 use crate::capture::namespace::cookie;
-use crate::capture::{CaptureError, EnrolError, Injector, Listeners};
+use crate::capture::{CaptureError, EnrolError, Injector, Listeners, Tables};
 use crate::config::Prober;
 use crate::datapath::relay::place::Owners;
 use crate::datapath::relay::{Place, Relay};
@@ -34,6 +34,8 @@ pub struct Node {
     /// Which probers did not run at the last look.
     absent_probers: BTreeSet<Prober>,
     swept: bool,
+    /// It was said that the table takes no denials.
+    denials_left_out: bool,
     /// What was last said about a namespace that cannot be enrolled, so that it is said once.
     complaints: HashMap<u64, String>,
 }
@@ -76,6 +78,18 @@ impl Node {
                 place.give_to(owners);
             }
         }
+    }
+
+    /// Says once whether policy is still decided at connect().
+    fn tell_of_denials(&mut self, tables: &Tables) {
+        match (self.denials_left_out, tables.denials_left_out) {
+            (false, true) => {
+                tracing::warn!("too many denials for the table in the kernel; the daemons refuse instead")
+            }
+            (true, false) => tracing::info!("the kernel's table takes all denials again"),
+            _ => {}
+        }
+        self.denials_left_out = tables.denials_left_out;
     }
 
     /// Closes every listener; what is attached stays.
@@ -128,7 +142,9 @@ impl Daemon {
     /// Brings the tables to a snapshot that is not in force yet, with what was found at the last look.
     pub(super) fn try_tables(&self, node: &mut Node, snapshot: &Snapshot) -> Result<(), CaptureError> {
         let (_, found) = look(snapshot, node, self.is_direct());
-        self.relay.capture.apply(&tables(snapshot, &found))?;
+        let tables = tables(snapshot, &found);
+        self.relay.capture.apply(&tables)?;
+        node.tell_of_denials(&tables);
         node.applied = Some((snapshot.generation, found));
         Ok(())
     }
@@ -138,8 +154,10 @@ impl Daemon {
         if node.applied.as_ref() == Some(&state) {
             return;
         }
-        match self.relay.capture.apply(&tables(snapshot, &state.1)) {
+        let tables = tables(snapshot, &state.1);
+        match self.relay.capture.apply(&tables) {
             Ok(()) => {
+                node.tell_of_denials(&tables);
                 self.readiness.clear("tables");
                 node.applied = Some(state);
             }

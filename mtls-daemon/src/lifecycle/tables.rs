@@ -282,8 +282,8 @@ fn add_denied(tables: &mut Tables, snapshot: &Snapshot) {
                 }
             }
             if tables.denied.len() > MAX_DENIED {
-                tracing::warn!("too many denials for the table in the kernel; the daemons refuse instead");
                 tables.denied.clear();
+                tables.denials_left_out = true;
                 return;
             }
         }

@@ -351,6 +351,7 @@ fn more_denials_than_the_table_takes_are_left_to_the_servers() {
         // Strict denies by default: each to each.
         let tables = tables(&snapshot(config(&text)), &Found::default());
         assert_eq!(tables.denied.len(), denied, "{count} workloads");
+        assert_eq!(tables.denials_left_out, denied == 0, "it is said");
         assert_eq!((tables.workloads.len(), tables.addresses.len()), (count, count));
     }
 }
