@@ -46,7 +46,7 @@ fn exit_code(holds: bool) -> u8 {
 }
 
 fn daemon_runtime() -> Result<tokio::runtime::Runtime, String> {
-    mtls_daemon::sys::memory::share_arenas();
+    mtls_daemon::sys::memory::keep_little();
     let mut builder = tokio::runtime::Builder::new_multi_thread();
     builder.thread_keep_alive(KEEP_ALIVE);
     runtime(builder)

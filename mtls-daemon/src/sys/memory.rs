@@ -10,17 +10,27 @@ const MOST_ARENAS: usize = 8;
 /// Fewer would have the threads wait for each other.
 const FEWEST_ARENAS: usize = 2;
 
-/// Has the threads share few arenas: one for each processor, since no more threads allocate at one time. Before there are threads.
-pub fn share_arenas() {
+/// From so many bytes on an allocation is a mapping of its own, and goes back to the system with it. By itself glibc raises this up to
+/// 32 MiB as the program frees larger pieces, and the next one to twice as much: reading the kernel's type information once would
+/// have an arena keep 10 MiB for ever. The buffers of relays are smaller.
+const OWN_MAPPING: c_int = 1 << 20;
+/// So much may stay free at an arena's end.
+const KEPT: c_int = 2 << 20;
+
+/// Has the threads share few arenas, one for each processor, since no more threads allocate at one time, that keep little. Before there
+/// are threads.
+pub fn keep_little() {
     let processors = std::thread::available_parallelism().map_or(FEWEST_ARENAS, usize::from);
     let arenas = c_int::try_from(processors.clamp(FEWEST_ARENAS, MOST_ARENAS)).unwrap_or(c_int::MAX);
     #[cfg(target_env = "gnu")]
-    // SAFETY: sets a number of the allocator's own, under its lock.
+    // SAFETY: sets numbers of the allocator's own, under its lock.
     unsafe {
         nix::libc::mallopt(nix::libc::M_ARENA_MAX, arenas);
+        nix::libc::mallopt(nix::libc::M_MMAP_THRESHOLD, OWN_MAPPING);
+        nix::libc::mallopt(nix::libc::M_TRIM_THRESHOLD, KEPT);
     }
     #[cfg(not(target_env = "gnu"))]
-    let _ = arenas;
+    let _ = (arenas, OWN_MAPPING, KEPT);
 }
 
 /// Gives memory that was freed back to the system (`malloc_trim(3)`). The kernel's type information alone is 20 MB at start, of
