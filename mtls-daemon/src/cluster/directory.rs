@@ -11,7 +11,7 @@ use super::services::Resolution;
 use crate::config::{DirectoryEntry, OfferedDestination, OfferedPeer, is_never_captured};
 use crate::identity::SpiffeId;
 use crate::kube::Key;
-use crate::kube::objects::{Endpoint, Pod, Protocol, Service};
+use crate::kube::objects::{EndpointSlice, Pod, Protocol, Service};
 
 /// The destinations, and the services that are none since some behind them are not enrolled.
 pub(super) fn of(
@@ -97,32 +97,25 @@ fn entry(
 
 /// Who is behind services.
 struct Behind<'a> {
-    endpoints: HashMap<Key, Vec<&'a Endpoint>>,
+    slices: HashMap<Key, Vec<&'a EndpointSlice>>,
     pods: HashMap<&'a Key, &'a Pod>,
     accounts: &'a Accounts<'a>,
 }
 
 impl<'a> Behind<'a> {
     fn new(view: &'a View, accounts: &'a Accounts<'a>) -> Self {
-        let mut endpoints: HashMap<Key, Vec<&Endpoint>> = HashMap::new();
-        for slice in &view.slices {
-            let Some(service) = &slice.service else { continue };
-            let key = Key { namespace: slice.key.namespace.clone(), name: service.clone() };
-            endpoints.entry(key).or_default().extend(&slice.endpoints);
-        }
         let pods = view.pods.iter().map(|pod| (&pod.key, pod.as_ref())).collect();
-        Self { endpoints, pods, accounts }
+        Self { slices: view.slices_by_service(), pods, accounts }
     }
 
     /// The identities of those that are enrolled, and how many are not.
     fn of(&self, service: &Service) -> (BTreeSet<SpiffeId>, usize) {
         let (mut ids, mut others) = (BTreeSet::new(), 0_usize);
-        let endpoints = self.endpoints.get(&service.key).into_iter().flatten();
+        let slices = self.slices.get(&service.key).into_iter().flatten();
+        let endpoints = slices.flat_map(|slice| &slice.endpoints);
         for endpoint in endpoints.filter(|endpoint| endpoint.serving || endpoint.terminating) {
-            let pod = endpoint.pod.as_ref().and_then(|of| {
-                let pod = self.pods.get(&of.key)?;
-                of.uid.as_ref().is_none_or(|uid| *uid == pod.uid).then_some(pod)
-            });
+            let known = endpoint.pod.as_ref().and_then(|of| Some((of, self.pods.get(&of.key)?)));
+            let pod = known.and_then(|(of, pod)| of.is(pod).then_some(pod));
             match pod.map(|pod| self.accounts.of(pod)) {
                 Some(Account::Enrolled { id, .. }) => drop(ids.insert(id.clone())),
                 // It has ended, and its slice lags behind.

@@ -8,6 +8,7 @@ use super::directory;
 use super::services::{Left, Resolution};
 use crate::config::{Kubernetes, Offer, OfferedPod, OfferedPolicy, PodSelector, PolicyKind, PolicyName};
 use crate::identity::TrustDomain;
+use crate::kube::Key;
 use crate::kube::objects::{
     AuthorizationPolicy, EndpointSlice, MutualTlsPolicy, Namespace, PeerAuthentication, Pod, Policy, Service,
 };
@@ -30,6 +31,20 @@ pub struct View {
     pub rules: Vec<Arc<AuthorizationPolicy>>,
     /// mtlsd's own.
     pub ours: Vec<Arc<MutualTlsPolicy>>,
+}
+
+impl View {
+    /// What is behind each service.
+    pub(super) fn slices_by_service(&self) -> HashMap<Key, Vec<&EndpointSlice>> {
+        let mut slices: HashMap<Key, Vec<&EndpointSlice>> = HashMap::new();
+        for slice in &self.slices {
+            if let Some(service) = &slice.service {
+                let key = Key { namespace: slice.key.namespace.clone(), name: service.clone() };
+                slices.entry(key).or_default().push(slice);
+            }
+        }
+        slices
+    }
 }
 
 /// The last good `spec` of each policy object.

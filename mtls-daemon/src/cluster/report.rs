@@ -170,11 +170,10 @@ fn words(verdict: &Verdict) -> (&'static str, &'static str, String) {
 mod tests {
     use std::sync::Arc;
 
-    use mtls_kube_double::{Double, TOKEN};
-
     use super::*;
     use crate::config::Instead;
-    use crate::kube::{ClusterConfig, Timing};
+    use crate::kube::Timing;
+    use crate::kube::tests::world::World;
 
     fn verdict(generation: i64, outcome: Outcome) -> Verdict {
         let name =
@@ -245,28 +244,17 @@ mod tests {
         assert!(reports.done.is_empty() && reports.due.is_empty());
     }
 
-    /// As [`super::super::Cluster`] makes it, of a double.
-    fn client(double: &Double, files: &std::path::Path) -> Client {
-        std::fs::write(files.join("token"), TOKEN).unwrap();
-        std::fs::write(files.join("ca.crt"), double.ca_pem()).unwrap();
-        let address = double.address();
-        let variable = |name: &str| match name {
-            "KUBERNETES_SERVICE_HOST" => Some(address.ip().to_string()),
-            _ => Some(address.port().to_string()),
-        };
-        Client::new(ClusterConfig::from_variables(variable, files).unwrap(), Timing::default())
-    }
-
     #[tokio::test(flavor = "multi_thread")]
     async fn two_hundred_nodes_write_one_condition_and_hardly_more_than_once() {
         const NODES: usize = 200;
-        let (double, files) = (Double::start(), tempfile::tempdir().unwrap());
+        let world = World::new();
+        let double = &world.double;
         let object = json!({ "metadata": { "name": "db", "namespace": "shop", "uid": "u" }, "spec": { "mode": "Strict" } });
         double.put("mutualtlspolicies", object);
         let generation =
             double.get("mutualtlspolicies", "shop", "db").unwrap()["metadata"]["generation"].as_i64();
         let refused = verdict(generation.unwrap_or(0), refused("mode: Strict is none"));
-        let client = Arc::new(client(&double, files.path()));
+        let client = world.client(Timing::default());
         let mut nodes = tokio::task::JoinSet::new();
         for _ in 0..NODES {
             let (client, refused) = (Arc::clone(&client), refused.clone());

@@ -9,7 +9,7 @@ use super::offer::View;
 use crate::config::{ResolvedService, is_never_captured};
 use crate::kube::Key;
 use crate::kube::objects::{
-    Endpoint, EndpointSlice, InternalTraffic, Pod, Protocol, Service, ServiceKind, ServicePort,
+    Endpoint, EndpointSlice, InternalTraffic, Pod, PodRef, Protocol, Service, ServiceKind, ServicePort,
     SessionAffinity,
 };
 
@@ -87,13 +87,7 @@ pub(super) struct Resolution<'a> {
 impl<'a> Resolution<'a> {
     pub fn of(view: &'a View, accounts: &Accounts<'_>, owners: &BTreeMap<IpAddr, &Pod>) -> Self {
         let pods = Pods::new(view, accounts, owners);
-        let mut slices: HashMap<Key, Vec<&EndpointSlice>> = HashMap::new();
-        for slice in &view.slices {
-            if let Some(service) = &slice.service {
-                let key = Key { namespace: slice.key.namespace.clone(), name: service.clone() };
-                slices.entry(key).or_default().push(slice);
-            }
-        }
+        let slices = view.slices_by_service();
         let mut services: Vec<&Service> = view.services.iter().map(AsRef::as_ref).collect();
         services.sort_by(|a, b| a.key.cmp(&b.key));
         let (mut resolution, mut room) = (Self::default(), Room::default());
@@ -205,10 +199,8 @@ impl Behind<'_> {
 
     /// Not a pod of which nothing can be said yet: it may turn out to be enrolled.
     fn may_be_chosen(&self, endpoint: &Endpoint, at: SocketAddr) -> bool {
-        let is_told = endpoint.pod.as_ref().is_none_or(|of| {
-            let told = self.pods.told.get(&of.key);
-            told.is_some_and(|pod| of.uid.as_ref().is_none_or(|uid| *uid == pod.uid))
-        });
+        let told = |of: &PodRef| self.pods.told.get(&of.key).is_some_and(|pod| of.is(pod));
+        let is_told = endpoint.pod.as_ref().is_none_or(told);
         is_told && (!self.closed || self.pods.is_enrolled(at))
     }
 }

@@ -48,4 +48,4 @@ pub use self::timing::Timing;
 pub use self::watch::object_in_line;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;

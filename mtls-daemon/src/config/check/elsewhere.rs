@@ -36,9 +36,9 @@ impl<'a> Elsewhere<'a> {
         let (Some(pod), Some(kubernetes)) = (&offered.pod, &self.node.kubernetes) else { return Some(entry) };
         let Some(id) = entry.spiffe_ids.first() else { return Some(entry) };
         entry.node = node_of(kubernetes, pod, &entry);
-        let (namespace, _) = id.service_account().unwrap_or_default();
+        let namespace = id.service_account().map(|(namespace, _)| namespace);
         let default = pod.mode.unwrap_or(kubernetes.default_mode);
-        let may = |disabling: &&Entry| disabling.may_be_for(namespace, &pod.labels);
+        let may = |disabling: &&Entry| disabling.describes(namespace, |key| pod.labels.get(key));
         if default != Mode::Disabled && !self.that_disable.iter().any(may) {
             return Some(entry);
         }
@@ -77,6 +77,12 @@ fn node_of(kubernetes: &Kubernetes, pod: &OfferedPeer, entry: &DirectoryEntry) -
     if is_its_own { None } else { SocketAddr::new(host, port).try_into().ok() }
 }
 
+/// The addresses of the workloads that files name.
+fn of_configured(workloads: &[Workload]) -> impl Iterator<Item = IpAddr> + '_ {
+    let configured = workloads.iter().filter(|workload| workload.select.pod.is_none());
+    configured.flat_map(|workload| workload.addresses.iter().copied())
+}
+
 /// Services that are resolved; one of whose address a file speaks is the file's, and stays what the file says.
 pub(super) fn services(
     of_files: &[DirectoryEntry],
@@ -89,11 +95,7 @@ pub(super) fn services(
             taken.entry(*network).or_default().push(entry);
         }
     }
-    let configured: HashSet<IpAddr> = workloads
-        .iter()
-        .filter(|workload| workload.select.pod.is_none())
-        .flat_map(|workload| workload.addresses.iter().copied())
-        .collect();
+    let configured: HashSet<IpAddr> = of_configured(workloads).collect();
     let is_free = |service: &&ResolvedService| {
         let entries = taken.get(&IpNet::from(service.at.ip()));
         let speaks = |entry: &&DirectoryEntry| {
@@ -113,10 +115,7 @@ pub(super) fn destinations(
     offered: &[OfferedDestination],
 ) {
     let of_files = directory.iter().flat_map(|entry| entry.addresses.iter().copied());
-    let configured = workloads.iter().filter(|workload| workload.select.pod.is_none());
-    let mut taken: HashSet<IpNet> = of_files
-        .chain(configured.flat_map(|workload| workload.addresses.iter().copied().map(IpNet::from)))
-        .collect();
+    let mut taken: HashSet<IpNet> = of_files.chain(of_configured(workloads).map(IpNet::from)).collect();
     for pod in workloads.iter_mut().filter(|workload| workload.select.pod.is_some()) {
         pod.addresses.retain(|address: &IpAddr| taken.insert(IpNet::from(*address)));
     }

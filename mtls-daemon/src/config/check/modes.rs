@@ -7,7 +7,6 @@ use crate::config::error::{Fault, Quoted};
 use crate::config::raw;
 use crate::config::rule::TextPattern;
 use crate::config::types::{Mode, Workload};
-use crate::kube::objects::Pairs;
 
 use super::workload::port_modes;
 use super::{Check, FileSpot, InFile, local};
@@ -45,18 +44,18 @@ impl Entry {
     }
 
     fn is_for(&self, workload: &Workload) -> bool {
-        let named = self.namespaces.as_ref().is_none_or(|namespaces| local::in_one_of(workload, namespaces));
+        let namespace = workload.spiffe_id.service_account().map(|(namespace, _)| namespace);
         let meant = !self.pods_only || workload.select.pod.is_some();
-        meant && named && local::has_labels(workload, &self.labels)
+        meant && self.describes(namespace, |key| workload.labels.get(key).map(String::as_str))
     }
-}
 
-impl Entry {
-    /// May it be for a pod of this namespace with these labels?
-    pub fn may_be_for(&self, namespace: &str, labels: &Pairs) -> bool {
-        let named = |patterns: &Vec<TextPattern>| patterns.iter().any(|pattern| pattern.matches(namespace));
-        self.namespaces.as_ref().is_none_or(named)
-            && self.labels.iter().all(|(key, value)| labels.get(key) == Some(value))
+    /// Are this namespace and these labels among those that it names?
+    pub fn describes<'l>(&self, namespace: Option<&str>, label: impl Fn(&str) -> Option<&'l str>) -> bool {
+        let matches = |patterns: &Vec<TextPattern>| {
+            namespace.is_some_and(|namespace| patterns.iter().any(|pattern| pattern.matches(namespace)))
+        };
+        self.namespaces.as_ref().is_none_or(matches)
+            && self.labels.iter().all(|(key, value)| label(key) == Some(value))
     }
 }
 

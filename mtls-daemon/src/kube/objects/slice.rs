@@ -6,7 +6,9 @@ use std::net::IpAddr;
 use serde::{Deserialize, Serialize};
 
 use super::port::Protocol;
-use super::{BadObject, Identity, Kind, MAX_ADDRESSES, MAX_PORTS, address, at_most, maybe_name, name, parse};
+use super::{
+    BadObject, Identity, Kind, MAX_ADDRESSES, MAX_PORTS, Pod, address, at_most, maybe_name, name, parse,
+};
 use crate::kube::json::or_default;
 use crate::kube::names::{Key, Name, NamespaceName, Uid};
 use crate::kube::resource::{ENDPOINT_SLICES, Resource};
@@ -51,6 +53,14 @@ pub struct PodRef {
     pub key: Key,
     /// `None`: it is not said.
     pub uid: Option<Uid>,
+}
+
+impl PodRef {
+    /// Is it this pod, and none that had its name before or after?
+    #[must_use]
+    pub fn is(&self, pod: &Pod) -> bool {
+        self.key == pod.key && self.uid.as_ref().is_none_or(|uid| *uid == pod.uid)
+    }
 }
 
 /// A port of a slice.

@@ -5,4 +5,4 @@ mod requests;
 mod shrink;
 mod size;
 mod state;
-mod world;
+pub(crate) mod world;

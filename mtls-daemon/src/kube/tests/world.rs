@@ -10,7 +10,7 @@ use tempfile::TempDir;
 use crate::kube::objects::Pod;
 use crate::kube::{Client, ClusterConfig, Kept, Reflector, Scope, Standing, Timing};
 
-pub(super) struct World {
+pub(crate) struct World {
     pub double: Double,
     pub files: TempDir,
 }
