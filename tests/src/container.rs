@@ -15,6 +15,18 @@ use crate::lab::{Daemon, NODE};
 use crate::manifests::root;
 use crate::volume::Mounted;
 
+/// Why there can be no containers here, if so.
+#[must_use]
+pub fn why_none() -> Option<&'static str> {
+    if std::env::var_os("MTLSD_TEST_SLOW").is_some() {
+        return Some(
+            "containers are tried on the host only: in a virtual machine runc was never seen to work",
+        );
+    }
+    let there = ["/usr/sbin/runc", "/usr/bin/runc"].iter().any(|path| Path::new(path).exists());
+    (!there).then_some("there is no runc; apt-get install runc")
+}
+
 /// What containerd hides in a container that is not privileged, and what it makes read-only.
 const MASKED: [&str; 8] = [
     "/proc/acpi",

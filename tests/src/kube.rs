@@ -8,7 +8,7 @@ use mtls_kube_double::{Double, TOKEN, json};
 use serde_json::Value;
 
 use crate::lab::{Cmd, Daemon, Lab, NODE, Pod, Process, cgroup, program_beside_the_test};
-use crate::programs;
+use crate::{eventually, programs, slow};
 
 /// The label that says how a pod is enrolled.
 pub const MODE: &str = "mtlsd.io/mode";
@@ -261,6 +261,16 @@ pub fn show(double: &Double, daemon: &mut Daemon) {
     let api = double.address();
     daemon.set_env("KUBERNETES_SERVICE_HOST", &api.ip().to_string());
     daemon.set_env("KUBERNETES_SERVICE_PORT", &api.port().to_string());
+}
+
+/// Waits until a workload is in this state, as `mtlsd workloads` says it.
+#[track_caller]
+pub fn wait_for_state(daemon: &Daemon, workload: &str, state: &str) {
+    eventually(slow::limit(20), &format!("{workload} to be {state}"), || {
+        let all = daemon.ask(&["workloads"]);
+        let mut all = all.as_array().into_iter().flatten();
+        all.any(|one| one["name"] == workload && one["state"] == state).then_some(())
+    });
 }
 
 /// JSON merge patch, as far as objects go (RFC 7396).

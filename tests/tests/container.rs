@@ -2,10 +2,9 @@
 //! system calls (`files/seccomp.json`, the narrower of the two profiles), in a cgroup namespace of its own.
 
 use std::fs;
-use std::path::Path;
 
 use mtls_kube_double::Double;
-use mtls_tests::container::{Contained, Pod};
+use mtls_tests::container::{Contained, Pod, why_none};
 use mtls_tests::lab::metrics;
 use mtls_tests::manifests::{Chart, objects, only};
 use mtls_tests::programs::kubectl::{self, Kubectl};
@@ -26,20 +25,11 @@ fn pod<T: Fn()>(test: T) -> Option<Pod> {
 
 /// The pod as the chart has it with these values.
 fn pod_with<T: Fn()>(test: T, values: &[&str]) -> Option<Pod> {
-    if std::env::var_os("MTLSD_TEST_SLOW").is_some() {
-        could_not_run(
-            test,
-            "containers are tried on the host only: in a virtual machine runc was never seen to work",
-        );
+    if let Some(why) = why_none() {
+        could_not_run(test, why);
         return None;
     }
     let found = Chart::find().and_then(|chart| Ok((chart, kubectl::program()?)));
-    let found = found.and_then(|found| {
-        match Path::new("/usr/sbin/runc").exists() || Path::new("/usr/bin/runc").exists() {
-            true => Ok(found),
-            false => Err("there is no runc; apt-get install runc".to_owned()),
-        }
-    });
     match found {
         Ok((chart, program)) => {
             let double = Double::start();

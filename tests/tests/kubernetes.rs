@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use mtls_kube_double::{Act, json};
-use mtls_tests::kube::{Cluster, MODE, Spec};
+use mtls_tests::kube::{Cluster, MODE, Spec, wait_for_state};
 use mtls_tests::lab::{NODE, program_beside_the_test};
 use mtls_tests::{Daemon, Lab, eventually, slow};
 use serde_json::Value;
@@ -38,13 +38,6 @@ fn world() -> Cluster {
 
 fn workloads(daemon: &Daemon) -> Vec<Value> {
     daemon.ask(&["workloads"]).as_array().cloned().unwrap_or_default()
-}
-
-fn wait_for_state(daemon: &Daemon, workload: &str, state: &str) {
-    eventually(slow::limit(20), &format!("{workload} to be {state}"), || {
-        let all = workloads(daemon);
-        all.iter().any(|one| one["name"] == workload && one["state"] == state).then_some(())
-    });
 }
 
 fn is_gone(daemon: &Daemon, workload: &str) {
@@ -163,7 +156,7 @@ fn a_new_daemon_forgets_nobody_whom_the_earlier_one_knew_and_had_not_written_dow
     let v4 = cluster.lab.pod("young").v4;
     let is_destination = |cluster: &Cluster, daemon: &Daemon| {
         let dump = cluster.lab.tool("bpftool").args(["-j", "map", "dump", "pinned"]);
-        let dump = dump.arg(table(daemon, "ADDRESSES")).run().ok().text();
+        let dump = dump.arg(daemon.table("ADDRESSES")).run().ok().text();
         let bytes: Vec<_> = v4.octets().iter().map(|byte| format!("\"0x{byte:02x}\"")).collect();
         dump.contains(&bytes.join(","))
     };
@@ -180,13 +173,6 @@ fn a_new_daemon_forgets_nobody_whom_the_earlier_one_knew_and_had_not_written_dow
         assert!(is_destination(&cluster, &daemon), "a client would send plaintext to the young pod now");
         daemon.ready().then_some(())
     });
-}
-
-/// Where a table is pinned.
-fn table(daemon: &Daemon, name: &str) -> std::path::PathBuf {
-    let maps = std::fs::read_dir(daemon.bpffs()).expect("it is pinned").flatten();
-    let maps = maps.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("/maps-"));
-    maps.expect("there are tables").join(name)
 }
 
 #[test]

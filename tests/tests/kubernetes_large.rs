@@ -44,10 +44,8 @@ fn resident(daemon: &mut Daemon) -> String {
 }
 
 fn destinations(cluster: &Cluster, daemon: &Daemon) -> usize {
-    let maps = fs::read_dir(daemon.bpffs()).expect("it is pinned").flatten();
-    let maps = maps.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("/maps-"));
-    let table = maps.expect("there are tables").join("ADDRESSES");
-    let dump = cluster.lab.tool("bpftool").args(["-j", "map", "dump", "pinned"]).arg(table);
+    let dump =
+        cluster.lab.tool("bpftool").args(["-j", "map", "dump", "pinned"]).arg(daemon.table("ADDRESSES"));
     dump.run().ok().json().as_array().map_or(0, Vec::len)
 }
 

@@ -2,7 +2,8 @@
 //! that is added to a pod that runs.
 
 use mtls_kube_double::json;
-use mtls_tests::kube::{Cluster, MODE, Spec};
+use mtls_tests::container::why_none;
+use mtls_tests::kube::{Cluster, MODE, Spec, wait_for_state};
 use mtls_tests::lab::NODE;
 use mtls_tests::pods::RealPod;
 use mtls_tests::{Daemon, could_not_run, eventually, slow};
@@ -14,26 +15,11 @@ const ALL: &str = "policy: [ { name: all, action: allow, from: { trust_domains: 
 
 /// `false`, and that is said: containers cannot be made here.
 fn can_run<T: Fn()>(test: T) -> bool {
-    let why = if std::env::var_os("MTLSD_TEST_SLOW").is_some() {
-        "containers are tried on the host only: in a virtual machine runc was never seen to work"
-    } else if !["/usr/sbin/runc", "/usr/bin/runc"].iter().any(|path| std::path::Path::new(path).exists()) {
-        "there is no runc; apt-get install runc"
-    } else {
-        return true;
-    };
-    could_not_run(test, why);
-    false
-}
-
-fn is_enrolled(daemon: &Daemon, workload: &str) -> bool {
-    let all = daemon.ask(&["workloads"]);
-    all.as_array().into_iter().flatten().any(|one| one["name"] == workload && one["state"] == "enrolled")
-}
-
-fn wait_until_enrolled(daemon: &Daemon, workload: &str) {
-    eventually(slow::limit(20), &format!("{workload} to be enrolled"), || {
-        is_enrolled(daemon, workload).then_some(())
-    });
+    let why = why_none();
+    if let Some(why) = why {
+        could_not_run(test, why);
+    }
+    why.is_none()
 }
 
 /// Two pods of a strict namespace, by kubelet's two drivers.
@@ -62,7 +48,7 @@ fn every_container_of_a_pod_is_the_pod_whichever_driver_named_its_cgroup() {
     let (cluster, daemon) = world(&[web.clone(), db.clone()]);
     let (server, client) = (RealPod::start(&cluster, NODE, &db), RealPod::start(&cluster, NODE, &web));
     for name in ["shop/web", "shop/db"] {
-        wait_until_enrolled(&daemon, name);
+        wait_for_state(&daemon, name, "enrolled");
     }
     let at = format!("[::]:{PORT}");
     let _app = server.run(&cluster, "app", &["/usr/bin/probe", "serve", &at, "--greet", GREETING]);
@@ -102,7 +88,7 @@ fn a_sandbox_that_is_made_again_under_its_uid_is_the_pod_again_and_what_came_bef
     let [web, db] = two().map(|spec| Spec { systemd: false, ..spec });
     let (cluster, daemon) = world(std::slice::from_ref(&db));
     let server = RealPod::start(&cluster, NODE, &db);
-    wait_until_enrolled(&daemon, "shop/db");
+    wait_for_state(&daemon, "shop/db", "enrolled");
     let at = format!("[::]:{PORT}");
     let _app = server.run(&cluster, "app", &["/usr/bin/probe", "serve", &at, "--greet", GREETING]);
     cluster.lab.pod("db").wait_port(PORT);
@@ -117,7 +103,7 @@ fn a_sandbox_that_is_made_again_under_its_uid_is_the_pod_again_and_what_came_bef
     let asked = unknown.run(&cluster, "early", &ask).output(slow::limit(30));
     assert!(asked.text().contains("ECONNREFUSED"), "{asked}");
     cluster.announce(NODE, &web);
-    wait_until_enrolled(&daemon, "shop/web");
+    wait_for_state(&daemon, "shop/web", "enrolled");
     assert!(unknown.run(&cluster, "app", &ask).output(slow::limit(30)).text().contains(GREETING));
 
     drop(unknown);

@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use mtls_kube_double::json;
-use mtls_tests::kube::{Cluster, MODE, Spec};
+use mtls_tests::kube::{Cluster, MODE, Spec, wait_for_state};
 use mtls_tests::lab::NODE;
 use mtls_tests::{Daemon, eventually, slow};
 use serde_json::Value;
@@ -62,10 +62,7 @@ fn world(node_of: &[(&str, &str)]) -> Cluster {
 
 fn wait_for(daemon: &Daemon, workloads: &[&str]) {
     for name in workloads {
-        eventually(slow::limit(20), &format!("{name} to be enrolled"), || {
-            let all = daemon.ask(&["workloads"]).as_array().cloned().unwrap_or_default();
-            all.iter().any(|one| one["name"] == *name && one["state"] == "enrolled").then_some(())
-        });
+        wait_for_state(daemon, name, "enrolled");
     }
 }
 

@@ -129,6 +129,16 @@ impl Daemon {
         self.ca().join("root.crt")
     }
 
+    /// Where a table of the programs is pinned, whatever the version of the layout.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn table(&self, name: &str) -> PathBuf {
+        let pinned = fs::read_dir(self.bpffs()).expect("it is pinned").flatten().map(|entry| entry.path());
+        let maps = pinned.into_iter().find(|path| path.to_string_lossy().contains("/maps-"));
+        maps.expect("there are tables").join(name)
+    }
+
     /// Where the programs, links and maps are pinned.
     pub fn bpffs(&self) -> &Path {
         &self.node.bpffs
