@@ -18,12 +18,12 @@ pub use socket::{
     DirectSocket, Direction, Endpoint, Expected, LetGo, Phase, Role, SocketKind, SocketState, UnsentLimit,
 };
 pub use table::{
-    Counter, Destination, Enclosure, Namespace, PortMode, Service, VERDICT_ALLOW, VERDICT_DENY, Workload,
-    enclosure_flags, workload_flags,
+    Counter, Destination, Enclosure, INSIDE_KNOWN, INSIDE_UNKNOWN, Namespace, PortMode, Service,
+    VERDICT_ALLOW, VERDICT_DENY, Workload, enclosure_flags, workload_flags,
 };
 
 /// Changes whenever the layout or the meaning of a pinned map changes; names the pin directory.
-pub const ABI: u32 = 9;
+pub const ABI: u32 = 10;
 
 /// Ports that are learned for nobody: by these a node is managed, and finds names and the time. Named by a workload they are captured
 /// all the same.

@@ -126,6 +126,11 @@ pub struct Service {
     pub backends: u32,
 }
 
+/// Value of a prefix inside the cluster: strict workloads are refused.
+pub const INSIDE_UNKNOWN: u32 = 1;
+/// Value of a prefix inside the cluster: it is known, and no destination.
+pub const INSIDE_KNOWN: u32 = 2;
+
 /// Value of a verdict: connect() is refused.
 pub const VERDICT_DENY: u32 = 1;
 /// Value of a verdict: an exception to the verdict of port 0.

@@ -5,15 +5,15 @@ use aya_ebpf::helpers::generated::{
 };
 use aya_ebpf::maps::lpm_trie::Key;
 use mtls_common::{
-    AddressKey, Destination, DestinationPort, Endpoint, MAX_CGROUP_LEVEL, Namespace, UidKey, VERDICT_DENY,
-    VerdictKey, Workload, WorkloadPort, workload_flags,
+    AddressKey, Destination, DestinationPort, Endpoint, INSIDE_UNKNOWN, MAX_CGROUP_LEVEL, Namespace, UidKey,
+    VERDICT_DENY, VerdictKey, Workload, WorkloadPort, workload_flags,
 };
 
 use crate::address::is_always_excluded;
 use crate::event::Whose;
 use crate::maps::{
-    ADDRESSES, CGROUP_LEVELS, CGROUPS, DENIED, DESTINATIONS, EXCLUDED, EXCLUDED_PORTS, NAMESPACES, UIDS,
-    WORKLOADS, settings,
+    ADDRESSES, CGROUP_LEVELS, CGROUPS, DENIED, DESTINATIONS, EXCLUDED, EXCLUDED_PORTS, INSIDE, NAMESPACES,
+    UIDS, WORKLOADS, settings,
 };
 
 /// How many levels of cgroups are looked at, the root included.
@@ -148,7 +148,8 @@ pub fn outbound(place: &Place, to: &Endpoint) -> Decision {
         return Decision::Untouched;
     }
     let Some(destination) = destination(to) else {
-        if flags & workload_flags::DENY_UNKNOWN != 0 {
+        let is_strict = flags & workload_flags::STRICT != 0;
+        if flags & workload_flags::DENY_UNKNOWN != 0 || is_strict && is_unknown_inside(to) {
             return Decision::DeniedUnknown;
         }
         return Decision::Untouched;
@@ -163,6 +164,12 @@ pub fn outbound(place: &Place, to: &Endpoint) -> Decision {
         return Decision::DeniedPolicy(destination);
     }
     Decision::Capture(destination)
+}
+
+/// Is it an address of the cluster's networks of which nobody has said whose it is?
+#[inline(always)]
+fn is_unknown_inside(to: &Endpoint) -> bool {
+    INSIDE.get(&Key::new(128, to.address)).copied() == Some(INSIDE_UNKNOWN)
 }
 
 /// The verdict of the port, else that of port 0, which stands for every port without one.

@@ -94,6 +94,10 @@ pub static ADDRESSES: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(1 << 18
 pub static DESTINATIONS: HashMap<DestinationPort, Destination> =
     HashMap::with_max_entries(1 << 18, BPF_F_NO_PREALLOC);
 
+/// Address inside the cluster → `INSIDE_UNKNOWN` or `INSIDE_KNOWN`. Two generations, as above.
+#[map]
+pub static INSIDE: LpmTrie<[u8; 16], u32> = LpmTrie::with_max_entries(1 << 17, BPF_F_NO_PREALLOC);
+
 /// A Service's address and port → its set of endpoints. Holds two generations, since a change adds the new ones first.
 #[map]
 pub static SERVICES: HashMap<Endpoint, Service> = HashMap::with_max_entries(1 << 15, BPF_F_NO_PREALLOC);

@@ -23,6 +23,8 @@ fn other() -> Spec {
     Spec { qos: "BestEffort", ..Spec::new("lab", "other") }
 }
 
+/// Of all pods of the lab.
+const NETWORKS: &str = "networks: [10.77.0.0/24, 'fd00:77::/64']";
 const ALL: &str = "policy: [ { name: all, action: allow, from: { trust_domains: [example.org] } } ]";
 
 /// `web` and `db` of a strict namespace, `other` of one that nobody enrolled.
@@ -121,6 +123,44 @@ fn a_pod_that_is_made_anew_under_its_address_is_enrolled_again_and_nothing_leave
     let record =
         daemon.wait_for_log("the new one's connection", |record| record.inbound() && record.bytes() > 0);
     assert_eq!(record.peer(), "spiffe://example.org/ns/shop/sa/web");
+}
+
+#[test]
+fn a_strict_pod_connects_to_nobody_inside_the_cluster_whom_the_api_server_has_not_told_of() {
+    let mut cluster = world();
+    let open = Spec::new("lab", "open").labelled(MODE, "permissive");
+    cluster.pod(NODE, &open);
+    // They run, with addresses of the cluster, and the API server does not know them.
+    cluster.lab.add_node("n2");
+    let young = Spec::new("lab", "young");
+    cluster.sandbox("n2", &young);
+    let daemon = cluster.daemon(NETWORKS, ALL);
+    let _served = [("n2", young.clone()), (NODE, db()), (NODE, other())]
+        .map(|(node, spec)| cluster.serve(node, &spec, PORT, GREETING));
+    for name in ["shop/web", "shop/db", "lab/open"] {
+        wait_for_state(&daemon, name, "enrolled");
+    }
+    let to = cluster.lab.pod("young");
+    let capture = cluster.lab.capture();
+    for to in [to.at(PORT), to.at6(PORT)] {
+        let said = cluster.ask(NODE, &web(), to);
+        assert!(said.contains("EACCES"), "{said}");
+    }
+    let young_at = at(&cluster.lab, &young);
+    assert_eq!(capture.stop().of_port(PORT).count(), 0, "not even a SYN");
+    let record = daemon.wait_for_log("the refusal", |record| record.reason() == "unknown_destination");
+    assert_eq!(record.workload(), "shop/web");
+    // Who is known is reached as ever, and a permissive pod reaches everybody.
+    for (from, to) in [(web(), db()), (web(), other()), (open, young.clone())] {
+        let said = cluster.ask(NODE, &from, at(&cluster.lab, &to));
+        assert!(said.contains(GREETING), "{} to {}: {said}", from.name, to.name);
+    }
+    cluster.announce("n2", &young);
+    eventually(slow::limit(20), "the young one to be known", || {
+        cluster.ask(NODE, &web(), young_at).contains(GREETING).then_some(())
+    });
+    let (code, said) = daemon.cli(&["verify"]);
+    assert_eq!(code, Some(0), "{said}");
 }
 
 #[test]

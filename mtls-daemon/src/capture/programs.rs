@@ -23,7 +23,7 @@ use crate::sys::bpf::AttachType;
 pub(super) const OBJECT: &[u8] = aya::include_bytes_aligned!("../../ebpf/mtlsd.bpf.o");
 
 /// Every table, in the object's spelling.
-pub const MAPS: [&str; 37] = [
+pub const MAPS: [&str; 38] = [
     "SOCKETS",
     "LIMITS",
     "ASKED",
@@ -39,6 +39,7 @@ pub const MAPS: [&str; 37] = [
     "EXCLUDED_PORTS",
     "ADDRESSES",
     "DESTINATIONS",
+    "INSIDE",
     "SERVICES",
     "BACKENDS",
     "DENIED",

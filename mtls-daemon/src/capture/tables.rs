@@ -21,8 +21,10 @@ use super::error::CaptureError;
 use super::held::Held;
 
 pub mod compare;
+mod inside;
 mod services;
 
+use inside::Inside;
 use services::Services;
 
 /// What the tables shall hold. Sets are numbered from 0 here; the kernel's numbers are chosen on applying.
@@ -48,6 +50,8 @@ pub struct Tables {
     pub addresses: HashMap<(u32, [u8; 16]), u32>,
     /// Destinations of the sets.
     pub destinations: HashMap<DestinationPort, Destination>,
+    /// Prefixes inside the cluster (length over 128 bits, address) → [`mtls_common::INSIDE_UNKNOWN`] or `INSIDE_KNOWN`.
+    pub inside: HashMap<(u32, [u8; 16]), u32>,
     /// Services whose address is turned at connect() → their endpoints.
     pub services: HashMap<Endpoint, Vec<Endpoint>>,
     /// Workloads that own a whole namespace (0: none does), by its cookie.
@@ -92,6 +96,7 @@ pub struct KernelTables {
     excluded_ports: Map<WorkloadPort, u32>,
     addresses: LpmTrie<MapData, [u8; 16], u32>,
     destinations: Map<DestinationPort, Destination>,
+    inside: Inside,
     services: Services,
     denied: Map<VerdictKey, u32>,
     sources: LpmTrie<MapData, SourceKey, u32>,
@@ -154,6 +159,7 @@ macro_rules! every_table {
             excluded_ports: $from($source, "EXCLUDED_PORTS")?,
             addresses: $from($source, "ADDRESSES")?,
             destinations: $from($source, "DESTINATIONS")?,
+            inside: Inside::new($from($source, "INSIDE")?),
             services: Services::new($from($source, "SERVICES")?, $from($source, "BACKENDS")?),
             denied: $from($source, "DENIED")?,
             sources: $from($source, "SOURCES")?,
@@ -191,9 +197,12 @@ impl KernelTables {
 
         // Before the directory forgets their addresses, and gone only after it knows them again.
         self.services.upsert(&wanted.services).map_err(services::Failed::into_error)?;
+        // Who leaves the directory and is still there is known before.
+        self.inside.know(&wanted.inside).map_err(CaptureError::map("INSIDE"))?;
         // Destinations may have other numbers now, which an old denial must not hit.
         self.lift_denials(&wanted.denied).map_err(CaptureError::map("DENIED"))?;
         let base = self.replace_directory(wanted)?;
+        self.inside.replace(&wanted.inside).map_err(CaptureError::map("INSIDE"))?;
         replace(&mut self.denied, &wanted.denied).map_err(CaptureError::map("DENIED"))?;
         self.services.remove_others(&wanted.services).map_err(services::Failed::into_error)?;
 
@@ -257,6 +266,7 @@ impl KernelTables {
     /// Somebody else may have written: the next [`KernelTables::apply`] writes everything.
     pub fn doubt(&mut self) {
         self.directory = None;
+        self.inside.doubt();
     }
 
     /// A namespace that nobody owns any more says so: an owner without settings is taken for a strict one.

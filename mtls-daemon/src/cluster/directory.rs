@@ -65,6 +65,19 @@ pub(super) fn of(
     (entries, mixed)
 }
 
+/// Addresses that speak no TLS, and are not unknown: of pods that are not enrolled, of nodes and of Services. What of them is a
+/// destination is one all the same.
+pub(super) fn known(view: &View, accounts: &Accounts<'_>) -> BTreeSet<IpAddr> {
+    let pods = view.pods.iter().filter(|pod| !pod.is_over());
+    let of_pods = pods.flat_map(|pod| {
+        let speaks_none = pod.host_network || *accounts.of(pod) == Account::Bystander;
+        let own = if speaks_none { &pod.addresses[..] } else { &[] };
+        own.iter().copied().chain(pod.host)
+    });
+    let of_services = view.services.iter().flat_map(|service| service.addresses.iter().copied());
+    of_pods.chain(of_services).collect()
+}
+
 /// As its clients write it: `web.shop.svc`.
 fn service_name(key: &Key) -> String {
     format!("{}.{}.svc", key.name, key.namespace.as_ref().map_or("", |namespace| namespace.as_str()))

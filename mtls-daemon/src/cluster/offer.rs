@@ -1,6 +1,6 @@
 //! From what is known of the cluster to what it offers this node.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
 use super::accounts::{Account, Accounts};
@@ -99,8 +99,10 @@ pub fn offer(
         Resolution::default()
     };
     let (directory, mixed) = directory::of(view, &accounts, &owners, node, &resolution);
+    let known =
+        if settings.networks.is_empty() { BTreeSet::new() } else { directory::known(view, &accounts) };
     let Resolution { services, left, .. } = resolution;
-    let offer = Offer { pods, bystanders, directory, policies: policies(view, earlier), services };
+    let offer = Offer { pods, bystanders, directory, policies: policies(view, earlier), services, known };
     (offer, Notes { mixed, left })
 }
 

@@ -174,6 +174,25 @@ fn a_service_with_others_behind_it_is_named_and_in_a_strict_namespace_never_plai
 }
 
 #[test]
+fn of_the_networks_of_a_cluster_everybody_is_known_who_speaks_no_tls() {
+    let mut host = pod("host", "n2", "192.0.2.2");
+    host["spec"]["hostNetwork"] = true.into();
+    let mut plain = pod("plain", "n2", "10.0.0.2");
+    plain["metadata"]["labels"] = json!({ "mtlsd.io/mode": "disabled" });
+    plain["status"]["hostIP"] = "192.0.2.2".into();
+    let over = patched(pod("over", "n2", "10.0.0.3"), "/status/phase", "Failed".into());
+    let mut view = view(Some("strict"), &[pod("ours", "n1", "10.0.0.1"), plain, over, host]);
+    view.services = arcs(&[service("10.96.0.1")]);
+    let networks = Kubernetes { networks: vec!["10.0.0.0/8".parse().unwrap()], ..settings() };
+    let of = |settings: &Kubernetes| {
+        let (offer, _) = offer(&view, settings, "n1", &"example.org".parse().unwrap(), &Earlier::new());
+        offer.known.iter().map(ToString::to_string).collect::<Vec<_>>()
+    };
+    assert_eq!(of(&networks), ["10.0.0.2", "10.96.0.1", "192.0.2.2"]);
+    assert!(of(&settings()).is_empty(), "nobody asks for it");
+}
+
+#[test]
 fn policy_objects_come_with_their_last_good_version() {
     let object = json!({
         "metadata": { "name": "all", "namespace": "shop", "uid": "p", "generation": 7, "annotations": { "istio.io/dry-run": "true" } },

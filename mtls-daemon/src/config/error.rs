@@ -272,6 +272,9 @@ pub enum Fault {
     /// More than the kernel's table is given.
     #[error("these are {0} probers; at most {max} are taken", max = super::check::MAX_PROBERS)]
     TooManyProbers(usize),
+    /// More than the kernel's table is given.
+    #[error("these are {0} networks; at most {max} are taken: name larger ones", max = super::Inside::MAX_NETWORKS)]
+    TooManyNetworks(usize),
     /// `probers: [ {} ]`, or both.
     #[error("a prober is one cgroup; give either `unit` or `cgroup`")]
     ProberForm,

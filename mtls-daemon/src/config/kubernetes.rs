@@ -5,6 +5,7 @@ use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
 use schemars::JsonSchema;
 use serde::Deserialize;
 
@@ -29,6 +30,8 @@ pub struct Kubernetes {
     pub policies: BTreeSet<PolicySource>,
     /// Whether processes of pods may send that are not known yet.
     pub unclassified: UnclassifiedPods,
+    /// The networks of the cluster's pods and Services: strict workloads are kept from what is not known in them.
+    pub networks: Vec<IpNet>,
     /// Whether an endpoint of a Service is chosen at connect().
     pub resolve_services: bool,
     /// Where the daemons of all nodes take sessions of others, at their nodes' addresses; not 0. `None`: pods of other nodes are
@@ -91,6 +94,8 @@ pub struct Offer {
     pub policies: Vec<OfferedPolicy>,
     /// Services of which an endpoint is chosen at connect(); none twice at one address and port.
     pub services: Vec<ResolvedService>,
+    /// Addresses that are known and speak no TLS: of pods that are not enrolled, of nodes and of Services.
+    pub known: BTreeSet<IpAddr>,
 }
 
 /// A Service's address and port that is turned to one of the endpoints when a workload of this node connects to it.

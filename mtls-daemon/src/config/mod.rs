@@ -8,6 +8,7 @@ mod check;
 mod direct;
 mod error;
 mod external;
+mod inside;
 mod istio;
 mod kubernetes;
 mod nested;
@@ -33,6 +34,7 @@ use check::{Check, WHOLE_FILE};
 pub use direct::{Direct, DirectChoice, NodeAddress, NodeAddressError, UnfitSettings};
 pub use error::{ConfigError, Fault, Place, Problem, Quoted};
 pub use external::{ExternalCache, ExternalPolicy, OnFailure};
+pub use inside::{Inside, Unknown};
 pub use kubernetes::{
     Instead, Kubernetes, Offer, OfferedDestination, OfferedPeer, OfferedPod, OfferedPolicy, Outcome,
     PodSelector, PolicyKind, PolicyName, PolicySource, ResolvedService, UnclassifiedPods, Verdict,

@@ -23,6 +23,7 @@ use crate::identity::{SpiffeId, TrustDomain};
 use super::direct::{Direct, NodeAddress};
 use super::error::Problem;
 use super::external::ExternalPolicy;
+use super::inside::Inside;
 use super::kubernetes::{Kubernetes, ResolvedService, Verdict};
 use super::rule::Rule;
 use super::unit::UnitName;
@@ -81,6 +82,8 @@ pub struct Config {
     pub bystanders: Vec<Selector>,
     /// Services of the cluster of which an endpoint is chosen at connect().
     pub services: Vec<ResolvedService>,
+    /// The networks of the cluster.
+    pub inside: Inside,
     /// Destinations that are other nodes' workloads; names are unique.
     pub directory: Vec<DirectoryEntry>,
     /// Who may connect to local workloads; names are unique, also among [`Config::outbound_policy`].

@@ -8,7 +8,7 @@ use super::judge::{Ruling, rule_on};
 use super::near;
 use super::parties::{self, From, To, UnknownParty};
 use super::report::{PathReport, Refused, Walk};
-use crate::config::{Exclusions, Mode, Rule, UnknownDestinations, Workload, is_never_captured};
+use crate::config::{Exclusions, Mode, Rule, Unknown, UnknownDestinations, Workload, is_never_captured};
 use crate::directory::Destination;
 use crate::identity::{PeerName, SpiffeId};
 use crate::observe::connection::{Datapath, Direction};
@@ -240,13 +240,18 @@ impl Ground<'_> {
             (Some(address), ..) => format!("The directory does not have {address} port {}.", to.port),
             (None, None, None) => "The directory does not have it.".to_owned(),
         };
-        match client.settings.unknown_destinations {
-            UnknownDestinations::Deny => Err(walk.refused("destination", what, Reason::UnknownDestination)),
-            UnknownDestinations::Passthrough => {
-                let why = format!("{what} It goes out as it is (unknown_destinations: passthrough).");
-                self.untouched(walk, "destination", why, "add the destination to the directory", to)
-            }
+        let settings = &client.settings;
+        let unknown = match (to.address, settings.unknown_destinations) {
+            (Some(address), _) => self.snapshot.config.unknown(settings, address),
+            (None, UnknownDestinations::Deny) => Unknown::Denied,
+            (None, UnknownDestinations::Passthrough) => Unknown::Passes,
+        };
+        if unknown == Unknown::Passes {
+            let why = format!("{what} It goes out as it is ({}).", unknown.rule());
+            return self.untouched(walk, "destination", why, "add the destination to the directory", to);
         }
+        let why = format!("{what} It is refused ({}).", unknown.rule());
+        Err(walk.refused("destination", why, Reason::UnknownDestination))
     }
 
     fn enrolled(&self, walk: &mut Walk, workload: &WorkloadState) -> Step {

@@ -1,6 +1,6 @@
 //! What a configuration says of a flow that was seen.
 
-use crate::config::{Config, Exclusions, Mode, UnknownDestinations, Workload};
+use crate::config::{Config, Exclusions, Mode, Workload};
 use crate::directory::{Destination, Directory};
 use crate::identity::PeerName;
 use crate::observe::Direction;
@@ -128,10 +128,8 @@ impl Ground<'_> {
             return Judged::plain(true, "exclude");
         }
         let Some(destination) = self.directory.lookup(address, port) else {
-            return match client.unknown_destinations {
-                UnknownDestinations::Passthrough => Judged::plain(true, "unknown_destinations: passthrough"),
-                UnknownDestinations::Deny => Judged::plain(false, UNKNOWN_DESTINATIONS_DENY),
-            };
+            let unknown = self.config.unknown(client, address);
+            return Judged::plain(!unknown.is_denied(), unknown.rule());
         };
         let server = destination.local_workload.as_deref().and_then(|name| self.config.workload(name));
         if let Some(denial) = denied_early(self.policy, client, server, destination, port, Some(address)) {
@@ -156,8 +154,6 @@ impl Ground<'_> {
 
 /// What refuses plain bytes on a strict port.
 pub const MODE_STRICT: &str = "mode strict";
-/// What refuses a destination outside the directory.
-pub const UNKNOWN_DESTINATIONS_DENY: &str = "unknown_destinations: deny";
 
 fn expects(destination: &Destination, name: &PeerName) -> bool {
     match name {

@@ -9,10 +9,10 @@ use super::daemon::{Daemon, lock};
 use super::enclosures;
 use crate::capture::events::What;
 use crate::capture::{CaptureEvent, EventStream, Listeners};
+use crate::config::Unknown;
 use crate::datapath::listen::recover;
 use crate::datapath::relay::carrier::NotDirect;
 use crate::datapath::relay::{Place, Relay, authorise, inbound, outbound};
-use crate::flows::judge::UNKNOWN_DESTINATIONS_DENY;
 use crate::observe::connection::{Direction, Ending};
 use crate::observe::observer::Captured;
 use crate::observe::{Reason, Refusal};
@@ -102,7 +102,14 @@ fn refused(relay: &Arc<Relay>, event: &CaptureEvent, reason: Reason) {
         });
     }
     if reason == Reason::UnknownDestination {
-        authorise::note_denied(&relay.flows, &workload.settings, to, UNKNOWN_DESTINATIONS_DENY, reason);
+        let unknown = snapshot.config.unknown(&workload.settings, to.ip());
+        if unknown == Unknown::DeniedInside {
+            refusal = Refusal::new(
+                reason,
+                format!("at connect() to {to}: nothing is known of this address of the cluster"),
+            );
+        }
+        authorise::note_denied(&relay.flows, &workload.settings, to, unknown.rule(), reason);
     }
     observed.end(Ending::Refused(refusal));
 }

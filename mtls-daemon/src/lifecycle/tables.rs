@@ -6,14 +6,15 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 use mtls_common::{
-    AddressKey, Destination, DestinationPort, Enclosure, Endpoint, PortMode, SharedPort, UidKey,
-    VERDICT_ALLOW, VERDICT_DENY, VerdictKey, Workload, WorkloadPort, enclosure_flags, workload_flags,
+    AddressKey, Destination, DestinationPort, Enclosure, Endpoint, INSIDE_KNOWN, INSIDE_UNKNOWN, PortMode,
+    SharedPort, UidKey, VERDICT_ALLOW, VERDICT_DENY, VerdictKey, Workload, WorkloadPort, enclosure_flags,
+    workload_flags,
 };
 
 use crate::capture::Tables;
 use crate::capture::address::{endpoint, octets};
 use crate::capture::cgroup::Cgroup;
-use crate::config::{DirectChoice, Exclusions, Mode, UnclassifiedNamespaces, UnknownDestinations};
+use crate::config::{DirectChoice, Exclusions, Inside, Mode, UnclassifiedNamespaces, UnknownDestinations};
 use crate::datapath::relay::place::Owners;
 use crate::directory::{DestinationId, Prefix};
 use crate::snapshot::{Snapshot, WorkloadState};
@@ -72,6 +73,7 @@ pub fn tables(snapshot: &Snapshot, found: &Found) -> Tables {
         }
     }
     add_directory(&mut tables, snapshot);
+    add_inside(&mut tables, &snapshot.config.inside);
     add_denied(&mut tables, snapshot);
     sources::add(&mut tables, snapshot);
     tables.services = services(snapshot);
@@ -222,6 +224,15 @@ fn add_directory(tables: &mut Tables, snapshot: &Snapshot) {
                 tables.destinations.entry(key).or_insert(destination);
             }
         }
+    }
+}
+
+fn add_inside(tables: &mut Tables, inside: &Inside) {
+    let known = inside.known.iter().map(|address| (IpNet::from(*address), INSIDE_KNOWN));
+    let networks = inside.networks.iter().map(|network| (*network, INSIDE_UNKNOWN));
+    // A network of one address of which something is known is known.
+    for (network, value) in networks.chain(known) {
+        tables.inside.extend(prefixes(&network).into_iter().map(|prefix| (prefix, value)));
     }
 }
 

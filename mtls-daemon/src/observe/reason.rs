@@ -153,7 +153,7 @@ reasons! {
     /// The destination is not in the directory and the workload may not leave it.
     UnknownDestination = "unknown_destination", 24,
         "The destination is not in the directory, and this workload may talk only to destinations that are.",
-        "Add the destination to the directory or set unknown_destinations: passthrough.";
+        "Add the destination to the directory or set unknown_destinations: passthrough; of an address in kubernetes.networks see in `mtlsd status` whether the API server is heard.";
     /// This workload has no usable identity of its own.
     NoIdentity = "no_identity", 25,
         "This workload has no valid certificate of its own.",

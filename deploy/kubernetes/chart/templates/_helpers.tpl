@@ -16,6 +16,7 @@ app.kubernetes.io/version: {{ .Chart.AppVersion | quote }}
 {{- define "mtlsd.config" -}}
 {{- $kubernetes := dict "default_mode" .Values.kubernetes.defaultMode "policies" .Values.kubernetes.policies }}
 {{- with .Values.kubernetes.cgroupRoot }}{{ $_ := set $kubernetes "cgroup_root" . }}{{ end }}
+{{- with .Values.kubernetes.networks }}{{ $_ := set $kubernetes "networks" . }}{{ end }}
 {{- if .Values.kubernetes.resolveServices }}{{ $_ := set $kubernetes "resolve_services" true }}{{ end }}
 {{- if .Values.direct.enabled }}{{ $_ := set $kubernetes "direct_port" (int .Values.direct.port) }}{{ end }}
 {{- $own := dict "trust_domain" .Values.trustDomain "metrics" (dict "listen" .Values.metrics.listen) "kubernetes" $kubernetes }}

@@ -117,6 +117,7 @@ impl KernelTables {
         all.add("SERVICES", wanted.services.len(), services);
         all.add("BACKENDS", wanted.services.values().map(Vec::len).sum(), backends);
         trie(&mut all, "ADDRESSES", &self.addresses, &addresses)?;
+        trie(&mut all, "INSIDE", self.inside.trie(), &wanted.inside)?;
         trie(&mut all, "EXCLUDED", &self.excluded, &wanted.excluded)?;
         trie(&mut all, "SOURCES", &self.sources, &wanted.sources)?;
         hash(&mut all, "ENCLOSED", &self.enclosed, &wanted.enclosed)?;

@@ -448,4 +448,5 @@ fn while_the_tables_are_changed_an_address_of_both_generations_always_leads_to_a
     assert!(looks.load(Ordering::Relaxed) > 1000, "{looks:?} looks");
 }
 
+mod inside;
 mod services;

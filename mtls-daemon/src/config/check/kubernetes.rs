@@ -4,11 +4,15 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 
+use ipnet::IpNet;
+
 use crate::config::at::{At, Given};
 use crate::config::direct::{NodeAddress, NodeAddressError};
 use crate::config::error::{Fault, Quoted};
+use crate::config::inside::Inside;
 use crate::config::kubernetes::{Kubernetes, PodIssuer, PolicySource, UnclassifiedPods};
 use crate::config::raw;
+use crate::config::scalar;
 use crate::config::types::{Issuer, IssuerKind, Mode, Prober, WorkloadIdentity};
 use crate::kube::{Name, SERVICE_ACCOUNT};
 
@@ -40,6 +44,7 @@ pub(super) fn check(
         issuer: pod_issuer(check, issuers, same, &raw.issuer),
         policies: policies(check, &raw.policies),
         unclassified: raw.unclassified.0.as_ref().map(|at| at.value).unwrap_or_default(),
+        networks: networks(check, &raw.networks),
         resolve_services: raw.resolve_services.0.as_ref().is_some_and(|at| at.value),
         direct_port: raw.direct_port.0.as_ref().and_then(|at| check.port(at)),
     }
@@ -93,6 +98,15 @@ fn cgroup_root(check: &mut Check, at: &At<String>) -> Vec<String> {
         check.fault(at.spot, Fault::KubernetesCgroupRoot(Quoted::new(&at.value)));
     }
     segments
+}
+
+fn networks(check: &mut Check, raw: &Given<Vec<At<String>>>) -> Vec<IpNet> {
+    let Some(list) = &raw.0 else { return Vec::new() };
+    if list.value.len() > Inside::MAX_NETWORKS {
+        check.fault(list.spot, Fault::TooManyNetworks(list.value.len()));
+        return Vec::new();
+    }
+    check.distinct("network", &list.value, scalar::cidr, Fault::Cidr)
 }
 
 fn policies(check: &mut Check, raw: &Given<Vec<At<PolicySource>>>) -> BTreeSet<PolicySource> {

@@ -33,6 +33,7 @@ use crate::identity::{SpiffeId, TrustDomain};
 use super::DropIn;
 use super::at::{At, Given, Number, Spot};
 use super::error::{ConfigError, Fault, Place, Problem, Quoted};
+use super::inside::Inside;
 use super::kubernetes::Offer;
 use super::raw::Document;
 use super::scalar;
@@ -353,6 +354,8 @@ pub(super) fn check(
     let offered =
         offered::Policies::read(&mut check, &node, (&mut resources, &mut modes), &offer.policies, total);
     offered::pods(&mut check, &node, (&modes, &offered), &mut workloads, &offer.pods);
+    let networks = node.kubernetes.as_ref().map_or(&[][..], |kubernetes| &kubernetes.networks);
+    let inside = Inside::new(networks, &offer.known);
     let services = elsewhere::services(&directory, &workloads.list, &offer.services);
     let elsewhere = elsewhere::Elsewhere::new(&node, &modes, &offered);
     elsewhere::destinations(&mut check, &elsewhere, &mut directory, &mut workloads.list, &offer.directory);
@@ -395,6 +398,7 @@ pub(super) fn check(
         workloads: workloads.list,
         bystanders,
         services,
+        inside,
         verdicts: offered.into_verdicts(),
         directory,
         policy: policy.inbound,

@@ -28,6 +28,9 @@ pub(in crate::config) struct Kubernetes {
     pub issuer: Given<String>,
     /// Whether processes of pods may send that are not known yet: refuse (default) or allow. The node's own network is never closed.
     pub unclassified: Given<UnclassifiedPods>,
+    /// The networks of the cluster's pods and Services, such as 10.244.0.0/16: a strict workload may not connect to an address in
+    /// them of which nothing is known (yet). Default: none, and such connections go out in plaintext.
+    pub networks: Given<Vec<At<String>>>,
     /// Choose the endpoint when a workload connects to a Service's address, in kube-proxy's place: true or false. Default false.
     pub resolve_services: Given<bool>,
     /// The port on which the daemon of each node takes sessions of other daemons, for `direct` between pods; at the node's own

@@ -327,6 +327,7 @@ pub(super) fn config() -> impl Strategy<Value = Config> {
                 kubernetes: None,
                 bystanders: Vec::new(),
                 services: Vec::new(),
+                inside: Inside::default(),
                 verdicts: Vec::new(),
                 trust_domain: "own".parse().unwrap(),
                 paths: Paths { runtime: "/r".into(), state: "/s".into(), bpffs: "/b".into() },

@@ -408,15 +408,27 @@ fn the_settings_of_a_cluster_are_checked() {
     assert_eq!((default.node, default.default_mode), (None, Mode::Permissive));
     assert_eq!(default.policies, [PolicySource::Mtlsd].into());
     assert!(!default.resolve_services && settings("{ resolve_services: true }").resolve_services);
+    let networks = settings("{ networks: [10.244.0.0/16, 'fd00:96::/112'] }").networks;
+    assert_eq!(
+        networks.iter().map(ToString::to_string).collect::<Vec<_>>(),
+        ["10.244.0.0/16", "fd00:96::/112"]
+    );
+    assert!(default.networks.is_empty());
     assert_eq!(settings("{ cgroup_root: /kubelet/ }").cgroup_root, ["kubelet"]);
     let closed = load("{ cgroup_root: /kubelet }").unwrap().unclassified.cgroups;
     assert_eq!(closed[0].display().to_string(), "kubelet.slice/kubelet-kubepods.slice");
     assert!(load("{ unclassified: allow }").unwrap().unclassified.cgroups.is_empty());
+    let many: Vec<_> = (0..65).map(|n| format!("10.{n}.0.0/16")).collect();
+    let many_networks = format!("{{ networks: [{}] }}", many.join(", "));
     for (bad, why) in [
         ("{ node: A_b }", "not a name in Kubernetes"),
         ("{ default_mode: disabled }", "strict or permissive"),
         ("{ cgroup_root: ../x }", "not a cgroup root"),
         ("{ policies: [istio, istio] }", "write it once"),
+        ("{ networks: [10.244.0.1/16] }", "10.244.0.0/16"),
+        ("{ networks: [10.244.0.0/16, 10.244.0.0/16] }", "write it once"),
+        ("{ networks: [pods] }", "pods"),
+        (&many_networks, "these are 65 networks; at most 64"),
         ("{ issuer: nobody }", "nobody"),
         ("{ service_account: relative }", "relative"),
     ] {
@@ -450,6 +462,25 @@ fn the_settings_of_a_cluster_are_checked() {
     };
     let selectors: Vec<_> = selectors.iter().map(ToString::to_string).collect();
     assert_eq!((issuer.as_str(), selectors.join(" ")), ("spire", "k8s:ns:shop k8s:sa:cart".to_owned()));
+}
+
+#[test]
+fn a_strict_workload_is_kept_from_what_is_unknown_inside_the_cluster() {
+    let text = "trust_domain: a\nkubernetes: { networks: [10.244.0.0/16] }\nworkloads:\n\
+                - { name: strict, select: { netns: a }, mode: strict }\n\
+                - { name: open, select: { netns: b }, mode: permissive }\n\
+                - { name: shy, select: { netns: c }, mode: strict, unknown_destinations: deny }\n";
+    let offer = Offer { known: ["10.244.0.1".parse().unwrap()].into(), ..Offer::default() };
+    let config = Config::parse_with(&source("F", text), &[], &offer).unwrap();
+    let of = |name: &str, to: &str| {
+        let client = config.workloads.iter().find(|workload| workload.name == name).unwrap();
+        config.unknown(client, to.parse().unwrap())
+    };
+    assert_eq!(of("strict", "10.244.0.2"), Unknown::DeniedInside);
+    assert_eq!(of("strict", "10.244.0.1"), Unknown::Passes, "a pod that is not enrolled");
+    assert_eq!(of("strict", "192.0.2.1"), Unknown::Passes, "outside");
+    assert_eq!(of("open", "10.244.0.2"), Unknown::Passes);
+    assert_eq!([of("shy", "10.244.0.2"), of("shy", "10.244.0.1")], [Unknown::Denied; 2]);
 }
 
 #[test]

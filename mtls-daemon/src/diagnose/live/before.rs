@@ -10,7 +10,7 @@ use super::Live;
 use super::address::Host;
 use super::report::{Evidence, Stopped, Walk};
 use super::step::Question;
-use crate::config::{Mode, UnknownDestinations};
+use crate::config::Mode;
 use crate::directory::{Destination, DestinationId};
 use crate::handshake::ExpectedServer;
 use crate::identity::{PeerName, SpiffeId, when};
@@ -150,20 +150,16 @@ impl Live<'_> {
             }
             _ => format!("the directory does not have {} port {}", to.ip(), to.port()),
         };
-        match self.client.settings.unknown_destinations {
-            UnknownDestinations::Deny => {
-                let refusal = Refusal::new(Reason::UnknownDestination, what);
-                Err(walk.refused(Question::Destination, &refusal, evidence))
-            }
-            UnknownDestinations::Passthrough => {
-                let detail = format!("{what}: it goes out as it is (unknown_destinations: passthrough)");
-                walk.passed(Question::Destination, detail, evidence);
-                walk.advise(
-                    "If it should be protected, add it to the directory; --expect SPIFFE-ID tries that now.",
-                );
-                Ok(Way::Untouched)
-            }
+        let unknown = self.ground.snapshot.config.unknown(&self.client.settings, to.ip());
+        let rule = unknown.rule();
+        if unknown.is_denied() {
+            let refusal =
+                Refusal::new(Reason::UnknownDestination, format!("{what}, and it is refused ({rule})"));
+            return Err(walk.refused(Question::Destination, &refusal, evidence));
         }
+        walk.passed(Question::Destination, format!("{what}: it goes out as it is ({rule})"), evidence);
+        walk.advise("If it should be protected, add it to the directory; --expect SPIFFE-ID tries that now.");
+        Ok(Way::Untouched)
     }
 
     pub(super) fn identity(&self, walk: &mut Walk) -> Result<&OwnIdentity, Stopped> {

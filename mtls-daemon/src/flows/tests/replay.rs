@@ -1,6 +1,6 @@
 //! Which decisions another configuration would change.
 
-use super::super::judge::{Judged, MODE_STRICT, UNKNOWN_DESTINATIONS_DENY};
+use super::super::judge::{Judged, MODE_STRICT};
 use super::super::replay::{ReplayReport, replay};
 use super::*;
 
@@ -101,7 +101,7 @@ fn outbound_connections_are_asked_about_with_what_the_server_proved() {
     assert!(replayed(&flows, &gone).changes.is_empty());
     assert_eq!(replayed(&flows, &gone).by_another_rule, 1);
     let gone = gone.replace("netns: web }", "netns: web }, unknown_destinations: deny");
-    assert_eq!(after(&replayed(&flows, &gone)), [(false, UNKNOWN_DESTINATIONS_DENY)]);
+    assert_eq!(after(&replayed(&flows, &gone)), [(false, crate::config::Unknown::Denied.rule())]);
     let excluded = closed.replace("outbound_default", "exclude: { cidrs: [10.8.0.0/16] }, outbound_default");
     assert!(replayed(&flows, &excluded).changes.is_empty());
 }
@@ -110,13 +110,16 @@ fn outbound_connections_are_asked_about_with_what_the_server_proved() {
 fn what_was_refused_at_connect_is_asked_about_as_far_as_is_known_there() {
     let flows = flows(16);
     let denied = |to: &str, port, rule| {
-        let reason =
-            if rule == UNKNOWN_DESTINATIONS_DENY { Reason::UnknownDestination } else { Reason::PolicyDenied };
+        let reason = if rule == crate::config::Unknown::Denied.rule() {
+            Reason::UnknownDestination
+        } else {
+            Reason::PolicyDenied
+        };
         flows.note_at(&out(to, port, Channel::Connect), &Outcome::refused(rule, reason), ago(10));
     };
     denied("10.8.0.1", 443, "no-far");
     denied("10.9.0.1", 80, "no-web");
-    denied("192.0.2.1", 25, UNKNOWN_DESTINATIONS_DENY);
+    denied("192.0.2.1", 25, crate::config::Unknown::Denied.rule());
     let deny = SITE.replace("netns: web }", "netns: web }, unknown_destinations: deny")
         + "policy: [ { name: no-web, action: deny, from: { spiffe_ids: ['spiffe://example.org/web'] } } ]\n\
            outbound_policy: [ { name: no-far, action: deny, to: { spiffe_ids: ['spiffe://example.org/far'] } } ]\n";

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use proptest::sample::{select, subsequence};
 
 use super::*;
+use crate::config::Config;
 use crate::snapshot::testing::{config, snapshot};
 
 #[derive(Debug, PartialEq, Eq)]
@@ -34,9 +35,13 @@ fn kernel(tables: &Tables, number: u32, to: SocketAddr) -> Decision {
     let set = longest(to.ip(), |length, address| tables.addresses.get(&(length, address)).copied());
     let at = |port| tables.destinations.get(&DestinationPort { set: set?, port, reserved: 0 });
     let Some(destination) = at(to.port()).or_else(|| at(0)) else {
-        return match settings.flags & workload_flags::DENY_UNKNOWN {
-            0 => Decision::Untouched,
-            _ => Decision::DeniedUnknown,
+        let inside = longest(to.ip(), |length, address| tables.inside.get(&(length, address)).copied());
+        let is_strict = settings.flags & workload_flags::STRICT != 0;
+        return match settings.flags & workload_flags::DENY_UNKNOWN != 0
+            || is_strict && inside == Some(INSIDE_UNKNOWN)
+        {
+            false => Decision::Untouched,
+            true => Decision::DeniedUnknown,
         };
     };
     if destination.id == 0 {
@@ -80,9 +85,9 @@ fn meant(snapshot: &Snapshot, found: &Found, client: &WorkloadState, to: SocketA
         return Decision::Untouched;
     }
     let Some(destination) = snapshot.directory.lookup(to.ip(), to.port()) else {
-        return match settings.unknown_destinations {
-            UnknownDestinations::Passthrough => Decision::Untouched,
-            UnknownDestinations::Deny => Decision::DeniedUnknown,
+        return match snapshot.config.unknown(settings, to.ip()).is_denied() {
+            false => Decision::Untouched,
+            true => Decision::DeniedUnknown,
         };
     };
     let id = destination.id.0;
@@ -242,6 +247,15 @@ fn outbound_policy() -> impl Strategy<Value = String> {
     })
 }
 
+/// The networks of a cluster, and what is known in them.
+fn inside() -> impl Strategy<Value = Inside> {
+    let known = subsequence(ADDRESSES.to_vec(), 0..4);
+    (some_networks(), known).prop_map(|(networks, known)| Inside {
+        networks: networks.into_iter().map(|text| text.parse().unwrap()).collect(),
+        known: known.into_iter().map(|text| text.parse().unwrap()).collect(),
+    })
+}
+
 /// w0 to w2 have a namespace of their own; w3 shares one.
 fn found(snapshot: &Snapshot) -> Found {
     let number = |name| snapshot.by_name(name).unwrap().number;
@@ -264,9 +278,10 @@ proptest! {
         directory in directory(),
         policy in policy(),
         outbound in outbound_policy(),
+        inside in inside(),
     ) {
         let text = format!("exclude: {exclude}\n{workloads}{directory}{policy}{outbound}");
-        let snapshot = snapshot(config(&text));
+        let snapshot = snapshot(Config { inside, ..config(&text) });
         let found = found(&snapshot);
         let tables = tables(&snapshot, &found);
         for client in snapshot.workloads.values() {

@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use mtls_common::{SocketKind, SocketState};
 
-use crate::config::{Exclusions, Mode, UnknownDestinations, Workload, is_never_captured};
+use crate::config::{Exclusions, Mode, Workload, is_never_captured};
 use crate::datapath::relay::place::Owners;
 use crate::snapshot::{Snapshot, WorkloadState};
 
@@ -310,7 +310,8 @@ impl Ground<'_> {
             return Some(Why::Excluded);
         }
         let Some(destination) = self.snapshot.directory.lookup(to.ip(), to.port()) else {
-            return (settings.unknown_destinations != UnknownDestinations::Deny).then_some(Why::Unknown);
+            let unknown = self.snapshot.config.unknown(settings, to.ip());
+            return (!unknown.is_denied()).then_some(Why::Unknown);
         };
         let server = destination.local_workload.as_deref().and_then(|name| self.snapshot.by_name(name));
         let server = server.map(|server| &server.settings);
