@@ -350,3 +350,33 @@ fn a_service_address_leads_to_the_identities_behind_it() {
     let record = daemon.wait_for_log("the client's side", |record| !record.inbound() && record.bytes() > 0);
     assert_eq!(record.peer(), "spiffe://example.org/ns/shop/sa/db");
 }
+
+#[test]
+fn a_port_that_policy_disables_behind_a_service_is_reached_by_its_address_as_it_is() {
+    let cluster = world();
+    let service = "10.96.0.11";
+    let target = PORT + 1;
+    cluster.service("shop", "db", service, PORT, &[&db()]);
+    let mut slice = cluster.double.get("endpointslices", "shop", "db-1").expect("it is there");
+    slice["ports"] = json!([{ "name": "", "port": target, "protocol": "TCP" }]);
+    cluster.double.put("endpointslices", slice);
+    cluster.double.put(
+        "mutualtlspolicies",
+        json!({
+            "metadata": { "name": "db", "namespace": "shop", "uid": "p", "generation": 1 },
+            "spec": { "ports": { target.to_string(): "disabled" } },
+        }),
+    );
+    let daemon = cluster.daemon("", ALL);
+    let _db = cluster.serve(NODE, &db(), target, GREETING);
+    for name in ["shop/web", "shop/db"] {
+        wait_for_state(&daemon, name, "enrolled");
+    }
+    cluster.turn(&web(), service, PORT, &db(), target);
+    for to in [format!("{service}:{PORT}"), format!("{}:{target}", cluster.lab.pod("db").v4)] {
+        let said = cluster.ask(NODE, &web(), to.parse().expect("an address"));
+        assert!(said.contains(GREETING), "{to}: {said}");
+    }
+    let (code, said) = daemon.cli(&["verify"]);
+    assert_eq!(code, Some(0), "{said}");
+}

@@ -1,6 +1,6 @@
 //! Whom an address leads to: pods of other nodes, and services.
 
-use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -8,10 +8,10 @@ use ipnet::IpNet;
 use super::accounts::{Account, Accounts};
 use super::offer::View;
 use super::services::Resolution;
-use crate::config::{DirectoryEntry, OfferedDestination, OfferedPeer, is_never_captured};
+use crate::config::{DirectoryEntry, OfferedBackend, OfferedDestination, OfferedPeer, is_never_captured};
 use crate::identity::SpiffeId;
 use crate::kube::Key;
-use crate::kube::objects::{EndpointSlice, Pod, Protocol, Service};
+use crate::kube::objects::{Endpoint, EndpointSlice, Pod, Protocol, Service, SlicePort};
 
 /// The destinations, and the services that are none since some behind them are not enrolled.
 pub(super) fn of(
@@ -32,6 +32,7 @@ pub(super) fn of(
         Some(OfferedDestination {
             entry,
             pod: Some(OfferedPeer { labels: pod.labels.clone(), mode: *mode, host: pod.host }),
+            backends: Vec::new(),
         })
     };
     let pods = by_pod.into_values().filter_map(|(pod, addresses)| of_pod(pod, &addresses, None));
@@ -59,7 +60,9 @@ pub(super) fn of(
         let is_chosen = accounts.is_strict(&service.key) || resolution.is_whole(&service.key);
         match others > 0 && !is_chosen {
             true => mixed.push(service.key.to_string()),
-            false => entries.push(OfferedDestination { entry, pod: None }),
+            false => {
+                entries.push(OfferedDestination { entry, pod: None, backends: behind.backends(service) })
+            }
         }
     }
     (entries, mixed)
@@ -124,12 +127,8 @@ impl<'a> Behind<'a> {
     /// The identities of those that are enrolled, and how many are not.
     fn of(&self, service: &Service) -> (BTreeSet<SpiffeId>, usize) {
         let (mut ids, mut others) = (BTreeSet::new(), 0_usize);
-        let slices = self.slices.get(&service.key).into_iter().flatten();
-        let endpoints = slices.flat_map(|slice| &slice.endpoints);
-        for endpoint in endpoints.filter(|endpoint| endpoint.serving || endpoint.terminating) {
-            let known = endpoint.pod.as_ref().and_then(|of| Some((of, self.pods.get(&of.key)?)));
-            let pod = known.and_then(|(of, pod)| of.is(pod).then_some(pod));
-            match pod.map(|pod| self.accounts.of(pod)) {
+        for endpoint in self.slices_of(service).flat_map(|slice| &slice.endpoints).filter(is_there) {
+            match self.pod(endpoint).map(|pod| self.accounts.of(pod)) {
                 Some(Account::Enrolled { id, .. }) => drop(ids.insert(id.clone())),
                 // It has ended, and its slice lags behind.
                 Some(Account::Unknown) => {}
@@ -138,4 +137,39 @@ impl<'a> Behind<'a> {
         }
         (ids, others)
     }
+
+    /// Who takes the connections of each of its ports.
+    fn backends(&self, service: &Service) -> Vec<OfferedBackend> {
+        let mut seen = HashSet::new();
+        let mut backends = Vec::new();
+        for port in service.ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
+            for slice in self.slices_of(service) {
+                let is_named = |of: &&SlicePort| of.protocol == Protocol::Tcp && of.name == port.name;
+                let Some(target) = slice.ports.iter().find(is_named).and_then(|of| of.port) else { continue };
+                for pod in slice.endpoints.iter().filter(is_there).filter_map(|endpoint| self.pod(endpoint)) {
+                    let Account::Enrolled { id, mode } = self.accounts.of(pod) else { continue };
+                    let (spiffe_id, labels) = (id.clone(), pod.labels.clone());
+                    let backend = OfferedBackend { port: port.port, target, spiffe_id, labels, mode: *mode };
+                    if seen.insert(backend.clone()) {
+                        backends.push(backend);
+                    }
+                }
+            }
+        }
+        backends
+    }
+
+    fn slices_of(&self, service: &Service) -> impl Iterator<Item = &'a EndpointSlice> + '_ {
+        self.slices.get(&service.key).into_iter().flatten().copied()
+    }
+
+    /// The pod that it is, and none that had its name before or after.
+    fn pod(&self, endpoint: &Endpoint) -> Option<&'a Pod> {
+        let of = endpoint.pod.as_ref()?;
+        self.pods.get(&of.key).copied().filter(|pod| of.is(pod))
+    }
+}
+
+fn is_there(endpoint: &&Endpoint) -> bool {
+    endpoint.serving || endpoint.terminating
 }

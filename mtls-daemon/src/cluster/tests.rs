@@ -193,6 +193,39 @@ fn of_the_networks_of_a_cluster_everybody_is_known_who_speaks_no_tls() {
 }
 
 #[test]
+fn behind_each_port_of_a_service_stands_who_takes_its_connections() {
+    let labelled = |name: &str, node: &str, address: &str, app: &str| {
+        let mut pod = pod(name, node, address);
+        pod["metadata"]["labels"] = json!({ "app": app });
+        pod["spec"]["serviceAccountName"] = "web".into();
+        pod
+    };
+    let pods = [
+        labelled("a", "n1", "10.0.0.1", "web"),
+        labelled("b", "n2", "10.0.0.2", "web"),
+        labelled("c", "n2", "10.0.0.3", "canary"),
+    ];
+    let mut view = view(Some("strict"), &pods);
+    let mut service = service("10.96.0.1");
+    service["spec"]["ports"] = json!([{ "name": "http", "port": 80 }, { "name": "admin", "port": 81 }]);
+    view.services = arcs(&[service]);
+    let mut slice = slice(&["a", "b", "c", "gone"]);
+    slice["ports"] =
+        json!([{ "name": "http", "port": 8080 }, { "name": "admin", "port": 9090 }, { "name": "none" }]);
+    view.slices = arcs(&[slice]);
+    let (offer, _) = made(&view);
+    let web = offer.directory.iter().find(|of| of.entry.name == "web.shop.svc").expect("it is a destination");
+    let shown: Vec<_> = web
+        .backends
+        .iter()
+        .map(|of| (of.port, of.target, of.labels.get("app").unwrap_or_default(), of.mode))
+        .collect();
+    let strict = Some(Mode::Strict);
+    let wanted = [(80, 8080, "web"), (80, 8080, "canary"), (81, 9090, "web"), (81, 9090, "canary")];
+    assert_eq!(shown, wanted.map(|(port, target, app)| (port, target, app, strict)), "each kind once");
+}
+
+#[test]
 fn policy_objects_come_with_their_last_good_version() {
     let object = json!({
         "metadata": { "name": "all", "namespace": "shop", "uid": "p", "generation": 7, "annotations": { "istio.io/dry-run": "true" } },

@@ -46,6 +46,8 @@ impl Inside {
 /// What becomes of a connection to an address and port that the directory does not have.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Unknown {
+    /// The directory has it, and policy disables that port there.
+    LeftAlone,
     /// It goes on untouched.
     Passes,
     /// The workload has `unknown_destinations: deny`.
@@ -59,6 +61,7 @@ impl Unknown {
     #[must_use]
     pub const fn rule(self) -> &'static str {
         match self {
+            Self::LeftAlone => "mode disabled",
             Self::Passes => "unknown_destinations: passthrough",
             Self::Denied => "unknown_destinations: deny",
             Self::DeniedInside => "kubernetes.networks",
@@ -68,12 +71,13 @@ impl Unknown {
     /// Is connect() refused?
     #[must_use]
     pub const fn is_denied(self) -> bool {
-        !matches!(self, Self::Passes)
+        matches!(self, Self::Denied | Self::DeniedInside)
     }
 }
 
 impl Config {
-    /// What becomes of a connection of `client` to an address that the directory does not have (with that port).
+    /// What becomes of a connection of `client` to an address that the directory does not have with that port
+    /// ([`crate::directory::Directory::unknown`] asks it for that).
     #[must_use]
     pub fn unknown(&self, client: &Workload, address: IpAddr) -> Unknown {
         if client.unknown_destinations == UnknownDestinations::Deny {

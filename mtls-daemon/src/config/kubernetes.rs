@@ -135,6 +135,23 @@ pub struct OfferedDestination {
     pub entry: DirectoryEntry,
     /// What policy goes by, if it is one pod: its own node leaves alone what policy disables, and so must its clients.
     pub pod: Option<OfferedPeer>,
+    /// If it is a Service: who takes its connections, for the same reason. None twice.
+    pub backends: Vec<OfferedBackend>,
+}
+
+/// A kind of pod, on whichever node, behind one port of a Service.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct OfferedBackend {
+    /// The Service's port.
+    pub port: u16,
+    /// The pod's own.
+    pub target: u16,
+    /// Who it is.
+    pub spiffe_id: SpiffeId,
+    /// Its labels.
+    pub labels: Pairs,
+    /// As of [`OfferedPod`].
+    pub mode: Option<Mode>,
 }
 
 /// A pod of another node.

@@ -36,8 +36,8 @@ pub use error::{ConfigError, Fault, Place, Problem, Quoted};
 pub use external::{ExternalCache, ExternalPolicy, OnFailure};
 pub use inside::{Inside, Unknown};
 pub use kubernetes::{
-    Instead, Kubernetes, Offer, OfferedDestination, OfferedPeer, OfferedPod, OfferedPolicy, Outcome,
-    PodSelector, PolicyKind, PolicyName, PolicySource, ResolvedService, UnclassifiedPods, Verdict,
+    Instead, Kubernetes, Offer, OfferedBackend, OfferedDestination, OfferedPeer, OfferedPod, OfferedPolicy,
+    Outcome, PodSelector, PolicyKind, PolicyName, PolicySource, ResolvedService, UnclassifiedPods, Verdict,
 };
 pub(crate) use nested::nested;
 pub use number::number_of;

@@ -242,10 +242,16 @@ impl Ground<'_> {
         };
         let settings = &client.settings;
         let unknown = match (to.address, settings.unknown_destinations) {
-            (Some(address), _) => self.snapshot.config.unknown(settings, address),
+            (Some(address), _) => {
+                self.snapshot.directory.unknown(&self.snapshot.config, settings, address, to.port)
+            }
             (None, UnknownDestinations::Deny) => Unknown::Denied,
             (None, UnknownDestinations::Passthrough) => Unknown::Passes,
         };
+        if unknown == Unknown::LeftAlone {
+            let why = format!("Policy disables port {} there: it goes out as it is.", to.port);
+            return self.untouched(walk, "destination", why, "change the mode of that port", to);
+        }
         if unknown == Unknown::Passes {
             let why = format!("{what} It goes out as it is ({}).", unknown.rule());
             return self.untouched(walk, "destination", why, "add the destination to the directory", to);

@@ -13,7 +13,7 @@ use std::sync::Arc;
 
 use ipnet::IpNet;
 
-use crate::config::{Config, NodeAddress};
+use crate::config::{Config, NodeAddress, Unknown, Workload};
 use crate::identity::SpiffeId;
 
 use table::Table;
@@ -100,6 +100,15 @@ impl Directory {
     pub fn lookup(&self, address: IpAddr, port: u16) -> Option<&Destination> {
         let destination = self.get(self.table.lookup(address.to_canonical(), port)?)?;
         (!destination.left_alone.contains(&port)).then_some(destination)
+    }
+
+    /// What becomes of a connection of `client` to where [`Directory::lookup`] finds nobody.
+    #[must_use]
+    pub fn unknown(&self, config: &Config, client: &Workload, address: IpAddr, port: u16) -> Unknown {
+        match self.table.lookup(address.to_canonical(), port) {
+            Some(_) => Unknown::LeftAlone,
+            None => config.unknown(client, address.to_canonical()),
+        }
     }
 
     /// The destination of that number.

@@ -128,7 +128,7 @@ impl Ground<'_> {
             return Judged::plain(true, "exclude");
         }
         let Some(destination) = self.directory.lookup(address, port) else {
-            let unknown = self.config.unknown(client, address);
+            let unknown = self.directory.unknown(self.config, client, address, port);
             return Judged::plain(!unknown.is_denied(), unknown.rule());
         };
         let server = destination.local_workload.as_deref().and_then(|name| self.config.workload(name));

@@ -102,7 +102,7 @@ fn refused(relay: &Arc<Relay>, event: &CaptureEvent, reason: Reason) {
         });
     }
     if reason == Reason::UnknownDestination {
-        let unknown = snapshot.config.unknown(&workload.settings, to.ip());
+        let unknown = snapshot.directory.unknown(&snapshot.config, &workload.settings, to.ip(), to.port());
         if unknown == Unknown::DeniedInside {
             refusal = Refusal::new(
                 reason,

@@ -1,15 +1,17 @@
 //! Destinations that the cluster offers: pods of other nodes, and services.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::net::{IpAddr, SocketAddr};
 
 use ipnet::IpNet;
 
 use crate::config::direct::NodeAddress;
 use crate::config::kubernetes::{
-    Kubernetes, OfferedDestination, OfferedPeer, OfferedPod, PodSelector, ResolvedService,
+    Kubernetes, OfferedBackend, OfferedDestination, OfferedPeer, OfferedPod, PodSelector, ResolvedService,
 };
 use crate::config::types::{DirectoryEntry, Mode, Workload};
+use crate::identity::SpiffeId;
+use crate::kube::objects::Pairs;
 
 use super::Check;
 use super::directory::MAX_PAIRS;
@@ -33,26 +35,16 @@ impl<'a> Elsewhere<'a> {
     /// The destination without what its node leaves alone; `None`: that is all of it.
     fn that_speaks_tls(&self, check: &mut Check, offered: &OfferedDestination) -> Option<DirectoryEntry> {
         let mut entry = offered.entry.clone();
-        let (Some(pod), Some(kubernetes)) = (&offered.pod, &self.node.kubernetes) else { return Some(entry) };
+        let Some(kubernetes) = &self.node.kubernetes else { return Some(entry) };
+        let Some(pod) = &offered.pod else {
+            entry.left_alone = self.left_alone_behind(check, kubernetes, &entry.name, &offered.backends);
+            return Some(entry);
+        };
         let Some(id) = entry.spiffe_ids.first() else { return Some(entry) };
         entry.node = node_of(kubernetes, pod, &entry);
-        let namespace = id.service_account().map(|(namespace, _)| namespace);
-        let default = pod.mode.unwrap_or(kubernetes.default_mode);
-        let may = |disabling: &&Entry| disabling.describes(namespace, |key| pod.labels.get(key));
-        if default != Mode::Disabled && !self.that_disable.iter().any(may) {
+        let Some(there) = self.judged(check, kubernetes, &entry.name, (id, &pod.labels, pod.mode)) else {
             return Some(entry);
-        }
-        let there = OfferedPod {
-            name: entry.name.clone(),
-            select: PodSelector { cgroups: Vec::new(), host_network: false },
-            spiffe_id: id.clone(),
-            labels: pod.labels.clone().into(),
-            mode: pod.mode,
-            addresses: Vec::new(),
-            probe_ports: BTreeSet::new(),
         };
-        let there = workload(self.node, &kubernetes.issuer, kubernetes.default_mode, &there);
-        let (there, _) = with_modes(check, (self.modes, self.policies), there, pod.mode.is_some());
         let ports = |disabled: bool| -> BTreeSet<u16> {
             let these = there.ports.iter().filter(|(_, mode)| (**mode == Mode::Disabled) == disabled);
             these.map(|(port, _)| *port).collect()
@@ -67,6 +59,52 @@ impl<'a> Elsewhere<'a> {
             None => speaks,
         };
         if speaks.is_empty() { None } else { Some(DirectoryEntry { ports: Some(speaks), ..entry }) }
+    }
+
+    /// Ports of a Service that every pod behind them leaves alone. Where only some do, mutual TLS is demanded, which is what fails
+    /// closed.
+    fn left_alone_behind(
+        &self,
+        check: &mut Check,
+        kubernetes: &Kubernetes,
+        name: &str,
+        backends: &[OfferedBackend],
+    ) -> BTreeSet<u16> {
+        let mut speaks_tls: BTreeMap<u16, bool> = BTreeMap::new();
+        for backend in backends {
+            let whom = (&backend.spiffe_id, &backend.labels, backend.mode);
+            let there = self.judged(check, kubernetes, name, whom);
+            let speaks = there.is_none_or(|there| there.mode_of_port(backend.target) != Mode::Disabled);
+            *speaks_tls.entry(backend.port).or_default() |= speaks;
+        }
+        speaks_tls.into_iter().filter(|(_, speaks)| !speaks).map(|(port, _)| port).collect()
+    }
+
+    /// A pod as its own node has it, with what modes say of it; `None`: nothing of it is left alone.
+    fn judged(
+        &self,
+        check: &mut Check,
+        kubernetes: &Kubernetes,
+        name: &str,
+        (id, labels, mode): (&SpiffeId, &Pairs, Option<Mode>),
+    ) -> Option<Workload> {
+        let namespace = id.service_account().map(|(namespace, _)| namespace);
+        let default = mode.unwrap_or(kubernetes.default_mode);
+        let may = |disabling: &&Entry| disabling.describes(namespace, |key| labels.get(key));
+        if default != Mode::Disabled && !self.that_disable.iter().any(may) {
+            return None;
+        }
+        let there = OfferedPod {
+            name: name.to_owned(),
+            select: PodSelector { cgroups: Vec::new(), host_network: false },
+            spiffe_id: id.clone(),
+            labels: labels.clone().into(),
+            mode,
+            addresses: Vec::new(),
+            probe_ports: BTreeSet::new(),
+        };
+        let there = workload(self.node, &kubernetes.issuer, kubernetes.default_mode, &there);
+        Some(with_modes(check, (self.modes, self.policies), there, mode.is_some()).0)
     }
 }
 
@@ -106,14 +144,16 @@ pub(super) fn services(
     offered.iter().filter(is_free).cloned().collect()
 }
 
-/// Adds destinations; an address of which a file speaks is the file's.
+/// Adds destinations; an address of which a file speaks is the file's. Gives the addresses of pods that policy leaves alone, be it
+/// but for some ports.
 pub(super) fn destinations(
     check: &mut Check,
     elsewhere: &Elsewhere<'_>,
     directory: &mut Vec<DirectoryEntry>,
     workloads: &mut [Workload],
     offered: &[OfferedDestination],
-) {
+) -> BTreeSet<IpAddr> {
+    let mut left_alone = BTreeSet::new();
     let of_files = directory.iter().flat_map(|entry| entry.addresses.iter().copied());
     let mut taken: HashSet<IpNet> = of_files.chain(of_configured(workloads).map(IpNet::from)).collect();
     for pod in workloads.iter_mut().filter(|workload| workload.select.pod.is_some()) {
@@ -122,7 +162,11 @@ pub(super) fn destinations(
     let mut ports_taken = HashSet::new();
     let mut pairs = directory.iter().map(pairs_of).sum::<usize>().saturating_add(taken.len());
     for offered in offered {
-        let Some(mut entry) = elsewhere.that_speaks_tls(check, offered) else { continue };
+        let speaks_tls = elsewhere.that_speaks_tls(check, offered);
+        if speaks_tls.as_ref().is_none_or(|entry| entry.ports != offered.entry.ports) {
+            left_alone.extend(offered.entry.addresses.iter().map(IpNet::addr));
+        }
+        let Some(mut entry) = speaks_tls else { continue };
         let ports: Vec<u16> = entry.ports.iter().flatten().copied().collect();
         let free = |network: &IpNet| {
             !taken.contains(network)
@@ -135,7 +179,7 @@ pub(super) fn destinations(
             tracing::error!(
                 "the cluster has more than {MAX_PAIRS} destinations; those that do not fit are not dialled with TLS"
             );
-            return;
+            return left_alone;
         }
         match &entry.ports {
             None => taken.extend(&entry.addresses),
@@ -149,6 +193,7 @@ pub(super) fn destinations(
             directory.push(entry);
         }
     }
+    left_alone
 }
 
 fn pairs_of(entry: &DirectoryEntry) -> usize {

@@ -354,11 +354,17 @@ pub(super) fn check(
     let offered =
         offered::Policies::read(&mut check, &node, (&mut resources, &mut modes), &offer.policies, total);
     offered::pods(&mut check, &node, (&modes, &offered), &mut workloads, &offer.pods);
-    let networks = node.kubernetes.as_ref().map_or(&[][..], |kubernetes| &kubernetes.networks);
-    let inside = Inside::new(networks, &offer.known);
     let services = elsewhere::services(&directory, &workloads.list, &offer.services);
     let elsewhere = elsewhere::Elsewhere::new(&node, &modes, &offered);
-    elsewhere::destinations(&mut check, &elsewhere, &mut directory, &mut workloads.list, &offer.directory);
+    let left_alone = elsewhere::destinations(
+        &mut check,
+        &elsewhere,
+        &mut directory,
+        &mut workloads.list,
+        &offer.directory,
+    );
+    let networks = node.kubernetes.as_ref().map_or(&[][..], |kubernetes| &kubernetes.networks);
+    let inside = Inside::new(networks, &(&offer.known | &left_alone));
     let mut policy = policy::check(&mut check, &workloads.list, policy, outbound);
     policy.inbound.extend(resources.rules(&mut check, &workloads.list, node.trust_domain.as_ref()));
     policy.inbound.extend(offered.rules(&mut check, &workloads.list));

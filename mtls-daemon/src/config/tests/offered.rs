@@ -288,7 +288,10 @@ fn an_address_of_which_a_file_speaks_is_the_files() {
         entry("same-port", "10.96.0.1", Some(80)),
         entry("other-port", "10.96.0.1", Some(81)),
     ];
-    let directory = directory.into_iter().map(|entry| OfferedDestination { entry, pod: None }).collect();
+    let directory = directory
+        .into_iter()
+        .map(|entry| OfferedDestination { entry, pod: None, backends: Vec::new() })
+        .collect();
     let config = config(&Offer { pods: vec![cart], directory, ..Offer::default() });
     let own: Vec<_> =
         config.workload("shop/cart").unwrap().addresses.iter().map(ToString::to_string).collect();
@@ -299,6 +302,11 @@ fn an_address_of_which_a_file_speaks_is_the_files() {
 
 /// `shop/far` is on another node; these objects are for it as they are for pods of this one.
 fn far(mode: Option<Mode>, policies: Vec<OfferedPolicy>) -> Option<DirectoryEntry> {
+    let config = with_far(mode, policies);
+    config.directory.iter().find(|entry| entry.name == "shop/far").cloned()
+}
+
+fn with_far(mode: Option<Mode>, policies: Vec<OfferedPolicy>) -> Config {
     let entry = DirectoryEntry {
         name: "shop/far".into(),
         addresses: vec!["10.0.0.7".parse::<IpAddr>().unwrap().into()],
@@ -310,9 +318,11 @@ fn far(mode: Option<Mode>, policies: Vec<OfferedPolicy>) -> Option<DirectoryEntr
     };
     let labels = BTreeMap::from([("app".to_owned(), "far".to_owned())]);
     let pod = Some(OfferedPeer { labels: labels.try_into().unwrap(), mode, host: None });
-    let directory = vec![OfferedDestination { entry, pod }];
-    let config = config(&Offer { policies, directory, ..Offer::default() });
-    config.directory.iter().find(|entry| entry.name == "shop/far").cloned()
+    let directory = vec![OfferedDestination { entry, pod, backends: Vec::new() }];
+    let file =
+        FILE.replace("policies: [mtlsd, istio] }", "policies: [mtlsd, istio], networks: [10.0.0.0/24] }");
+    let offer = Offer { policies, directory, ..Offer::default() };
+    Config::parse_with(&source("main.yaml", &file), &[], &offer).unwrap()
 }
 
 #[test]
@@ -329,14 +339,69 @@ fn what_policy_disables_on_another_node_is_left_alone_by_its_clients_too() {
     assert_eq!(far(Some(Mode::Strict), off()).unwrap().left_alone, [].into(), "its label goes before");
     let but = r#"{ "selector": { "matchLabels": { "app": "far" } }, "mtls": { "mode": "DISABLE" },
                    "portLevelMtls": { "5432": { "mode": "STRICT" } } }"#;
-    let but = far(None, vec![policy(PeerAuthentication, "shop", "but", but)]).unwrap();
-    assert_eq!(but.ports, Some([5432].into()));
+    let but = || vec![policy(PeerAuthentication, "shop", "but", but)];
+    assert_eq!(far(None, but()).unwrap().ports, Some([5432].into()));
+    // Strict clients are not kept from what speaks no TLS.
+    let address: IpAddr = "10.0.0.7".parse().unwrap();
+    for (policies, known) in [(off(), true), (but(), true), (ports(), false), (Vec::new(), false)] {
+        let config = with_far(None, policies);
+        assert_eq!(config.inside.known.contains(&address), known);
+        let directory = crate::directory::Directory::from_config(&config);
+        let client = config.workload("host").unwrap();
+        let client = Workload { mode: Mode::Strict, ..client.clone() };
+        let unknown = directory.unknown(&config, &client, address, 9000);
+        assert!(directory.lookup(address, 9000).is_some() || !unknown.is_denied(), "{unknown:?}");
+    }
     for (namespace, app) in [("ops", "far"), ("shop", "near")] {
         let other =
             format!(r#"{{ "selector": {{ "matchLabels": {{ "app": "{app}" }} }}, "mode": "disabled" }}"#);
         let entry = far(None, vec![policy(MutualTlsPolicy, namespace, "other", &other)]).unwrap();
         assert_eq!((entry.ports, entry.left_alone), (None, [].into()), "it is not for this pod");
     }
+}
+
+#[test]
+fn a_port_of_a_service_is_left_alone_where_every_pod_behind_it_does() {
+    let backend = |port: u16, target: u16, app: &str| OfferedBackend {
+        port,
+        target,
+        spiffe_id: format!("spiffe://site.example/ns/shop/sa/{app}").parse().unwrap(),
+        labels: BTreeMap::from([("app".to_owned(), app.to_owned())]).try_into().unwrap(),
+        mode: None,
+    };
+    let left_alone = |backends: &[OfferedBackend], policies: Vec<OfferedPolicy>| {
+        let entry = DirectoryEntry {
+            name: "web.shop.svc".into(),
+            addresses: vec!["10.96.0.1".parse::<IpAddr>().unwrap().into()],
+            ports: Some([80, 81].into()),
+            spiffe_ids: backends.iter().map(|backend| backend.spiffe_id.clone()).collect(),
+            dns_names: Vec::new(),
+            node: None,
+            left_alone: BTreeSet::new(),
+        };
+        let directory = vec![OfferedDestination { entry, pod: None, backends: backends.to_vec() }];
+        let config = config(&Offer { policies, directory, ..Offer::default() });
+        let entry = config.directory.iter().find(|entry| entry.name == "web.shop.svc").unwrap();
+        assert_eq!(entry.ports, Some([80, 81].into()), "they are known all the same");
+        entry.left_alone.clone()
+    };
+    let port = r#"{ "selector": { "matchLabels": { "app": "a" } }, "ports": { "8080": "disabled" } }"#;
+    let port = || vec![policy(MutualTlsPolicy, "shop", "port", port)];
+    let one = [backend(80, 8080, "a"), backend(81, 8081, "a")];
+    assert_eq!(left_alone(&one, port()), [80].into());
+    assert_eq!(left_alone(&one, Vec::new()), [].into());
+    assert_eq!(
+        left_alone(
+            &one,
+            vec![policy(PeerAuthentication, "shop", "off", r#"{ "mtls": { "mode": "DISABLE" } }"#)]
+        ),
+        [80, 81].into()
+    );
+    let mixed = [backend(80, 8080, "a"), backend(80, 8080, "b")];
+    assert_eq!(left_alone(&mixed, port()), [].into(), "some speak TLS: it is demanded");
+    let canary = [backend(80, 8080, "a"), backend(80, 9090, "a")];
+    assert_eq!(left_alone(&canary, port()), [].into(), "at another port of theirs");
+    assert_eq!(left_alone(&[], port()), [].into());
 }
 
 #[test]
@@ -353,8 +418,11 @@ fn a_pod_of_another_node_is_direct_where_the_daemons_of_all_nodes_take_sessions_
         };
         let labels = BTreeMap::new().try_into().unwrap();
         let host = host.map(|text| text.parse().unwrap());
-        let directory =
-            vec![OfferedDestination { entry, pod: Some(OfferedPeer { labels, mode: None, host }) }];
+        let directory = vec![OfferedDestination {
+            entry,
+            pod: Some(OfferedPeer { labels, mode: None, host }),
+            backends: Vec::new(),
+        }];
         let file = FILE.replace("policies: [mtlsd, istio] }", &format!("policies: [mtlsd]{kubernetes} }}"));
         let offer = Offer { directory, ..Offer::default() };
         let config =

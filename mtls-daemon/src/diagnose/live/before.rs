@@ -10,7 +10,7 @@ use super::Live;
 use super::address::Host;
 use super::report::{Evidence, Stopped, Walk};
 use super::step::Question;
-use crate::config::Mode;
+use crate::config::{Mode, Unknown};
 use crate::directory::{Destination, DestinationId};
 use crate::handshake::ExpectedServer;
 use crate::identity::{PeerName, SpiffeId, when};
@@ -150,7 +150,14 @@ impl Live<'_> {
             }
             _ => format!("the directory does not have {} port {}", to.ip(), to.port()),
         };
-        let unknown = self.ground.snapshot.config.unknown(&self.client.settings, to.ip());
+        let (directory, config) = (&self.ground.snapshot.directory, &self.ground.snapshot.config);
+        let unknown = directory.unknown(config, &self.client.settings, to.ip(), to.port());
+        if unknown == Unknown::LeftAlone {
+            let detail = format!("policy disables port {} there: it goes out as it is", to.port());
+            walk.passed(Question::Destination, detail, evidence);
+            walk.advise("If it should be protected, change the mode of that port.");
+            return Ok(Way::Untouched);
+        }
         let rule = unknown.rule();
         if unknown.is_denied() {
             let refusal =

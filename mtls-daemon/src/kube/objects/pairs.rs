@@ -24,7 +24,7 @@ const OURS: &str = "mtlsd.io/";
 const MIRROR: &str = "kubernetes.io/config.mirror";
 
 /// Keys and values, sorted by key. All in one text, since each small piece of memory would cost as much again as a label has, and shared by who keeps a copy.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(try_from = "BTreeMap<String, String>", into = "BTreeMap<String, String>")]
 pub struct Pairs(Arc<str>);
 

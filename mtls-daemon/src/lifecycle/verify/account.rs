@@ -9,7 +9,7 @@ use std::net::SocketAddr;
 
 use mtls_common::{SocketKind, SocketState};
 
-use crate::config::{Exclusions, Mode, Workload, is_never_captured};
+use crate::config::{Exclusions, Mode, Unknown, Workload, is_never_captured};
 use crate::datapath::relay::place::Owners;
 use crate::snapshot::{Snapshot, WorkloadState};
 
@@ -310,8 +310,12 @@ impl Ground<'_> {
             return Some(Why::Excluded);
         }
         let Some(destination) = self.snapshot.directory.lookup(to.ip(), to.port()) else {
-            let unknown = self.snapshot.config.unknown(settings, to.ip());
-            return (!unknown.is_denied()).then_some(Why::Unknown);
+            return match self.snapshot.directory.unknown(&self.snapshot.config, settings, to.ip(), to.port())
+            {
+                Unknown::LeftAlone => Some(Why::Disabled),
+                Unknown::Passes => Some(Why::Unknown),
+                Unknown::Denied | Unknown::DeniedInside => None,
+            };
         };
         let server = destination.local_workload.as_deref().and_then(|name| self.snapshot.by_name(name));
         let server = server.map(|server| &server.settings);
