@@ -2,12 +2,13 @@
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use mtls_tests::certs::{Authority, Leaf};
-use mtls_tests::slow;
-use mtls_tests::{Lab, Pair, STRICT_PAIR, eventually};
+use mtls_tests::scenario::HTTP;
+use mtls_tests::{Lab, Pair, STRICT_PAIR, eventually, programs, slow};
 use serde_json::Value;
 
 /// The kernel's own list of what is attached to a cgroup, and of links to a network namespace.
@@ -48,6 +49,57 @@ fn uninstall_removes_everything_and_traffic_is_plain_again() {
     let capture = pair.lab.capture();
     pair.works();
     capture.stop().assert_only_tls(80);
+}
+
+/// What an mtlsd with tables of another layout leaves behind.
+fn with_another_layout(pair: &mut Pair) -> PathBuf {
+    pair.daemon.kill9();
+    let pins = fs::read_dir(pair.daemon.bpffs()).expect("it is there").flatten().map(|entry| entry.path());
+    let maps =
+        pins.into_iter().find(|path| path.to_string_lossy().contains("/maps-")).expect("tables are pinned");
+    let other = maps.with_file_name("maps-1");
+    fs::rename(&maps, &other).expect("a directory of bpffs can be renamed");
+    other
+}
+
+#[test]
+fn an_upgrade_to_tables_of_another_layout_opens_nothing_in_between() {
+    let mut pair = Pair::with(
+        "directory: [ { name: outside, addresses: [\"$out.v4\"], spiffe_ids: ['spiffe://example.org/outside'] } ]\n",
+    );
+    // It does not speak TLS, though who asks it by mtlsd demands that.
+    let _plain = programs::nginx(pair.out(), HTTP);
+    let other = with_another_layout(&mut pair);
+    let over = AtomicBool::new(false);
+    let Pair { daemon, lab, .. } = &mut pair;
+    let lab = &*lab;
+    let asks = |from: &str, to: &str| {
+        let url = format!("http://{}/", lab.pod(to).at(HTTP));
+        let mut asked = 0;
+        while !over.load(Ordering::Relaxed) {
+            let said = lab.pod(from).run(&["curl", "-sS", "--max-time", "5", &url]);
+            assert!(!said.text().contains("hello from"), "{from} got an answer of {to}: {said}");
+            asked += 1;
+        }
+        asked
+    };
+    std::thread::scope(|scope| {
+        // A strict client, and a stranger to a strict server.
+        let asks = &asks;
+        let asking = [("web", "out"), ("out", "db")].map(|(from, to)| scope.spawn(move || asks(from, to)));
+        daemon.start();
+        std::thread::sleep(slow::limit(1));
+        over.store(true, Ordering::Relaxed);
+        for asked in asking {
+            assert!(asked.join().expect("nobody was answered") > 3);
+        }
+    });
+    assert!(!other.exists(), "the old tables are forgotten");
+    let capture = pair.lab.capture();
+    pair.works();
+    capture.stop().assert_only_tls(HTTP);
+    let (code, said) = pair.daemon.cli(&["verify"]);
+    assert_eq!(code, Some(0), "{said}");
 }
 
 #[test]

@@ -9,6 +9,7 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cgroup;
@@ -108,6 +109,8 @@ pub struct Held {
     programs: Vec<Object>,
     /// Which program runs at which cgroup.
     places: Mutex<Vec<(&'static str, u64)>>,
+    /// What only `direct` needs is to be attached with the others.
+    wants_direct: AtomicBool,
     /// The cgroup root's ID.
     root: u64,
     cgroups: HashMap<u64, File>,
@@ -115,36 +118,44 @@ pub struct Held {
 }
 
 impl Held {
-    /// Opens everything that was just pinned. `root`: the cgroup root.
+    /// Opens the tables and programs that were just pinned. `root`: the cgroup root.
     ///
     /// # Errors
     /// When a pin cannot be opened.
     pub fn open(pins: &Pins, root: &Path) -> Result<Self, CaptureError> {
-        let (file, id) = programs::open_cgroup(root)?;
-        let root_id = id;
-        let mut places: Vec<_> = CGROUP_PROGRAMS.iter().map(|name| (*name, id)).collect();
-        let direct = DIRECT_PROGRAMS.iter().filter(|name| pins.link(name, id).exists());
-        places.extend(direct.map(|name| (*name, id)));
-        let mut cgroups = HashMap::from([(id, file)]);
+        let (file, root_id) = programs::open_cgroup(root)?;
+        let mut cgroups = HashMap::from([(root_id, file)]);
         if let Some(own) = cgroup::own_outside_of(root) {
             let (file, id) = programs::open_cgroup(&own)?;
-            places.push((SOCK_OPS_PROGRAM, id));
             cgroups.insert(id, file);
         }
-        let held = Self {
+        Ok(Self {
             maps: objects(&MAPS, |name| pins.map(name))?,
             programs: objects(&[&CGROUP_PROGRAMS[..], &DIRECT_PROGRAMS].concat(), |name| pins.program(name))?,
             links: Mutex::default(),
             pins: pins.clone(),
             places: Mutex::default(),
+            wants_direct: AtomicBool::new(false),
             root: root_id,
             cgroups,
-        };
+        })
+    }
+
+    /// Holds the links of the programs of cgroups, which were just attached.
+    ///
+    /// # Errors
+    /// When a pin cannot be opened.
+    pub fn hold_attached(&self) -> Result<(), CaptureError> {
+        let mut places: Vec<_> = CGROUP_PROGRAMS.iter().map(|name| (*name, self.root)).collect();
+        let direct = DIRECT_PROGRAMS.iter().filter(|name| self.pins.link(name, self.root).exists());
+        places.extend(direct.map(|name| (*name, self.root)));
+        let own = self.cgroups.keys().filter(|id| **id != self.root);
+        places.extend(own.map(|id| (SOCK_OPS_PROGRAM, *id)));
         for (name, target) in &places {
-            held.hold(name, *target)?;
+            self.hold(name, *target)?;
         }
-        held.lock_places().extend(places);
-        Ok(held)
+        self.lock_places().extend(places);
+        if self.wants_direct.load(Ordering::Acquire) { self.attach_direct() } else { Ok(()) }
     }
 
     /// Holds the link that is pinned now.
@@ -212,6 +223,10 @@ impl Held {
     /// # Errors
     /// The kernel's refusal.
     pub fn attach_direct(&self) -> Result<(), CaptureError> {
+        if self.lock_places().is_empty() {
+            self.wants_direct.store(true, Ordering::Release);
+            return Ok(());
+        }
         for name in DIRECT_PROGRAMS {
             let place = (name, self.root);
             let there = self.lock_places().contains(&place);

@@ -22,6 +22,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use aya::Ebpf;
 use aya::maps::{HashMap as KernelMap, MapData, PerCpuArray, RingBuf, SkStorage, SockHash};
 use mtls_common::{Counter, Endpoint, ListenerKey, Namespace, SocketKind, SocketState};
 
@@ -59,6 +60,8 @@ pub struct Capture {
     reader: KernelTables,
     /// By how much the kernel's numbers of sets differ from those of the tables that were applied last.
     set_base: AtomicU32,
+    /// The programs of the cgroup root, until they are attached.
+    not_attached: Mutex<Option<Ebpf>>,
 }
 
 impl Capture {
@@ -74,13 +77,14 @@ impl Capture {
     ) -> Result<(Self, EventStream), CaptureError> {
         let cgroup_root = cgroup::root(cgroup_root)?;
         let pins = Pins::create(bpffs)?;
+        let waits = pins.are_of_another_layout()?;
         let (mut object, features) = programs::load_cgroup_programs(&pins, log)?;
         apart::prepare();
         if log != EbpfLog::Off {
             events::forward_log(&mut object);
         }
         let events: RingBuf<MapData> = take(&mut object, "EVENTS")?;
-        programs::attach_cgroup_programs(&pins, &mut object, &cgroup_root)?;
+        programs::pin_cgroup_programs(&pins, &mut object)?;
         let held = Held::open(&pins, &cgroup_root)?;
         let capture = Self {
             tables: Mutex::new(KernelTables::open(&mut object)?),
@@ -96,8 +100,32 @@ impl Capture {
             features,
             log,
             cgroup_root,
+            not_attached: Mutex::new(Some(object)),
         };
+        if waits {
+            tracing::info!(
+                "an mtlsd with tables of another layout stays in force until this one's are filled"
+            );
+        } else {
+            capture.take_over()?;
+        }
         Ok((capture, EventStream::open(events)?))
+    }
+
+    /// Attaches the programs to the cgroup root in the place of those that are pinned, unless that was done. After
+    /// [`Capture::attach`] it is left to be done where the pinned ones have tables of another layout: the new ones are empty, and
+    /// who is strict must be in them first.
+    ///
+    /// # Errors
+    /// The kernel's refusal; another call tries again.
+    pub fn take_over(&self) -> Result<(), CaptureError> {
+        let mut waiting = lock(&self.not_attached);
+        let Some(object) = waiting.as_mut() else { return Ok(()) };
+        programs::attach_cgroup_programs(&self.pins, object, &self.cgroup_root)?;
+        self.held.hold_attached()?;
+        self.pins.remove_other_maps()?;
+        *waiting = None;
+        Ok(())
     }
 
     /// What this kernel can do.
@@ -179,7 +207,18 @@ impl Capture {
     /// The cookies of every enrolled namespace, also of those that an earlier daemon enrolled.
     #[must_use]
     pub fn enrolled_namespaces(&self) -> Vec<u64> {
-        lock(&self.tables).namespaces()
+        let mut namespaces = lock(&self.tables).namespaces();
+        // Those of an mtlsd with tables of another layout have nothing but their link.
+        let links = self.pins.all_links().unwrap_or_default();
+        namespaces.extend(
+            links
+                .into_iter()
+                .filter(|(name, ..)| name == programs::NETNS_PROGRAM)
+                .map(|(_, cookie, _)| cookie),
+        );
+        namespaces.sort_unstable();
+        namespaces.dedup();
+        namespaces
     }
 
     /// Marks a socket as the daemon's own, so that it is never captured. For a delivery, `client` is the

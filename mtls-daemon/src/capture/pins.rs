@@ -60,6 +60,30 @@ impl Pins {
         self.root.join(format!("maps-{}", mtls_common::ABI))
     }
 
+    /// The directories with tables of another layout, of an earlier or a later mtlsd.
+    fn other_maps(&self) -> Vec<PathBuf> {
+        let ours = self.maps();
+        let entries = fs::read_dir(&self.root).into_iter().flatten().flatten();
+        let is_other = |entry: &fs::DirEntry| is_maps(entry) && entry.path() != ours;
+        entries.filter(is_other).map(|entry| entry.path()).collect()
+    }
+
+    /// Does an mtlsd with tables of another layout keep workloads closed here?
+    ///
+    /// # Errors
+    /// When the directory cannot be read.
+    pub fn are_of_another_layout(&self) -> Result<bool, CaptureError> {
+        Ok(!self.other_maps().is_empty() && !self.all_links()?.is_empty())
+    }
+
+    /// Forgets the tables of another layout. To be called when no program uses them any more.
+    ///
+    /// # Errors
+    /// The kernel's refusal.
+    pub fn remove_other_maps(&self) -> Result<(), CaptureError> {
+        self.other_maps().iter().try_for_each(|directory| remove_directory(directory).map(drop))
+    }
+
     fn programs(&self) -> PathBuf {
         self.root.join("programs")
     }
@@ -129,22 +153,27 @@ impl Pins {
             _ => return Err(CaptureError::NoBpffs(root.to_owned())),
         }
         let mut directories = vec![root.join("links"), root.join("programs")];
-        for entry in fs::read_dir(root).map_err(|source| CaptureError::pin(root, source))?.flatten() {
-            if entry.file_name().to_str().is_some_and(|name| name.starts_with("maps-")) {
-                directories.push(entry.path());
-            }
-        }
+        let entries = fs::read_dir(root).map_err(|source| CaptureError::pin(root, source))?;
+        directories.extend(entries.flatten().filter(is_maps).map(|entry| entry.path()));
         for directory in directories {
-            let Ok(entries) = fs::read_dir(&directory) else { continue };
-            for entry in entries.flatten() {
-                Self::remove(&entry.path())?;
-                removed.push(entry.path());
-            }
-            fs::remove_dir(&directory).map_err(|source| CaptureError::pin(&directory, source))?;
+            removed.extend(remove_directory(&directory)?);
         }
         fs::remove_dir(root).map_err(|source| CaptureError::pin(root, source))?;
         Ok(removed)
     }
+}
+
+fn is_maps(entry: &fs::DirEntry) -> bool {
+    entry.file_name().to_str().is_some_and(|name| name.starts_with("maps-"))
+}
+
+/// With what is pinned in it, which it gives. One that does not exist holds nothing.
+fn remove_directory(directory: &Path) -> Result<Vec<PathBuf>, CaptureError> {
+    let Ok(entries) = fs::read_dir(directory) else { return Ok(Vec::new()) };
+    let pins: Vec<_> = entries.flatten().map(|entry| entry.path()).collect();
+    pins.iter().try_for_each(|pin| Pins::remove(pin))?;
+    fs::remove_dir(directory).map_err(|source| CaptureError::pin(directory, source))?;
+    Ok(pins)
 }
 
 #[cfg(test)]

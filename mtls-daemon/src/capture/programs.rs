@@ -309,13 +309,21 @@ fn attach_one(
             sys::bpf::object_pin(link.as_fd(), &path).map_err(|source| CaptureError::pin(&path, source))?;
         }
     }
-    pin_program(pins, program, name)
+    Ok(())
 }
 
-fn pin_program(pins: &Pins, program: &mut Program, name: &'static str) -> Result<(), CaptureError> {
-    let path = pins.program(name);
-    Pins::remove(&path)?;
-    program.pin(&path).map_err(|error| CaptureError::pin(&path, io::Error::other(error)))
+/// Pins the loaded programs of the cgroup root, from where they are attached again.
+///
+/// # Errors
+/// The kernel's refusal.
+pub(super) fn pin_cgroup_programs(pins: &Pins, object: &mut Ebpf) -> Result<(), CaptureError> {
+    for name in CGROUP_PROGRAMS.into_iter().chain(DIRECT_PROGRAMS) {
+        let program = object.program_mut(name).ok_or(CaptureError::Missing(name))?;
+        let path = pins.program(name);
+        Pins::remove(&path)?;
+        program.pin(&path).map_err(|error| CaptureError::pin(&path, io::Error::other(error)))?;
+    }
+    Ok(())
 }
 
 /// Puts the program behind the link pinned at `path`. `false` when there is none that still has a target.

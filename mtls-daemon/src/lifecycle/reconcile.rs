@@ -130,6 +130,9 @@ impl Daemon {
                 None => self.enrol(&snapshot, &mut node, cookie, wanted),
             }
         }
+        if node.applied.is_some() {
+            self.take_over();
+        }
         if !node.swept {
             self.sweep(&mut node);
         }
@@ -147,6 +150,17 @@ impl Daemon {
         node.tell_of_denials(&tables);
         node.applied = Some((snapshot.generation, found));
         Ok(())
+    }
+
+    /// Only now: an earlier mtlsd's programs may have tables of their own, and keep workloads closed until these are filled.
+    fn take_over(&self) {
+        match self.relay.capture.take_over() {
+            Ok(()) => self.readiness.clear("programs"),
+            Err(error) => {
+                tracing::error!(%error, "the eBPF programs could not be attached; trying again");
+                self.readiness.block("programs", error.to_string());
+            }
+        }
     }
 
     fn apply_tables(&self, snapshot: &Snapshot, node: &mut Node, found: Found) {
