@@ -123,9 +123,8 @@ impl Capture {
         let Some(object) = waiting.as_mut() else { return Ok(()) };
         programs::attach_cgroup_programs(&self.pins, object, &self.cgroup_root)?;
         self.held.hold_attached()?;
-        self.pins.remove_other_maps()?;
         *waiting = None;
-        Ok(())
+        self.pins.remove_other_maps()
     }
 
     /// What this kernel can do.
