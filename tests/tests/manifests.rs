@@ -110,6 +110,7 @@ fn the_manifests_are_what_the_chart_makes() {
 #[test]
 fn every_manifest_fits_the_schemas_of_kubernetes() {
     let Some(world) = world(every_manifest_fits_the_schemas_of_kubernetes) else { return };
+    let mut monitors = 0;
     for version in ["1.30", "1.35"] {
         let schemas = match Schemas::of(version) {
             Ok(schemas) => schemas,
@@ -119,8 +120,12 @@ fn every_manifest_fits_the_schemas_of_kubernetes() {
             for object in world.objects(values) {
                 match schemas.judge(&object) {
                     Some(faults) => assert!(faults.is_empty(), "{version}, {values:?}: {faults:#?}"),
-                    // Not Kubernetes' own, and PyPI has no schema of it.
-                    None => assert_eq!(object["kind"], "ServiceMonitor"),
+                    None => {
+                        assert_eq!(object["kind"], "ServiceMonitor");
+                        let faults = Schemas::alone().faults(&service_monitor(), &object);
+                        assert!(faults.is_empty(), "{values:?}: {faults:#?}");
+                        monitors += 1;
+                    }
                 }
             }
         }
@@ -129,6 +134,46 @@ fn every_manifest_fits_the_schemas_of_kubernetes() {
         wrong["spec"]["minReadySeconds"] = "10".into();
         assert_eq!(schemas.judge(&wrong).expect("there is a schema").len(), 2, "both are noticed");
     }
+    assert!(monitors > 0, "some variant has one");
+    let mut wrong = only(&world.objects(ALL), "ServiceMonitor").clone();
+    wrong["spec"]["endpoints"][0]["intervall"] = "30s".into();
+    wrong["spec"]["endpoints"][0]["relabelings"][0]["targetLabel"] = 7.into();
+    let _ = wrong["spec"].as_object_mut().expect("it is an object").remove("selector");
+    assert_eq!(Schemas::alone().faults(&service_monitor(), &wrong).len(), 3, "each is noticed");
+}
+
+/// As much of a ServiceMonitor (`monitoring.coreos.com/v1`, Prometheus operator's API reference) as the chart may come to use: no
+/// package of the registries has its schema. What is not named here is refused.
+fn service_monitor() -> Value {
+    let object = |properties: Value, required: &[&str]| json!({ "type": "object", "properties": properties, "required": required, "additionalProperties": false });
+    let (text, texts) =
+        (json!({ "type": "string" }), json!({ "type": "array", "items": { "type": "string" } }));
+    let map = json!({ "type": "object", "additionalProperties": { "type": "string" } });
+    let number = json!({ "type": "integer" });
+    let relabeling = object(
+        json!({ "sourceLabels": texts, "targetLabel": text, "separator": text, "regex": text, "replacement": text,
+                "modulus": number, "action": text }),
+        &[],
+    );
+    let endpoint = object(
+        json!({ "port": text, "path": text, "scheme": { "enum": ["http", "https"] }, "interval": text,
+                "scrapeTimeout": text, "honorLabels": { "type": "boolean" },
+                "relabelings": { "type": "array", "items": relabeling },
+                "metricRelabelings": { "type": "array", "items": relabeling } }),
+        &[],
+    );
+    let spec = object(
+        json!({ "selector": object(json!({ "matchLabels": map }), &[]), "jobLabel": text, "targetLabels": texts,
+                "podTargetLabels": texts, "sampleLimit": number,
+                "namespaceSelector": object(json!({ "matchNames": texts, "any": { "type": "boolean" } }), &[]),
+                "endpoints": { "type": "array", "items": endpoint } }),
+        &["selector", "endpoints"],
+    );
+    object(
+        json!({ "apiVersion": { "enum": ["monitoring.coreos.com/v1"] }, "kind": { "enum": ["ServiceMonitor"] },
+                "metadata": object(json!({ "name": text, "namespace": text, "labels": map }), &["name"]), "spec": spec }),
+        &["apiVersion", "kind", "metadata", "spec"],
+    )
 }
 
 /// `--validate=false`: the double has no OpenAPI document; the schemas are the test above.
