@@ -3,7 +3,7 @@
 
 use std::borrow::Cow;
 use std::collections::HashMap;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::sync::atomic::AtomicU64;
 use std::time::SystemTime;
@@ -142,6 +142,12 @@ impl Snapshot {
         let server = destination.local_workload.as_deref().and_then(|name| self.by_name(name));
         let server = server.map(|server| &server.settings);
         denied_early(&self.policy, &client.settings, server, destination, port, address)
+    }
+
+    /// What becomes of a connection of `client` to where the directory finds nobody.
+    #[must_use]
+    pub fn unknown(&self, client: &config::Workload, to: SocketAddr) -> config::Unknown {
+        self.directory.unknown(&self.config, client, to.ip(), to.port())
     }
 
     /// The denial that a client at this address will meet, whoever it proves to be; `None` if it may be let in.

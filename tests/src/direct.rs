@@ -238,10 +238,8 @@ impl Default for World {
 /// If it is not pinned, or bpftool cannot read it.
 #[track_caller]
 pub fn entries(lab: &Lab, daemon: &Daemon, table: &str) -> usize {
-    let pins = std::fs::read_dir(daemon.bpffs()).expect("the pins are there").flatten();
-    let maps = pins.map(|entry| entry.path()).find(|path| path.to_string_lossy().contains("/maps-"));
-    let path = maps.expect("a directory of maps").join(table);
-    let dump = lab.tool("bpftool").args(["-j", "map", "dump", "pinned"]).arg(path).run().ok().json();
+    let dump =
+        lab.tool("bpftool").args(["-j", "map", "dump", "pinned"]).arg(daemon.table(table)).run().ok().json();
     dump.as_array().unwrap_or_else(|| panic!("{table}: {dump}")).len()
 }
 

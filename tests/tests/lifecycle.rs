@@ -54,9 +54,7 @@ fn uninstall_removes_everything_and_traffic_is_plain_again() {
 /// What an mtlsd with tables of another layout leaves behind.
 fn with_another_layout(pair: &mut Pair) -> PathBuf {
     pair.daemon.kill9();
-    let pins = fs::read_dir(pair.daemon.bpffs()).expect("it is there").flatten().map(|entry| entry.path());
-    let maps =
-        pins.into_iter().find(|path| path.to_string_lossy().contains("/maps-")).expect("tables are pinned");
+    let maps = pair.daemon.tables();
     let other = maps.with_file_name("maps-1");
     fs::rename(&maps, &other).expect("a directory of bpffs can be renamed");
     other

@@ -72,17 +72,10 @@ fn detach(pair: &Pair, program: &str) {
     }
 }
 
-/// Where a table is pinned.
-fn table(pair: &Pair, name: &str) -> PathBuf {
-    let pins = fs::read_dir(pair.daemon.bpffs()).expect("the pins are there").flatten();
-    let maps = pins.map(|e| e.path()).find(|p| p.to_string_lossy().contains("/maps-"));
-    maps.expect("a directory of maps").join(name)
-}
-
 /// Deletes the first entry of a table.
 #[track_caller]
 fn delete_an_entry(pair: &Pair, name: &str) {
-    let path = table(pair, name).to_string_lossy().into_owned();
+    let path = pair.daemon.table(name).to_string_lossy().into_owned();
     let next = pair.lab.tool("bpftool").args(["-j", "map", "getnext", "pinned", &path]).run().ok().json();
     let key = next["next_key"].as_array().unwrap_or_else(|| panic!("{next}"));
     let key: Vec<_> = key.iter().filter_map(|byte| byte.as_str()).collect();
@@ -110,7 +103,7 @@ fn a_pin_that_is_removed_detaches_nothing_and_is_made_again() {
     let mut pair = Pair::strict();
     let removed: Vec<_> = ["connect6", "steer_inbound"].iter().flat_map(|name| links(&pair, name)).collect();
     assert!(removed.len() >= 3, "{removed:?}");
-    let workloads = table(&pair, "WORKLOADS");
+    let workloads = pair.daemon.table("WORKLOADS");
     let capture = pair.lab.capture();
     for pin in removed.iter().chain([&workloads]) {
         fs::remove_file(pin).unwrap_or_else(|e| panic!("{}: {e}", pin.display()));

@@ -33,6 +33,11 @@ pub(super) struct Tables {
 }
 
 impl Tables {
+    /// Is what `direct` needs wanted here?
+    pub(super) fn is_on(&self) -> bool {
+        lock(&self.tracing).is_some()
+    }
+
     /// Opens them; what an earlier daemon expected comes to nobody any more.
     pub(super) fn open(object: &mut Ebpf) -> Result<Self, CaptureError> {
         let mut expected: KernelMap<MapData, DeliveryKey, Expected> = take(object, "EXPECTED")?;
@@ -149,13 +154,18 @@ impl Capture {
     /// # Errors
     /// Why this machine has no `direct`.
     pub fn switch_on_direct(&self) -> Result<(), NoDirect> {
+        // In this order, as `take_over` has it.
+        let not_attached = lock(&self.not_attached);
         let mut tracing = lock(&self.direct.tracing);
         if tracing.is_none() {
             self.held.restore_maps()?;
             let ours = |map| self.held.has_map(map);
             *tracing = Some(descriptor::attach(&self.pins, self.features, self.log, ours)?);
         }
-        self.held.attach_direct()?;
+        // Else with the others.
+        if not_attached.is_none() {
+            self.held.attach_direct()?;
+        }
         Ok(())
     }
 

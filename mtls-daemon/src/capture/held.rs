@@ -9,7 +9,6 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use super::cgroup;
@@ -109,8 +108,6 @@ pub struct Held {
     programs: Vec<Object>,
     /// Which program runs at which cgroup.
     places: Mutex<Vec<(&'static str, u64)>>,
-    /// What only `direct` needs is to be attached with the others.
-    wants_direct: AtomicBool,
     /// The cgroup root's ID.
     root: u64,
     cgroups: HashMap<u64, File>,
@@ -135,7 +132,6 @@ impl Held {
             links: Mutex::default(),
             pins: pins.clone(),
             places: Mutex::default(),
-            wants_direct: AtomicBool::new(false),
             root: root_id,
             cgroups,
         })
@@ -154,8 +150,8 @@ impl Held {
         for (name, target) in &places {
             self.hold(name, *target)?;
         }
-        self.lock_places().extend(places);
-        if self.wants_direct.load(Ordering::Acquire) { self.attach_direct() } else { Ok(()) }
+        *self.lock_places() = places;
+        Ok(())
     }
 
     /// Holds the link that is pinned now.
@@ -223,10 +219,6 @@ impl Held {
     /// # Errors
     /// The kernel's refusal.
     pub fn attach_direct(&self) -> Result<(), CaptureError> {
-        if self.lock_places().is_empty() {
-            self.wants_direct.store(true, Ordering::Release);
-            return Ok(());
-        }
         for name in DIRECT_PROGRAMS {
             let place = (name, self.root);
             let there = self.lock_places().contains(&place);

@@ -123,6 +123,9 @@ impl Capture {
         let Some(object) = waiting.as_mut() else { return Ok(()) };
         programs::attach_cgroup_programs(&self.pins, object, &self.cgroup_root)?;
         self.held.hold_attached()?;
+        if self.direct.is_on() {
+            self.held.attach_direct()?;
+        }
         *waiting = None;
         self.pins.remove_other_maps()
     }

@@ -11,7 +11,7 @@ use super::services::Resolution;
 use crate::config::{DirectoryEntry, OfferedBackend, OfferedDestination, OfferedPeer, is_never_captured};
 use crate::identity::SpiffeId;
 use crate::kube::Key;
-use crate::kube::objects::{Endpoint, EndpointSlice, Pod, Protocol, Service, SlicePort};
+use crate::kube::objects::{Endpoint, EndpointSlice, Pod, Protocol, Service};
 
 /// The destinations, and the services that are none since some behind them are not enrolled.
 pub(super) fn of(
@@ -144,8 +144,7 @@ impl<'a> Behind<'a> {
         let mut backends = Vec::new();
         for port in service.ports.iter().filter(|port| port.protocol == Protocol::Tcp) {
             for slice in self.slices_of(service) {
-                let is_named = |of: &&SlicePort| of.protocol == Protocol::Tcp && of.name == port.name;
-                let Some(target) = slice.ports.iter().find(is_named).and_then(|of| of.port) else { continue };
+                let Some(target) = slice.target(&port.name) else { continue };
                 for pod in slice.endpoints.iter().filter(is_there).filter_map(|endpoint| self.pod(endpoint)) {
                     let Account::Enrolled { id, mode } = self.accounts.of(pod) else { continue };
                     let (spiffe_id, labels) = (id.clone(), pod.labels.clone());

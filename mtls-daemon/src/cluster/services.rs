@@ -176,13 +176,11 @@ struct Behind<'a> {
 }
 
 impl Behind<'_> {
-    /// Who serves and is not about to end; if nobody is, who still serves, as kube-proxy has it. A slice's port without a number,
-    /// which the API allows, is one that kube-proxy does not serve.
+    /// Who serves and is not about to end; if nobody is, who still serves, as kube-proxy has it.
     fn endpoints(&self, address: IpAddr, port: &str) -> BTreeSet<SocketAddr> {
         let (mut ready, mut ending) = (BTreeSet::new(), BTreeSet::new());
         for slice in self.slices {
-            let named = slice.ports.iter().find(|of| of.protocol == Protocol::Tcp && *of.name == *port);
-            let Some(number) = named.and_then(|of| of.port).filter(|number| *number != 0) else { continue };
+            let Some(number) = slice.target(port) else { continue };
             for endpoint in slice.endpoints.iter().filter(|endpoint| endpoint.serving) {
                 // All of an endpoint's addresses lead to the same, so the first of the family is it.
                 let same_family = |of: &&IpAddr| of.is_ipv4() == address.is_ipv4();

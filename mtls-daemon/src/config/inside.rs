@@ -22,9 +22,10 @@ impl Inside {
     /// Most networks.
     pub const MAX_NETWORKS: usize = 64;
 
-    pub(super) fn new(networks: &[IpNet], offered: &BTreeSet<IpAddr>) -> Self {
+    /// `offered`: in order, none twice.
+    pub(super) fn new<'a>(networks: &[IpNet], offered: impl Iterator<Item = &'a IpAddr>) -> Self {
         let is_inside = |address: &&IpAddr| networks.iter().any(|network| network.contains(*address));
-        let mut inside = offered.iter().filter(is_inside);
+        let mut inside = offered.filter(is_inside);
         let known = inside.by_ref().take(Self::MAX_KNOWN).copied().collect();
         let left_out = inside.count();
         if left_out > 0 {
@@ -101,7 +102,7 @@ mod tests {
     #[test]
     fn an_address_inside_is_unknown_unless_somebody_has_it() {
         let networks = ["10.0.0.0/16", "fd00::/64"].map(|text| text.parse().unwrap());
-        let inside = Inside::new(&networks, &addresses(&["10.0.0.1", "fd00::1", "192.0.2.1"]));
+        let inside = Inside::new(&networks, addresses(&["10.0.0.1", "fd00::1", "192.0.2.1"]).iter());
         assert_eq!(inside.known, addresses(&["10.0.0.1", "fd00::1"]), "outside nobody asks for it");
         let unknown = |text: &str| inside.is_unknown(text.parse().unwrap());
         assert!(unknown("10.0.0.2") && unknown("fd00::2"));
@@ -116,7 +117,7 @@ mod tests {
         let first = u32::from(std::net::Ipv4Addr::new(10, 0, 0, 0));
         let many = u32::try_from(Inside::MAX_KNOWN).unwrap() + 1;
         let all: BTreeSet<IpAddr> = (first..first + many).map(|n| IpAddr::V4(n.into())).collect();
-        let inside = Inside::new(&["10.0.0.0/8".parse().unwrap()], &all);
+        let inside = Inside::new(&["10.0.0.0/8".parse().unwrap()], all.iter());
         assert_eq!(inside.known.len(), Inside::MAX_KNOWN);
         assert!(inside.is_unknown(*all.last().unwrap()) && !inside.is_unknown(*all.first().unwrap()));
     }

@@ -242,22 +242,25 @@ impl Ground<'_> {
         };
         let settings = &client.settings;
         let unknown = match (to.address, settings.unknown_destinations) {
-            (Some(address), _) => {
-                self.snapshot.directory.unknown(&self.snapshot.config, settings, address, to.port)
-            }
+            (Some(address), _) => self.snapshot.unknown(settings, SocketAddr::new(address, to.port)),
             (None, UnknownDestinations::Deny) => Unknown::Denied,
             (None, UnknownDestinations::Passthrough) => Unknown::Passes,
         };
-        if unknown == Unknown::LeftAlone {
-            let why = format!("Policy disables port {} there: it goes out as it is.", to.port);
-            return self.untouched(walk, "destination", why, "change the mode of that port", to);
-        }
-        if unknown == Unknown::Passes {
-            let why = format!("{what} It goes out as it is ({}).", unknown.rule());
-            return self.untouched(walk, "destination", why, "add the destination to the directory", to);
-        }
-        let why = format!("{what} It is refused ({}).", unknown.rule());
-        Err(walk.refused("destination", why, Reason::UnknownDestination))
+        let rule = unknown.rule();
+        let (why, mend) = match unknown {
+            Unknown::Denied | Unknown::DeniedInside => {
+                let why = format!("{what} It is refused ({rule}).");
+                return Err(walk.refused("destination", why, Reason::UnknownDestination));
+            }
+            Unknown::LeftAlone => (
+                format!("Policy disables port {} there: it goes out as it is.", to.port),
+                "change the mode of that port",
+            ),
+            Unknown::Passes => {
+                (format!("{what} It goes out as it is ({rule})."), "add the destination to the directory")
+            }
+        };
+        self.untouched(walk, "destination", why, mend, to)
     }
 
     fn enrolled(&self, walk: &mut Walk, workload: &WorkloadState) -> Step {

@@ -102,7 +102,7 @@ fn refused(relay: &Arc<Relay>, event: &CaptureEvent, reason: Reason) {
         });
     }
     if reason == Reason::UnknownDestination {
-        let unknown = snapshot.directory.unknown(&snapshot.config, &workload.settings, to.ip(), to.port());
+        let unknown = snapshot.unknown(&workload.settings, to);
         if unknown == Unknown::DeniedInside {
             refusal = Refusal::new(
                 reason,

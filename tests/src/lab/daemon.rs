@@ -134,9 +134,17 @@ impl Daemon {
     /// # Panics
     /// If there is none.
     pub fn table(&self, name: &str) -> PathBuf {
+        self.tables().join(name)
+    }
+
+    /// The directory in which the tables are pinned.
+    ///
+    /// # Panics
+    /// If there is none.
+    pub fn tables(&self) -> PathBuf {
         let pinned = fs::read_dir(self.bpffs()).expect("it is pinned").flatten().map(|entry| entry.path());
         let maps = pinned.into_iter().find(|path| path.to_string_lossy().contains("/maps-"));
-        maps.expect("there are tables").join(name)
+        maps.expect("there are tables")
     }
 
     /// Where the programs, links and maps are pinned.

@@ -38,13 +38,15 @@ impl Inside {
     /// # Errors
     /// The table cannot be written; what was written stays.
     pub fn know(&mut self, wanted: &Prefixes) -> Result<(), MapError> {
-        let known = self.changed(wanted, |value| value == INSIDE_KNOWN);
-        let written = turn(&mut self.trie, &known);
-        match (&written, &mut self.applied) {
-            (Ok(()), Some(applied)) => applied.extend(known),
-            _ => self.applied = None,
-        }
-        written
+        let is_known = |value| value == INSIDE_KNOWN;
+        let Some(mut applied) = self.applied.take() else {
+            return turn(&mut self.trie, &changed(&Prefixes::new(), wanted, is_known));
+        };
+        let known = changed(&applied, wanted, is_known);
+        turn(&mut self.trie, &known)?;
+        applied.extend(known);
+        self.applied = Some(applied);
+        Ok(())
     }
 
     /// Brings the table to `wanted`.
@@ -52,23 +54,25 @@ impl Inside {
     /// # Errors
     /// As [`Inside::know`].
     pub fn replace(&mut self, wanted: &Prefixes) -> Result<(), MapError> {
-        let changed = self.changed(wanted, |_| true);
-        match self.applied.take() {
-            None => replace_trie(&mut self.trie, wanted)?,
-            Some(applied) => {
-                turn(&mut self.trie, &changed)?;
-                for (length, address) in in_order_of_removal(applied.into_keys(), wanted) {
-                    ignore_absent(self.trie.remove(&Key::new(length, address)))?;
-                }
-            }
+        let Some(mut applied) = self.applied.take() else {
+            replace_trie(&mut self.trie, wanted)?;
+            self.applied = Some(wanted.clone());
+            return Ok(());
+        };
+        let changed = changed(&applied, wanted, |_| true);
+        turn(&mut self.trie, &changed)?;
+        for key in in_order_of_removal(applied.keys().copied(), wanted) {
+            ignore_absent(self.trie.remove(&Key::new(key.0, key.1)))?;
+            applied.remove(&key);
         }
-        self.applied = Some(wanted.clone());
+        applied.extend(changed);
+        self.applied = Some(applied);
         Ok(())
     }
+}
 
-    fn changed(&self, wanted: &Prefixes, which: impl Fn(u32) -> bool) -> Prefixes {
-        let there = |key| self.applied.as_ref().and_then(|applied| applied.get(key));
-        let changed = wanted.iter().filter(|(key, value)| which(**value) && there(key) != Some(*value));
-        changed.map(|(key, value)| (*key, *value)).collect()
-    }
+/// What of `wanted` is not as it is there, among those of some values.
+fn changed(there: &Prefixes, wanted: &Prefixes, which: impl Fn(u32) -> bool) -> Prefixes {
+    let changed = wanted.iter().filter(|(key, value)| which(**value) && there.get(key) != Some(value));
+    changed.map(|(key, value)| (*key, *value)).collect()
 }

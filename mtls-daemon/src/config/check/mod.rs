@@ -364,7 +364,7 @@ pub(super) fn check(
         &offer.directory,
     );
     let networks = node.kubernetes.as_ref().map_or(&[][..], |kubernetes| &kubernetes.networks);
-    let inside = Inside::new(networks, &(&offer.known | &left_alone));
+    let inside = Inside::new(networks, offer.known.union(&left_alone));
     let mut policy = policy::check(&mut check, &workloads.list, policy, outbound);
     policy.inbound.extend(resources.rules(&mut check, &workloads.list, node.trust_domain.as_ref()));
     policy.inbound.extend(offered.rules(&mut check, &workloads.list));

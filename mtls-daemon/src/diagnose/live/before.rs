@@ -150,22 +150,25 @@ impl Live<'_> {
             }
             _ => format!("the directory does not have {} port {}", to.ip(), to.port()),
         };
-        let (directory, config) = (&self.ground.snapshot.directory, &self.ground.snapshot.config);
-        let unknown = directory.unknown(config, &self.client.settings, to.ip(), to.port());
-        if unknown == Unknown::LeftAlone {
-            let detail = format!("policy disables port {} there: it goes out as it is", to.port());
-            walk.passed(Question::Destination, detail, evidence);
-            walk.advise("If it should be protected, change the mode of that port.");
-            return Ok(Way::Untouched);
-        }
+        let unknown = self.ground.snapshot.unknown(&self.client.settings, to);
         let rule = unknown.rule();
-        if unknown.is_denied() {
-            let refusal =
-                Refusal::new(Reason::UnknownDestination, format!("{what}, and it is refused ({rule})"));
-            return Err(walk.refused(Question::Destination, &refusal, evidence));
-        }
-        walk.passed(Question::Destination, format!("{what}: it goes out as it is ({rule})"), evidence);
-        walk.advise("If it should be protected, add it to the directory; --expect SPIFFE-ID tries that now.");
+        let (detail, mend) = match unknown {
+            Unknown::Denied | Unknown::DeniedInside => {
+                let what = format!("{what}, and it is refused ({rule})");
+                let refusal = Refusal::new(Reason::UnknownDestination, what);
+                return Err(walk.refused(Question::Destination, &refusal, evidence));
+            }
+            Unknown::LeftAlone => (
+                format!("policy disables port {} there: it goes out as it is", to.port()),
+                "If it should be protected, change the mode of that port.",
+            ),
+            Unknown::Passes => (
+                format!("{what}: it goes out as it is ({rule})"),
+                "If it should be protected, add it to the directory; --expect SPIFFE-ID tries that now.",
+            ),
+        };
+        walk.passed(Question::Destination, detail, evidence);
+        walk.advise(mend);
         Ok(Way::Untouched)
     }
 

@@ -31,6 +31,16 @@ pub struct EndpointSlice {
     pub ports: Box<[SlicePort]>,
 }
 
+impl EndpointSlice {
+    /// The port of its pods to which the service's TCP port of this name leads. One without a number, which the API allows, is one that
+    /// kube-proxy does not serve.
+    #[must_use]
+    pub fn target(&self, name: &str) -> Option<u16> {
+        let named = self.ports.iter().find(|of| of.protocol == Protocol::Tcp && *of.name == *name);
+        named.and_then(|of| of.port).filter(|number| *number != 0)
+    }
+}
+
 /// Somebody behind a service.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Endpoint {

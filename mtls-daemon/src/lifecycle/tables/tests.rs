@@ -85,7 +85,7 @@ fn meant(snapshot: &Snapshot, found: &Found, client: &WorkloadState, to: SocketA
         return Decision::Untouched;
     }
     let Some(destination) = snapshot.directory.lookup(to.ip(), to.port()) else {
-        return match snapshot.directory.unknown(&snapshot.config, settings, to.ip(), to.port()).is_denied() {
+        return match snapshot.unknown(settings, to).is_denied() {
             false => Decision::Untouched,
             true => Decision::DeniedUnknown,
         };

@@ -310,8 +310,7 @@ impl Ground<'_> {
             return Some(Why::Excluded);
         }
         let Some(destination) = self.snapshot.directory.lookup(to.ip(), to.port()) else {
-            return match self.snapshot.directory.unknown(&self.snapshot.config, settings, to.ip(), to.port())
-            {
+            return match self.snapshot.unknown(settings, to) {
                 Unknown::LeftAlone => Some(Why::Disabled),
                 Unknown::Passes => Some(Why::Unknown),
                 Unknown::Denied | Unknown::DeniedInside => None,
